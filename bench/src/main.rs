@@ -1,0 +1,2 @@
+//! Benchmarks of postbox against its peers.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Helpers for the test programs that run in the VM.

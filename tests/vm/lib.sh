@@ -1,0 +1,127 @@
+# Shared by the scripts in this directory: messages, the cache, host tools, entering the build root.
+# shellcheck shell=bash
+set -euo pipefail
+
+VM_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+TOP=$(cd "$VM_DIR/../.." && pwd)
+CACHE=${POSTBOX_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/postbox}
+TARGET=$TOP/target
+# Kernel series that kmod/ supports, newest first.
+SUPPORTED="7.3 7.2"
+
+if [ -t 2 ]; then BOLD=$'\e[1m' PLAIN=$'\e[0m'; else BOLD= PLAIN=; fi
+say() { printf '%s==> %s%s\n' "$BOLD" "$*" "$PLAIN" >&2; }
+note() { printf '    %s\n' "$*" >&2; }
+die() {
+	printf '%serror:%s %s\n' "$BOLD" "$PLAIN" "$1" >&2
+	shift
+	[ $# -eq 0 ] || printf '       %s\n' "$@" >&2
+	exit 1
+}
+
+# Short hash of standard input: the key of a cache item.
+key() { sha256sum | cut -c1-12; }
+
+# Root rights without asking anybody: as root, or through a sudo that needs no password.
+as_root() {
+	if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n -- "$@"; fi
+}
+can_root() { [ "$(id -u)" = 0 ] || { command -v sudo >/dev/null && sudo -n true 2>/dev/null; }; }
+
+# need COMMAND:PACKAGE...: installs what is missing where that is possible, else says how.
+need() {
+	local pair missing=()
+	for pair in "$@"; do
+		command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
+	done
+	[ ${#missing[@]} -gt 0 ] || return 0
+	if command -v apt-get >/dev/null && can_root; then
+		say "installing ${missing[*]} on this machine with apt-get"
+		as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2 &&
+			as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2 ||
+			die "apt-get could not install ${missing[*]}" "install them by hand and run this again"
+	else
+		die "missing on this machine: ${missing[*]}" "install with: sudo apt-get install ${missing[*]}"
+	fi
+	hash -r
+}
+
+need_cargo() {
+	command -v cargo >/dev/null && return
+	[ -x "$HOME/.cargo/bin/cargo" ] && PATH=$HOME/.cargo/bin:$PATH && return
+	die "cargo is not on the PATH" "install Rust with rustup (https://rustup.rs) and run this again"
+}
+
+# item NAME MAKER [ARG...]: one entry of the cache. MAKER gets an empty directory and fills it; it is renamed into place
+# when it is whole. Who comes second waits; what an interrupted run left is removed.
+item() {
+	local name=$1 maker=$2 tmp fd
+	shift 2
+	[ ! -d "$CACHE/$name" ] || return 0
+	mkdir -p "$CACHE"
+	exec {fd}>"$CACHE/lock-$name"
+	if ! flock -n "$fd"; then
+		say "another run is making $name; waiting for it"
+		flock "$fd"
+	fi
+	if [ ! -d "$CACHE/$name" ]; then
+		rm -rf "$CACHE/tmp.$name".*
+		tmp=$(mktemp -d "$CACHE/tmp.$name.XXXXXX")
+		chmod 755 "$tmp"
+		"$maker" "$tmp" "$@" {fd}>&-
+		mv -T "$tmp" "$CACHE/$name"
+	fi
+	exec {fd}>&-
+}
+
+# How to get a mount name space: as root, in a user name space, or with sudo.
+enter_mode() {
+	if [ "$(id -u)" = 0 ]; then
+		echo root
+	elif unshare -rm true 2>/dev/null; then
+		echo userns
+	elif can_root; then
+		echo sudo
+	else
+		die "the build root cannot be entered: not root, no user name spaces, no sudo without a password" \
+			"allow user name spaces (sysctl kernel.unprivileged_userns_clone=1, or on Ubuntu" \
+			"kernel.apparmor_restrict_unprivileged_userns=0), or run once as root"
+	fi
+}
+
+# in_root ROOT COMMAND...: runs COMMAND inside a build root, with the cache at /cache and the checkout at /src.
+# The environment is fixed, so that what is built does not depend on who builds it.
+in_root() {
+	local root=$1 mode pre=() spec=() var keep=()
+	shift
+	mode=$(enter_mode)
+	case $mode in
+	root) pre=(unshare -m) ;;
+	userns) pre=(unshare -rm) ;;
+	sudo) pre=(sudo -n -- unshare -m) spec=("--userspec=$(id -u):$(id -g)") ;;
+	esac
+	for var in http_proxy https_proxy no_proxy; do
+		[ -z "${!var:-}" ] || keep+=("$var=${!var}")
+	done
+	# shellcheck disable=SC2016 # expanded by the inner shell
+	"${pre[@]}" /bin/sh -euc '
+		root=$1 cache=$2 top=$3; shift 3
+		mount --rbind /dev "$root/dev"
+		mount --rbind /proc "$root/proc"
+		mount --bind "$cache" "$root/cache"
+		mount --bind "$top" "$root/src"
+		[ ! -e /etc/resolv.conf ] || mount --bind /etc/resolv.conf "$root/etc/resolv.conf"
+		[ ! -e /etc/hosts ] || mount --bind /etc/hosts "$root/etc/hosts"
+		exec chroot "$@"
+	' sh "$root" "$CACHE" "$TOP" "${spec[@]}" "$root" /usr/bin/env -i \
+		PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp LC_ALL=C.UTF-8 TERM="${TERM:-dumb}" "${keep[@]}" "$@"
+}
+
+# root_tool ROOT PROGRAM ARG...: runs a program of the build root by its own loader, without entering it and without rights.
+root_tool() {
+	local root=$1 prog=$2
+	shift 2
+	"$root/lib64/ld-linux-x86-64.so.2" --inhibit-cache \
+		--library-path "$root/usr/lib/x86_64-linux-gnu:$root/usr/lib/x86_64-linux-gnu/pulseaudio" \
+		"$root/usr/bin/$prog" "$@"
+}

@@ -1,0 +1,1 @@
+//! Interprocess communication for Linux with the kernel as referee.
