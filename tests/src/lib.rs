@@ -1,1 +1,102 @@
-//! Helpers for the test programs that run in the VM.
+//! Helpers for the test programs that run in the VM: forked children with a watchdog, shared memory, seeded random
+//! numbers, and waiting for a state that the kernel reports.
+//!
+//! The VM is emulated and slow. Nothing here or in the tests may assume that something happens soon; the watchdog's
+//! time only tells a hang from slowness.
+
+mod child;
+mod rng;
+mod shared;
+
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+pub use child::{ALICE, BOB, Child, Exit, Spawn, User, isolated, spawn, spawn_as};
+pub use rng::{Rng, seed};
+pub use shared::{Gate, Ledger};
+
+/// After this time something hangs.
+pub const WATCHDOG: Duration = Duration::from_secs(60);
+
+/// The device.
+pub const DEVICE: &str = "/dev/postbox";
+
+/// The result of a system call that must not fail.
+#[track_caller]
+pub fn check(what: &str, result: i32) -> i32 {
+    assert!(result >= 0, "{what}: {}", std::io::Error::last_os_error());
+    result
+}
+
+/// Waits until the condition holds; panics after the watchdog's time.
+#[track_caller]
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < WATCHDOG, "waited {WATCHDOG:?} for {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The events of `events` (and POLLERR, POLLHUP) that poll reports within that time.
+pub fn poll(fd: impl AsFd, events: i16, timeout: Duration) -> i16 {
+    let mut entry = libc::pollfd {
+        fd: fd.as_fd().as_raw_fd(),
+        events,
+        revents: 0,
+    };
+    let end = Instant::now() + timeout;
+    loop {
+        let left = end.saturating_duration_since(Instant::now()).as_millis() as i32;
+        // SAFETY: one entry, which is writable.
+        match unsafe { libc::poll(&mut entry, 1, left) } {
+            -1 => {
+                let error = std::io::Error::last_os_error();
+                assert_eq!(error.raw_os_error(), Some(libc::EINTR), "poll: {error}");
+            }
+            0 if Instant::now() < end => {}
+            _ => return entry.revents,
+        }
+    }
+}
+
+/// Whether the descriptor becomes readable within that time.
+pub fn readable(fd: impl AsFd, timeout: Duration) -> bool {
+    poll(fd, libc::POLLIN, timeout) & libc::POLLIN != 0
+}
+
+/// The inode number behind a descriptor.
+pub fn inode(fd: RawFd) -> u64 {
+    // SAFETY: all-zero is a valid stat.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: `stat` is writable.
+    check("fstat", unsafe { libc::fstat(fd, &mut stat) });
+    stat.st_ino
+}
+
+/// The group that may open the device.
+pub fn device_gid() -> u32 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(DEVICE)
+        .unwrap_or_else(|e| panic!("{DEVICE}: {e}; the module must be loaded"))
+        .gid()
+}
+
+static NEXT: AtomicU32 = AtomicU32::new(1);
+
+/// A name that no other test uses.
+pub fn unique(what: &str) -> String {
+    format!(
+        "test/{what}.{}.{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
+}
+
+/// An unprivileged user that no other test uses, for what is counted per user.
+pub fn fresh_user() -> User {
+    let id =
+        100_000 + std::process::id() % 10_000 * 100 + NEXT.fetch_add(1, Ordering::Relaxed) % 100;
+    User { uid: id, gid: id }
+}
