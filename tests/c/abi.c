@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: MIT OR Apache-2.0
+/*
+ * Uses the UAPI header alone, as a C program would: the layout, which is the
+ * same for 32-bit and 64-bit programs, a message there and back, and errors.
+ *
+ *   abi            checks all of it; needs the module
+ *   abi --layout   prints request numbers, sizes and offsets, and ends
+ *
+ * One line per check; the status is 0 if all of them held.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <linux/postbox.h>
+
+static int failures;
+
+static void check(int good, const char *what)
+{
+	printf("%s: %s\n", good ? "ok" : "FAILED", what);
+	if (!good)
+		failures++;
+}
+
+static void check_number(const char *what, unsigned long is, unsigned long should)
+{
+	printf("%s: %s is %lu", is == should ? "ok" : "FAILED", what, is);
+	if (is != should) {
+		printf(", not %lu", should);
+		failures++;
+	}
+	printf("\n");
+}
+
+/* A call that fails with this error. */
+static void check_error(int result, int error, const char *what)
+{
+	int got = result < 0 ? errno : 0;
+
+	printf("%s: %s", got == error ? "ok" : "FAILED", what);
+	if (got != error) {
+		printf(": %s, not %s", strerror(got), strerror(error));
+		failures++;
+	}
+	printf("\n");
+}
+
+static __u64 pointer(const void *p)
+{
+	return (__u64)(uintptr_t)p;
+}
+
+#define SIZE(type, bytes) check_number("sizeof(struct " #type ")", sizeof(struct type), bytes)
+#define AT(type, field, offset) check_number("offsetof(struct " #type ", " #field ")", offsetof(struct type, field), offset)
+
+static void layout(void)
+{
+	SIZE(postbox_version, 32);
+	AT(postbox_version, size, 0);
+	AT(postbox_version, abi, 4);
+	AT(postbox_version, features, 8);
+	AT(postbox_version, message_max, 16);
+	AT(postbox_version, batch_max, 24);
+	AT(postbox_version, reserved, 28);
+
+	SIZE(postbox_open, 72);
+	AT(postbox_open, size, 0);
+	AT(postbox_open, kind, 4);
+	AT(postbox_open, name, 8);
+	AT(postbox_open, name_len, 16);
+	AT(postbox_open, flags, 20);
+	AT(postbox_open, rights, 24);
+	AT(postbox_open, mode, 28);
+	AT(postbox_open, capacity, 32);
+	AT(postbox_open, capacity_bytes, 40);
+	AT(postbox_open, message_max, 48);
+	AT(postbox_open, id, 56);
+	AT(postbox_open, created, 64);
+	AT(postbox_open, reserved, 68);
+
+	SIZE(postbox_dup, 16);
+	AT(postbox_dup, size, 0);
+	AT(postbox_dup, rights, 4);
+	AT(postbox_dup, fd, 8);
+	AT(postbox_dup, reserved, 12);
+
+	SIZE(postbox_unlink, 16);
+	AT(postbox_unlink, size, 0);
+	AT(postbox_unlink, name_len, 4);
+	AT(postbox_unlink, name, 8);
+
+	SIZE(postbox_attr, 24);
+	AT(postbox_attr, size, 0);
+	AT(postbox_attr, valid, 4);
+	AT(postbox_attr, mode, 8);
+	AT(postbox_attr, uid, 12);
+	AT(postbox_attr, gid, 16);
+	AT(postbox_attr, reserved, 20);
+
+	SIZE(postbox_info, 224);
+	AT(postbox_info, size, 0);
+	AT(postbox_info, kind, 4);
+	AT(postbox_info, id, 8);
+	AT(postbox_info, flags, 16);
+	AT(postbox_info, mode, 20);
+	AT(postbox_info, uid, 24);
+	AT(postbox_info, gid, 28);
+	AT(postbox_info, capacity, 32);
+	AT(postbox_info, capacity_bytes, 40);
+	AT(postbox_info, message_max, 48);
+	AT(postbox_info, messages, 56);
+	AT(postbox_info, bytes, 64);
+	AT(postbox_info, unacknowledged, 72);
+	AT(postbox_info, reserved_messages, 80);
+	AT(postbox_info, senders, 88);
+	AT(postbox_info, receivers, 92);
+	AT(postbox_info, waiting_senders, 96);
+	AT(postbox_info, waiting_receivers, 100);
+	AT(postbox_info, sent, 104);
+	AT(postbox_info, received, 112);
+	AT(postbox_info, redelivered, 120);
+	AT(postbox_info, full, 128);
+	AT(postbox_info, high_messages, 136);
+	AT(postbox_info, high_bytes, 144);
+	AT(postbox_info, rights, 152);
+	AT(postbox_info, name_len, 156);
+	AT(postbox_info, name, 160);
+
+	SIZE(postbox_list, 32);
+	AT(postbox_list, size, 0);
+	AT(postbox_list, count, 4);
+	AT(postbox_list, infos, 8);
+	AT(postbox_list, info_size, 16);
+	AT(postbox_list, reserved, 20);
+	AT(postbox_list, after, 24);
+
+	SIZE(postbox_usage, 56);
+	AT(postbox_usage, size, 0);
+	AT(postbox_usage, uid, 4);
+	AT(postbox_usage, messages, 8);
+	AT(postbox_usage, messages_max, 16);
+	AT(postbox_usage, bytes, 24);
+	AT(postbox_usage, bytes_max, 32);
+	AT(postbox_usage, objects, 40);
+	AT(postbox_usage, objects_max, 48);
+
+	SIZE(postbox_send, 48);
+	AT(postbox_send, size, 0);
+	AT(postbox_send, flags, 4);
+	AT(postbox_send, data, 8);
+	AT(postbox_send, len, 16);
+	AT(postbox_send, timeout_ns, 24);
+	AT(postbox_send, priority, 32);
+	AT(postbox_send, reserved, 36);
+	AT(postbox_send, reserved_len, 40);
+
+	SIZE(postbox_recv, 80);
+	AT(postbox_recv, size, 0);
+	AT(postbox_recv, flags, 4);
+	AT(postbox_recv, data, 8);
+	AT(postbox_recv, len, 16);
+	AT(postbox_recv, timeout_ns, 24);
+	AT(postbox_recv, msg_len, 32);
+	AT(postbox_recv, token, 40);
+	AT(postbox_recv, priority, 48);
+	AT(postbox_recv, msg_flags, 52);
+	AT(postbox_recv, pid, 56);
+	AT(postbox_recv, tid, 60);
+	AT(postbox_recv, uid, 64);
+	AT(postbox_recv, gid, 68);
+	AT(postbox_recv, pidfd_ino, 72);
+
+	SIZE(postbox_ack, 16);
+	AT(postbox_ack, size, 0);
+	AT(postbox_ack, flags, 4);
+	AT(postbox_ack, token, 8);
+
+	SIZE(postbox_reserve, 24);
+	AT(postbox_reserve, size, 0);
+	AT(postbox_reserve, flags, 4);
+	AT(postbox_reserve, len, 8);
+	AT(postbox_reserve, timeout_ns, 16);
+
+	SIZE(postbox_batch, 32);
+	AT(postbox_batch, size, 0);
+	AT(postbox_batch, flags, 4);
+	AT(postbox_batch, entries, 8);
+	AT(postbox_batch, count, 16);
+	AT(postbox_batch, entry_size, 20);
+	AT(postbox_batch, timeout_ns, 24);
+}
+
+static void requests(void)
+{
+#define REQUEST(name) printf("request " #name " %#lx\n", (unsigned long)name)
+	REQUEST(POSTBOX_VERSION);
+	REQUEST(POSTBOX_OPEN);
+	REQUEST(POSTBOX_DUP);
+	REQUEST(POSTBOX_UNLINK);
+	REQUEST(POSTBOX_SET_ATTR);
+	REQUEST(POSTBOX_INFO);
+	REQUEST(POSTBOX_LIST);
+	REQUEST(POSTBOX_USAGE);
+	REQUEST(POSTBOX_SEND);
+	REQUEST(POSTBOX_RECV);
+	REQUEST(POSTBOX_ACK);
+	REQUEST(POSTBOX_RESERVE);
+	REQUEST(POSTBOX_SEND_BATCH);
+	REQUEST(POSTBOX_RECV_BATCH);
+}
+
+/* A message that is received without waiting, into buf. */
+static int receive(int fd, char *buf, size_t len, struct postbox_recv *recv)
+{
+	memset(recv, 0, sizeof(*recv));
+	recv->size = sizeof(*recv);
+	recv->flags = POSTBOX_NONBLOCK;
+	recv->data = pointer(buf);
+	recv->len = len;
+	return ioctl(fd, POSTBOX_RECV, recv);
+}
+
+static void device(void)
+{
+	static const char text[] = "from C";
+	static const char name[] = "test/abi.c";
+	struct postbox_version version = { .size = sizeof(version) };
+	struct postbox_open how = {
+		.size = sizeof(how),
+		.kind = POSTBOX_KIND_MAILBOX,
+		.name = pointer(name),
+		.name_len = sizeof(name) - 1,
+		.flags = POSTBOX_O_CREATE | POSTBOX_O_EXCL,
+		.rights = POSTBOX_RIGHT_SEND | POSTBOX_RIGHT_RECEIVE,
+		.mode = 0600,
+		.capacity = 2,
+	};
+	struct postbox_send send = {
+		.size = sizeof(send),
+		.data = pointer(text),
+		.len = sizeof(text),
+		.priority = 7,
+	};
+	struct postbox_info info = { .size = sizeof(info) };
+	struct postbox_dup dup = { .size = sizeof(dup), .rights = POSTBOX_RIGHT_SEND };
+	struct postbox_recv recv;
+	struct pollfd ready;
+	/* As a program of a newer header would pass it. */
+	struct {
+		struct postbox_version version;
+		__u64 newer;
+	} grown = { .version = { .size = sizeof(grown) } };
+	char buf[64];
+	int fd, other;
+
+	fd = open("/dev/postbox", O_RDWR | O_CLOEXEC);
+	other = open("/dev/postbox", O_RDWR | O_CLOEXEC);
+	if (fd < 0 || other < 0) {
+		check(0, "open /dev/postbox (is the module loaded?)");
+		return;
+	}
+	check(ioctl(fd, POSTBOX_VERSION, &version) == 0, "POSTBOX_VERSION");
+	check_number("abi", version.abi, POSTBOX_ABI);
+	check(version.message_max > 0 && version.batch_max > 0, "limits are stated");
+	check(ioctl(fd, POSTBOX_VERSION, &grown) == 0, "a larger struct with a zero tail is taken");
+	grown.newer = 1;
+	check_error(ioctl(fd, POSTBOX_VERSION, &grown), E2BIG, "a larger struct with an unknown field set");
+
+	check_error(ioctl(fd, POSTBOX_SEND, &send), EBADFD, "send on an unbound handle");
+	check(ioctl(fd, POSTBOX_OPEN, &how) == 0, "POSTBOX_OPEN creates");
+	check(how.created == 1 && how.id > 0, "created and id are set");
+	check_error(ioctl(fd, POSTBOX_OPEN, &how), EISCONN, "a bound handle cannot be bound again");
+	check_error(ioctl(other, POSTBOX_OPEN, &how), EEXIST, "POSTBOX_O_EXCL and the name is taken");
+	check(ioctl(fd, POSTBOX_SEND, &send) == 0, "POSTBOX_SEND");
+	send.flags = 1U << 31;
+	check_error(ioctl(fd, POSTBOX_SEND, &send), EINVAL, "an undefined flag");
+	send.flags = 0;
+
+	ready.fd = fd;
+	ready.events = POLLIN | POLLOUT;
+	check(poll(&ready, 1, 0) == 1 && ready.revents == (POLLIN | POLLOUT), "poll: a message, and room for one");
+	check(ioctl(fd, POSTBOX_INFO, &info) == 0, "POSTBOX_INFO");
+	check(info.messages == 1 && info.bytes == sizeof(text) && info.mode == 0600, "info counts the message");
+	check(info.name_len == sizeof(name) - 1 && strcmp(info.name, name) == 0, "info knows the name");
+
+	check_error(receive(fd, buf, 3, &recv), EMSGSIZE, "a receive with too small a buffer");
+	check_number("msg_len after it", recv.msg_len, sizeof(text));
+	check(receive(fd, buf, sizeof(buf), &recv) == 0, "POSTBOX_RECV");
+	check(recv.msg_len == sizeof(text) && memcmp(buf, text, sizeof(text)) == 0, "the bytes are the same");
+	check(recv.priority == 7 && recv.pid == (__u32)getpid() && recv.uid == geteuid() && recv.gid == getegid(),
+	      "priority and sender");
+	check_error(receive(fd, buf, sizeof(buf), &recv), EAGAIN, "a receive from an empty mailbox");
+
+	check(ioctl(fd, POSTBOX_DUP, &dup) == 0 && dup.fd >= 0, "POSTBOX_DUP");
+	check_error(receive(dup.fd, buf, sizeof(buf), &recv), EACCES, "a handle without the right to receive");
+	check(write(dup.fd, "w", 1) == 1, "write sends a message");
+	check(read(fd, buf, sizeof(buf)) == 1 && buf[0] == 'w', "read receives it");
+	close(dup.fd);
+	close(other);
+	close(fd);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 2 && strcmp(argv[1], "--layout") == 0) {
+		requests();
+		layout();
+	} else {
+		layout();
+		device();
+	}
+	return failures != 0;
+}
