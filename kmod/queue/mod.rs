@@ -1,1 +1,16 @@
-//! Queue logic.
+// SPDX-License-Identifier: GPL-2.0
+//! The queue kinds: what is delivered to whom, and when.
+//!
+//! Pure logic. Nothing here allocates, waits, or knows a type of the kernel; it is compiled twice,
+//! into the module and as an ordinary crate (`lib.rs`). Whoever calls it holds the object's lock;
+//! what has to happen after the lock is dropped, a task to wake or a message to free, is returned.
+
+mod list;
+mod mailbox;
+mod order;
+
+pub use list::{Linked, Links, List, Owner};
+pub use mailbox::{
+    Admitted, Capacity, Commit, Counters, End, Entry, HandleState, Mailbox, Message, Node,
+    ReceiveWaiter, Received, Returned, SendWaiter, Sending, Sent, Take,
+};

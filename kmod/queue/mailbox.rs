@@ -1,0 +1,903 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The mailbox: many senders, many receivers, each message to exactly one receiver.
+//!
+//! A message is always in one [`Place`]. It enters by [`Mailbox::send`], is taken by
+//! [`Mailbox::take`] or handed to a receiver that waits, and then belongs to that receiver alone,
+//! outside the lock, while it copies the bytes. The receiver ends this with one of
+//! [`Mailbox::commit`], [`Mailbox::lease`] and [`Mailbox::put_back`]: reserve, copy, commit. What it
+//! holds counts against the capacity until then, so that a message that comes back finds its room.
+//!
+//! A sender that waits leaves its message here with a pointer to itself. The one who ends the wait,
+//! under the lock, decides: the mailbox by [`SendWaiter::finish`], or the sender by
+//! [`Mailbox::withdraw`]. A message whose sender withdrew while a receiver copied it is not
+//! received: that receiver goes on waiting.
+
+use super::{
+    list::{Linked, Links, List, Owner},
+    order::Ordered,
+};
+use core::{cell::Cell, ptr::NonNull};
+
+/// A pointer that owns a message.
+pub trait Message: Owner<Target = <Self as Message>::Entry> {
+    /// The message itself.
+    type Entry: Entry<Message = Self>;
+    /// How a sender that waits is reached.
+    type Sender: SendWaiter;
+
+    /// The message.
+    fn entry(&self) -> &Self::Entry;
+}
+
+/// A message.
+pub trait Entry: Linked {
+    /// The pointer that owns it.
+    type Message: Message<Entry = Self>;
+
+    /// The part of it that the queue looks at.
+    fn node(&self) -> &Node<Self::Message>;
+}
+
+/// A sender that waits.
+pub trait SendWaiter: Copy {
+    /// What wakes it, once the lock is dropped.
+    type Wake;
+
+    /// Ends its wait.
+    fn finish(self, sent: Sent) -> Self::Wake;
+}
+
+/// A receiver that waits. The list of them owns pointers that the receivers keep valid.
+pub trait ReceiveWaiter<M>: Owner {
+    /// What wakes it, once the lock is dropped.
+    type Wake;
+
+    /// Ends its wait.
+    fn finish(self, received: Received<M>) -> Self::Wake;
+}
+
+/// How the wait of a sender ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// The message, or the reservation, is in.
+    Accepted,
+    /// The last receiver is gone.
+    Closed,
+}
+
+/// How the wait of a receiver ended.
+#[derive(Debug)]
+pub enum Received<M> {
+    /// A message to copy, and then to commit, lease or put back.
+    Message(M),
+    /// The last sender is gone, and no message can come any more.
+    Ended,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// With a task: one that sends, or one that receives.
+    Held,
+    /// In the queue.
+    Queued,
+    /// Waiting for room, with its sender.
+    Blocked,
+}
+
+/// The part of a message that the queue looks at. All of it belongs to whoever holds the lock of
+/// the mailbox that the message was sent to.
+pub struct Node<M: Message> {
+    pub(super) links: Links<M::Entry>,
+    pub(super) up: Cell<Option<NonNull<M::Entry>>>,
+    pub(super) down: Cell<Option<NonNull<M::Entry>>>,
+    pub(super) sequence: Cell<u64>,
+    pub(super) priority: u16,
+    len: u64,
+    place: Cell<Place>,
+    sender: Cell<Option<M::Sender>>,
+    reservation: bool,
+    withdrawn: Cell<bool>,
+    redelivered: Cell<bool>,
+    token: Cell<u64>,
+    lease_holder: Cell<usize>,
+}
+
+// SAFETY: The cells are reached only by methods of `Mailbox` that have `&mut self`, so by one
+// thread at a time, and a message is given to one mailbox only.
+unsafe impl<M: Message> Sync for Node<M> {}
+// SAFETY: The pointers lead to elements of the same lists, which move with the mailbox.
+unsafe impl<M: Message> Send for Node<M> {}
+
+impl<M: Message> Node<M> {
+    /// The node of a message of `len` bytes.
+    pub fn new(priority: u16, len: u64) -> Self {
+        Self {
+            links: Links::new(),
+            up: Cell::new(None),
+            down: Cell::new(None),
+            sequence: Cell::new(0),
+            priority,
+            len,
+            place: Cell::new(Place::Held),
+            sender: Cell::new(None),
+            reservation: false,
+            withdrawn: Cell::new(false),
+            redelivered: Cell::new(false),
+            token: Cell::new(0),
+            lease_holder: Cell::new(0),
+        }
+    }
+
+    /// The node of a stand-in that waits for room for `len` bytes.
+    pub fn reservation(len: u64) -> Self {
+        Self {
+            reservation: true,
+            ..Self::new(0, len)
+        }
+    }
+
+    /// The links, for [`Linked`].
+    pub fn links(&self) -> &Links<M::Entry> {
+        &self.links
+    }
+
+    /// The priority.
+    pub fn priority(&self) -> u16 {
+        self.priority
+    }
+
+    /// The payload's bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Whether it was taken before and not acknowledged. For the holder of the message.
+    pub fn redelivered(&self) -> bool {
+        self.redelivered.get()
+    }
+
+    /// What this taking of it would be acknowledged with. For the holder of the message.
+    pub fn token(&self) -> u64 {
+        self.token.get()
+    }
+}
+
+/// How much a mailbox takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Messages; 0: rendezvous.
+    pub messages: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// What happened to a message that was sent.
+#[derive(Debug)]
+pub enum Sending<M, W> {
+    /// It is in the queue.
+    Queued,
+    /// A receiver has it; wake that one.
+    Given(W),
+    /// Its sender waits now, and a receiver may have to be woken.
+    Waits(Option<W>),
+    /// It would have to wait.
+    Full(M),
+    /// The last receiver is gone.
+    Closed(M),
+}
+
+/// What a receiver found.
+#[derive(Debug)]
+pub enum Take<M> {
+    /// A message to copy, and then to commit, lease or put back.
+    Message(M),
+    /// The first message has more bytes than the buffer: this many.
+    TooSmall(u64),
+    /// There is none.
+    Empty,
+    /// There is none, and none can come any more.
+    Ended,
+}
+
+/// How a receive ended.
+#[derive(Debug)]
+pub enum Commit<M, W> {
+    /// It is received; here is its sender to wake, if that waited.
+    Done(Option<W>),
+    /// The sender withdrew it. Free it, and wait again.
+    Withdrawn(M),
+}
+
+/// What became of a message that was put back.
+#[derive(Debug)]
+pub enum Returned<M, W> {
+    /// It is in the queue.
+    Queued,
+    /// A receiver that waited has it; wake that one.
+    Given(W),
+    /// The sender withdrew it. Free it.
+    Withdrawn(M),
+}
+
+/// A sender whose wait for room is over.
+#[derive(Debug)]
+pub struct Admitted<M, S, R> {
+    /// The sender to wake.
+    pub sender: S,
+    /// The receiver to wake, where one has the message now.
+    pub receiver: Option<R>,
+    /// The stand-in of a reservation, to be freed.
+    pub stand_in: Option<M>,
+}
+
+/// Which of [`Mailbox::end_one_send`] and [`Mailbox::end_one_receive`] have to be called, until
+/// they return `None`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// The last receiver is gone.
+    pub sends: bool,
+    /// The last sender is gone, and nothing is left.
+    pub receives: bool,
+}
+
+/// What a mailbox counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Messages accepted.
+    pub sent: u64,
+    /// Messages received for good.
+    pub received: u64,
+    /// Messages that came back after they had been taken to be acknowledged.
+    pub redelivered: u64,
+    /// Sends and reservations that found no room.
+    pub full: u64,
+    /// The most messages that were in it at once.
+    pub high_messages: u64,
+    /// The most bytes that were in it at once.
+    pub high_bytes: u64,
+}
+
+/// What one handle has of a mailbox.
+pub struct HandleState<M: Message> {
+    /// Messages taken and not acknowledged, oldest first.
+    leases: List<M>,
+    reserved_messages: u64,
+    reserved_bytes: u64,
+}
+
+impl<M: Message> HandleState<M> {
+    /// A handle that has nothing.
+    pub const fn new() -> Self {
+        Self {
+            leases: List::new(),
+            reserved_messages: 0,
+            reserved_bytes: 0,
+        }
+    }
+
+    /// The number of messages that were taken and not acknowledged.
+    pub fn leases(&self) -> usize {
+        self.leases.len()
+    }
+}
+
+impl<M: Message> Default for HandleState<M> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A mailbox.
+///
+/// # Invariants
+///
+/// While a receiver waits, no message is queued: it was, or will at once be, given the message.
+/// `used_*` is the sum over queued, held, leased and reserved; what is blocked is not in it.
+pub struct Mailbox<M: Message, R: ReceiveWaiter<M>> {
+    queue: Ordered<M>,
+    blocked: List<M>,
+    /// Senders that wait for a receiver to have the bytes.
+    offers: usize,
+    waiting: List<R>,
+    capacity: Capacity,
+    /// Peers can come back, so that neither side ever ends.
+    persistent: bool,
+    had_sender: bool,
+    had_receiver: bool,
+    senders: u32,
+    receivers: u32,
+    used_messages: u64,
+    used_bytes: u64,
+    queued_bytes: u64,
+    reserved_messages: u64,
+    reserved_bytes: u64,
+    leased: u64,
+    sequence: u64,
+    token: u64,
+    counters: Counters,
+}
+
+type Wake<M> = <<M as Message>::Sender as SendWaiter>::Wake;
+type Raw<M> = NonNull<<M as Message>::Entry>;
+
+impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
+    /// An empty mailbox.
+    pub const fn new(capacity: Capacity, persistent: bool) -> Self {
+        Self {
+            queue: Ordered::new(),
+            blocked: List::new(),
+            offers: 0,
+            waiting: List::new(),
+            capacity,
+            persistent,
+            had_sender: false,
+            had_receiver: false,
+            senders: 0,
+            receivers: 0,
+            used_messages: 0,
+            used_bytes: 0,
+            queued_bytes: 0,
+            reserved_messages: 0,
+            reserved_bytes: 0,
+            leased: 0,
+            sequence: 0,
+            token: 0,
+            counters: Counters {
+                sent: 0,
+                received: 0,
+                redelivered: 0,
+                full: 0,
+                high_messages: 0,
+                high_bytes: 0,
+            },
+        }
+    }
+
+    // What a look at it says.
+
+    /// Its capacity.
+    pub fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    /// Its counters.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Messages that wait to be received, and their bytes.
+    pub fn queued(&self) -> (u64, u64) {
+        (self.queue.len() as u64, self.queued_bytes)
+    }
+
+    /// Messages that were taken and not acknowledged.
+    pub fn leased(&self) -> u64 {
+        self.leased
+    }
+
+    /// Messages for which room is reserved.
+    pub fn reserved(&self) -> u64 {
+        self.reserved_messages
+    }
+
+    /// Handles that may send.
+    pub fn senders(&self) -> u32 {
+        self.senders
+    }
+
+    /// Handles that may receive.
+    pub fn receivers(&self) -> u32 {
+        self.receivers
+    }
+
+    /// Sends and reservations that wait.
+    pub fn waiting_senders(&self) -> usize {
+        self.blocked.len() + self.offers
+    }
+
+    /// Receives that wait.
+    pub fn waiting_receivers(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether a send returns only when a receiver has the bytes.
+    pub fn rendezvous(&self) -> bool {
+        self.capacity.messages == 0
+    }
+
+    /// Whether a message can be taken now.
+    pub fn readable(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// Whether a small message would be accepted now.
+    pub fn writable(&self) -> bool {
+        !self.closed()
+            && if self.rendezvous() {
+                !self.waiting.is_empty()
+            } else {
+                self.blocked.is_empty() && self.fits(1)
+            }
+    }
+
+    /// Whether the last receiver is gone.
+    pub fn closed(&self) -> bool {
+        self.had_receiver && self.receivers == 0 && !self.persistent
+    }
+
+    /// Whether the last sender is gone and no message can come any more: what a receiver holds
+    /// may yet come back.
+    pub fn ended(&self) -> bool {
+        self.had_sender && self.senders == 0 && !self.persistent && self.used_messages == 0
+    }
+
+    fn fits(&self, len: u64) -> bool {
+        self.used_messages < self.capacity.messages
+            && self
+                .used_bytes
+                .checked_add(len)
+                .is_some_and(|bytes| bytes <= self.capacity.bytes)
+    }
+
+    fn use_up(&mut self, len: u64) {
+        self.used_messages += 1;
+        self.used_bytes += len;
+        let counters = &mut self.counters;
+        counters.high_messages = counters
+            .high_messages
+            .max(self.used_messages - self.reserved_messages);
+        counters.high_bytes = counters
+            .high_bytes
+            .max(self.used_bytes - self.reserved_bytes);
+    }
+
+    fn give_room(&mut self, len: u64) {
+        self.used_messages -= 1;
+        self.used_bytes -= len;
+    }
+
+    // Who is there.
+
+    /// A handle that may send or receive, or both, was opened.
+    pub fn open(&mut self, sends: bool, receives: bool) {
+        self.senders += u32::from(sends);
+        self.receivers += u32::from(receives);
+        self.had_sender |= sends;
+        self.had_receiver |= receives;
+    }
+
+    /// A handle was closed. Its leases have been given back before.
+    pub fn close(&mut self, sends: bool, receives: bool, state: &mut HandleState<M>) -> End {
+        self.senders -= u32::from(sends);
+        self.receivers -= u32::from(receives);
+        self.used_messages -= state.reserved_messages;
+        self.used_bytes -= state.reserved_bytes;
+        self.reserved_messages -= state.reserved_messages;
+        self.reserved_bytes -= state.reserved_bytes;
+        state.reserved_messages = 0;
+        state.reserved_bytes = 0;
+        self.end()
+    }
+
+    /// Which waits have to be ended.
+    pub fn end(&self) -> End {
+        End {
+            sends: self.closed(),
+            receives: self.ended() && !self.waiting.is_empty(),
+        }
+    }
+
+    /// Ends the wait of one sender if the last receiver is gone.
+    pub fn end_one_send(&mut self) -> Option<(Wake<M>, M)> {
+        if !self.closed() {
+            return None;
+        }
+        let message = match self.blocked.pop_front() {
+            Some(message) => message,
+            None => {
+                // The offers of a rendezvous wait in the queue. What has no sender was accepted,
+                // and came back.
+                let offer = self.queue.find(|node| node.sender.get().is_some())?;
+                self.offers -= 1;
+                // SAFETY: It was found in the queue.
+                unsafe { self.unqueue(offer) }
+            }
+        };
+        let sender = message.entry().node().sender.take()?;
+        Some((sender.finish(Sent::Closed), message))
+    }
+
+    /// Ends the wait of one receiver if the last sender is gone and nothing is left.
+    pub fn end_one_receive(&mut self) -> Option<R::Wake> {
+        if !self.ended() {
+            return None;
+        }
+        Some(self.waiting.pop_front()?.finish(Received::Ended))
+    }
+
+    // Sending.
+
+    /// Sends a message. `waiter` is its sender, where that will wait; a rendezvous always has
+    /// one, and `may_wait` then says whether it waits for a receiver to come.
+    ///
+    /// # Safety
+    ///
+    /// `waiter` stays valid until it was finished or the message was withdrawn.
+    pub unsafe fn send(
+        &mut self,
+        message: M,
+        waiter: Option<M::Sender>,
+        may_wait: bool,
+    ) -> Sending<M, R::Wake> {
+        if self.closed() {
+            return Sending::Closed(message);
+        }
+        let len = message.entry().node().len;
+        if self.rendezvous() {
+            let receiver = self.waiting.pop_front();
+            if receiver.is_some() || may_wait {
+                message.entry().node().sender.set(waiter);
+                self.offers += 1;
+                return Sending::Waits(match receiver {
+                    Some(receiver) => Some(self.give(receiver, message)),
+                    None => {
+                        self.enqueue(message);
+                        None
+                    }
+                });
+            }
+        } else if self.blocked.is_empty() && self.fits(len) {
+            return match self.accept(message) {
+                Some(wake) => Sending::Given(wake),
+                None => Sending::Queued,
+            };
+        } else if may_wait && waiter.is_some() {
+            self.counters.full += 1;
+            message.entry().node().sender.set(waiter);
+            message.entry().node().place.set(Place::Blocked);
+            self.blocked.push_back(message);
+            return Sending::Waits(None);
+        }
+        self.counters.full += 1;
+        Sending::Full(message)
+    }
+
+    /// Takes a message back from a sender that stops waiting. `None`: a receiver is copying it,
+    /// and will find that it is withdrawn.
+    ///
+    /// # Safety
+    ///
+    /// `message` was sent to this mailbox with a waiter, which was not finished yet.
+    pub unsafe fn withdraw(&mut self, message: Raw<M>) -> Option<M> {
+        // SAFETY: A message that has a waiter is freed only after that was finished.
+        let node = unsafe { message.as_ref() }.node();
+        node.sender.set(None);
+        match node.place.replace(Place::Held) {
+            Place::Held => {
+                self.offers -= 1;
+                node.withdrawn.set(true);
+                None
+            }
+            Place::Queued => {
+                self.offers -= 1;
+                // SAFETY: By its place it is in the queue.
+                Some(unsafe { self.unqueue(message) })
+            }
+            // SAFETY: By its place it is on this list.
+            Place::Blocked => Some(unsafe { self.blocked.remove(message) }),
+        }
+    }
+
+    /// Lets in the sender that waits longest, if there is room for it now.
+    pub fn admit(&mut self) -> Option<Admitted<M, Wake<M>, R::Wake>> {
+        let len = self.blocked.front()?.node().len;
+        if !self.fits(len) {
+            return None;
+        }
+        let message = self.blocked.pop_front()?;
+        let node = message.entry().node();
+        let sender = node.sender.take()?.finish(Sent::Accepted);
+        if node.reservation {
+            self.count_reserved(len);
+            return Some(Admitted {
+                sender,
+                receiver: None,
+                stand_in: Some(message),
+            });
+        }
+        let receiver = self.accept(message);
+        Some(Admitted {
+            sender,
+            receiver,
+            stand_in: None,
+        })
+    }
+
+    /// Takes a message for which there is room: to a receiver that waits, or into the queue.
+    fn accept(&mut self, message: M) -> Option<R::Wake> {
+        self.counters.sent += 1;
+        match self.waiting.pop_front() {
+            Some(receiver) => Some(self.give(receiver, message)),
+            None => {
+                self.enqueue(message);
+                None
+            }
+        }
+    }
+
+    fn enqueue(&mut self, message: M) {
+        self.number(message.entry().node());
+        self.requeue(message);
+    }
+
+    fn requeue(&mut self, message: M) {
+        let node = message.entry().node();
+        node.place.set(Place::Queued);
+        self.queued_bytes += node.len;
+        self.queue.insert(message);
+    }
+
+    /// # Safety
+    ///
+    /// `message` is in the queue.
+    unsafe fn unqueue(&mut self, message: Raw<M>) -> M {
+        // SAFETY: By the contract.
+        let message = unsafe { self.queue.remove(message) };
+        let len = message.entry().node().len;
+        self.queued_bytes -= len;
+        self.give_room(len);
+        message
+    }
+
+    /// Gives a new message to a receiver that waits.
+    fn give(&mut self, receiver: R, message: M) -> R::Wake {
+        self.number(message.entry().node());
+        self.hand_over(receiver, message)
+    }
+
+    fn hand_over(&mut self, receiver: R, message: M) -> R::Wake {
+        self.hold(message.entry().node());
+        receiver.finish(Received::Message(message))
+    }
+
+    /// A message enters: it uses room, and gets its place in the order.
+    fn number(&mut self, node: &Node<M>) {
+        self.use_up(node.len);
+        self.sequence += 1;
+        node.sequence.set(self.sequence);
+    }
+
+    /// A receiver takes a message. Every taking has a token of its own.
+    fn hold(&mut self, node: &Node<M>) {
+        self.token += 1;
+        node.token.set(self.token);
+        node.place.set(Place::Held);
+    }
+
+    // Room in advance.
+
+    /// Reserves room for a message of `len` bytes. `Full`, with the stand-in: there is none now.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Mailbox::send`].
+    pub unsafe fn reserve(
+        &mut self,
+        stand_in: M,
+        waiter: M::Sender,
+        may_wait: bool,
+    ) -> Sending<M, R::Wake> {
+        if self.closed() {
+            return Sending::Closed(stand_in);
+        }
+        let node = stand_in.entry().node();
+        if self.blocked.is_empty() && self.fits(node.len) {
+            self.count_reserved(node.len);
+            return Sending::Queued;
+        }
+        self.counters.full += 1;
+        if !may_wait {
+            return Sending::Full(stand_in);
+        }
+        node.sender.set(Some(waiter));
+        node.place.set(Place::Blocked);
+        self.blocked.push_back(stand_in);
+        Sending::Waits(None)
+    }
+
+    fn count_reserved(&mut self, len: u64) {
+        self.reserved_messages += 1;
+        self.reserved_bytes += len;
+        self.use_up(len);
+    }
+
+    /// Notes in a handle that a reservation of `len` bytes came through.
+    pub fn keep_reservation(&mut self, state: &mut HandleState<M>, len: u64) {
+        state.reserved_messages += 1;
+        state.reserved_bytes += len;
+    }
+
+    /// Gives a reservation of `len` bytes back; `false` if the handle has none such.
+    pub fn unreserve(&mut self, state: &mut HandleState<M>, len: u64) -> bool {
+        if state.reserved_messages == 0 || state.reserved_bytes < len {
+            return false;
+        }
+        // The last one takes all that is left with it: reservations are not told apart.
+        let len = if state.reserved_messages == 1 {
+            state.reserved_bytes
+        } else {
+            len
+        };
+        state.reserved_messages -= 1;
+        state.reserved_bytes -= len;
+        self.reserved_messages -= 1;
+        self.reserved_bytes -= len;
+        self.give_room(len);
+        true
+    }
+
+    /// Sends a message into room that was reserved. `Full`: the handle has no such reservation.
+    pub fn send_reserved(
+        &mut self,
+        state: &mut HandleState<M>,
+        message: M,
+        reserved: u64,
+    ) -> Sending<M, R::Wake> {
+        if self.closed() {
+            return Sending::Closed(message);
+        }
+        if message.entry().node().len > reserved || !self.unreserve(state, reserved) {
+            return Sending::Full(message);
+        }
+        match self.accept(message) {
+            Some(wake) => Sending::Given(wake),
+            None => Sending::Queued,
+        }
+    }
+
+    // Receiving.
+
+    /// Takes the first message if it has at most `room` bytes.
+    pub fn take(&mut self, room: u64) -> Take<M> {
+        match self.queue.front().map(|entry| entry.node().len) {
+            Some(len) if len > room => return Take::TooSmall(len),
+            Some(_) => {}
+            None if self.ended() => return Take::Ended,
+            None => return Take::Empty,
+        }
+        match self.queue.pop_front() {
+            Some(message) => {
+                let node = message.entry().node();
+                self.hold(node);
+                self.queued_bytes -= node.len;
+                Take::Message(message)
+            }
+            None => Take::Empty,
+        }
+    }
+
+    /// Lets a receiver wait, after [`Mailbox::take`] found nothing under the same lock.
+    ///
+    /// # Safety
+    ///
+    /// The receiver stays valid until it was finished or left.
+    pub unsafe fn wait(&mut self, receiver: R) {
+        self.waiting.push_back(receiver);
+    }
+
+    /// Ends a receiver's wait from its own side.
+    ///
+    /// # Safety
+    ///
+    /// It waits here, and was not finished.
+    pub unsafe fn leave(&mut self, receiver: NonNull<R::Target>) -> R {
+        // SAFETY: By the contract it is on the list.
+        unsafe { self.waiting.remove(receiver) }
+    }
+
+    /// The receiver has the bytes, and the message is to be freed either way.
+    pub fn commit(&mut self, message: &M) -> Commit<(), Wake<M>> {
+        let node = message.entry().node();
+        self.give_room(node.len);
+        if node.withdrawn.get() {
+            return Commit::Withdrawn(());
+        }
+        self.counters.received += 1;
+        Commit::Done(self.finish_sender(node))
+    }
+
+    /// The sender of a rendezvous is done as soon as a receiver has the bytes.
+    fn finish_sender(&mut self, node: &Node<M>) -> Option<Wake<M>> {
+        let sender = node.sender.take()?;
+        self.offers -= 1;
+        self.counters.sent += 1;
+        Some(sender.finish(Sent::Accepted))
+    }
+
+    /// The receiver has the bytes and will acknowledge them: the token that it does so with is
+    /// set. `holder` says who it is, for [`Mailbox::reclaim`].
+    pub fn lease(
+        &mut self,
+        state: &mut HandleState<M>,
+        message: M,
+        holder: usize,
+    ) -> Commit<M, Wake<M>> {
+        let node = message.entry().node();
+        if node.withdrawn.get() {
+            self.give_room(node.len);
+            return Commit::Withdrawn(message);
+        }
+        node.lease_holder.set(holder);
+        let sender = self.finish_sender(node);
+        self.leased += 1;
+        state.leases.push_back(message);
+        Commit::Done(sender)
+    }
+
+    /// Settles a message: it is done with. Returns it to be freed.
+    pub fn acknowledge(&mut self, state: &mut HandleState<M>, token: u64) -> Option<M> {
+        let message = self.unlease(state, |node| node.token.get() == token)?;
+        self.give_room(message.entry().node().len);
+        self.counters.received += 1;
+        Some(message)
+    }
+
+    /// Settles a message the other way: back to its place, as redelivered.
+    pub fn requeue_leased(
+        &mut self,
+        state: &mut HandleState<M>,
+        token: u64,
+    ) -> Option<Returned<M, R::Wake>> {
+        let message = self.unlease(state, |node| node.token.get() == token)?;
+        Some(self.redeliver(message))
+    }
+
+    /// Puts one message back that was taken by `holder`, or by anyone, and not settled.
+    pub fn reclaim(
+        &mut self,
+        state: &mut HandleState<M>,
+        holder: Option<usize>,
+    ) -> Option<Returned<M, R::Wake>> {
+        let message = self.unlease(state, |node| {
+            holder.is_none_or(|holder| node.lease_holder.get() == holder)
+        })?;
+        Some(self.redeliver(message))
+    }
+
+    fn unlease(
+        &mut self,
+        state: &mut HandleState<M>,
+        mut wanted: impl FnMut(&Node<M>) -> bool,
+    ) -> Option<M> {
+        let message = state.leases.remove_first(|entry| wanted(entry.node()))?;
+        self.leased -= 1;
+        Some(message)
+    }
+
+    fn redeliver(&mut self, message: M) -> Returned<M, R::Wake> {
+        message.entry().node().redelivered.set(true);
+        self.counters.redelivered += 1;
+        self.put_back(message)
+    }
+
+    /// Puts a message back into its place: it could not be copied, or was not acknowledged.
+    pub fn put_back(&mut self, message: M) -> Returned<M, R::Wake> {
+        let node = message.entry().node();
+        if node.withdrawn.get() {
+            self.give_room(node.len);
+            return Returned::Withdrawn(message);
+        }
+        match self.waiting.pop_front() {
+            Some(receiver) => Returned::Given(self.hand_over(receiver, message)),
+            None => {
+                self.requeue(message);
+                Returned::Queued
+            }
+        }
+    }
+}

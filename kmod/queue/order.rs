@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The order of messages: the higher priority first, and within one the older.
+//!
+//! One list holds all messages in that order. The last message of each priority also carries links
+//! to the last ones of the next higher and the next lower priority that are present, so that an
+//! insertion passes priorities and not messages: with one priority, the usual case, it is a push.
+
+use super::{
+    list::{List, Owner},
+    mailbox::{Entry, Message, Node},
+};
+use core::ptr::NonNull;
+
+type Raw<M> = NonNull<<M as Owner>::Target>;
+
+/// Messages in the order in which they are received.
+///
+/// # Invariants
+///
+/// `list` is sorted by descending priority, then ascending sequence number. An entry is the last
+/// of its priority if and only if it is on the chain that starts with the list's tail and goes
+/// `up`; `down` undoes `up`.
+pub(super) struct Ordered<M: Message> {
+    list: List<M>,
+}
+
+impl<M: Message> Ordered<M> {
+    pub(super) const fn new() -> Self {
+        Self { list: List::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub(super) fn front(&self) -> Option<&M::Target> {
+        self.list.front()
+    }
+
+    fn node(raw: &Raw<M>) -> &Node<M> {
+        // SAFETY: Only called for elements of the list, which are valid.
+        unsafe { raw.as_ref() }.node()
+    }
+
+    /// Puts a message into its place.
+    pub(super) fn insert(&mut self, message: M) -> Raw<M> {
+        let (priority, sequence) = {
+            let node = message.entry().node();
+            (node.priority, node.sequence.get())
+        };
+        // The last entries of the nearest levels at or above, and below, the priority.
+        let (mut level, mut below) = (self.list.tail(), None);
+        while let Some(last) = level {
+            if Self::node(&last).priority >= priority {
+                break;
+            }
+            below = level;
+            level = Self::node(&last).up.get();
+        }
+        let same = level.filter(|last| Self::node(last).priority == priority);
+        let Some(last) = same else {
+            // SAFETY: `level` is an element or `None`.
+            let new = unsafe { self.list.insert_after(level, message) };
+            self.set_level(new, level, below);
+            return new;
+        };
+        // Newer than all of its priority, unless it was in the queue before. Then only messages
+        // that were taken at about the same time can be in front of it.
+        if Self::node(&last).sequence.get() < sequence {
+            // SAFETY: `last` is an element.
+            let new = unsafe { self.list.insert_after(Some(last), message) };
+            let up = Self::node(&last).up.take();
+            Self::node(&last).down.set(None);
+            self.set_level(new, up, below);
+            return new;
+        }
+        let mut after = Self::node(&last).up.get();
+        loop {
+            let next = match after {
+                // SAFETY: `at` is an element.
+                Some(at) => unsafe { self.list.next(at) },
+                None => self.list.head(),
+            };
+            match next.filter(|next| Self::node(next).sequence.get() < sequence) {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        // SAFETY: `after` is an element or `None`.
+        unsafe { self.list.insert_after(after, message) }
+    }
+
+    /// Makes `last` the last of a level between the levels whose last ones are `up` and `down`.
+    fn set_level(&mut self, last: Raw<M>, up: Option<Raw<M>>, down: Option<Raw<M>>) {
+        Self::node(&last).up.set(up);
+        Self::node(&last).down.set(down);
+        if let Some(up) = up {
+            Self::node(&up).down.set(Some(last));
+        }
+        if let Some(down) = down {
+            Self::node(&down).up.set(Some(last));
+        }
+    }
+
+    /// The first message for which `wanted` says so.
+    pub(super) fn find(&self, wanted: impl Fn(&Node<M>) -> bool) -> Option<Raw<M>> {
+        let mut at = self.list.head();
+        while let Some(raw) = at.filter(|raw| !wanted(Self::node(raw))) {
+            // SAFETY: `raw` is an element.
+            at = unsafe { self.list.next(raw) };
+        }
+        at
+    }
+
+    /// Takes the first message out.
+    pub(super) fn pop_front(&mut self) -> Option<M> {
+        // SAFETY: `head` is an element.
+        self.list.head().map(|head| unsafe { self.remove(head) })
+    }
+
+    /// Takes `at` out.
+    ///
+    /// # Safety
+    ///
+    /// `at` is in this queue.
+    pub(super) unsafe fn remove(&mut self, at: Raw<M>) -> M {
+        let priority = Self::node(&at).priority;
+        // SAFETY: `at` is an element.
+        let (prev, next) = unsafe { (self.list.prev(at), self.list.next(at)) };
+        if next.is_none_or(|next| Self::node(&next).priority != priority) {
+            let (up, down) = (Self::node(&at).up.take(), Self::node(&at).down.take());
+            match prev.filter(|prev| Self::node(prev).priority == priority) {
+                Some(prev) => self.set_level(prev, up, down),
+                None => {
+                    if let Some(up) = up {
+                        Self::node(&up).down.set(down);
+                    }
+                    if let Some(down) = down {
+                        Self::node(&down).up.set(up);
+                    }
+                }
+            }
+        }
+        // SAFETY: `at` is an element.
+        unsafe { self.list.remove(at) }
+    }
+}
