@@ -89,10 +89,16 @@ enter_mode() {
 	fi
 }
 
-# in_root ROOT COMMAND...: runs COMMAND inside a build root, with the cache at /cache and the checkout at /src.
-# The environment is fixed, so that what is built does not depend on who builds it.
+# in_root [--at DIR]... ROOT COMMAND...: runs COMMAND inside a build root, with the cache at /cache and the checkout at /src, and
+# each DIR at the place that it names by "DIR:PLACE": a kernel tree remembers its path, so it has one that does not change when a finished
+# item is renamed. The environment is fixed, so that what is built does not depend on who builds it.
 in_root() {
-	local root=$1 mode pre=() spec=() var keep=()
+	local root mode pre=() spec=() var keep=() at=
+	while [ "$1" = --at ]; do
+		at+="$2 "
+		shift 2
+	done
+	root=$1
 	shift
 	mode=$(enter_mode)
 	case $mode in
@@ -105,23 +111,26 @@ in_root() {
 	done
 	# shellcheck disable=SC2016 # expanded by the inner shell
 	"${pre[@]}" /bin/sh -euc '
-		root=$1 cache=$2 top=$3; shift 3
+		root=$1 cache=$2 top=$3 at=$4; shift 4
 		mount --rbind /dev "$root/dev"
 		mount --rbind /proc "$root/proc"
 		mount --bind "$cache" "$root/cache"
 		mount --bind "$top" "$root/src"
+		for a in $at; do
+			mkdir -p "$root${a#*:}"
+			mount --bind "${a%%:*}" "$root${a#*:}"
+		done
 		[ ! -e /etc/resolv.conf ] || mount --bind /etc/resolv.conf "$root/etc/resolv.conf"
 		[ ! -e /etc/hosts ] || mount --bind /etc/hosts "$root/etc/hosts"
 		exec chroot "$@"
-	' sh "$root" "$CACHE" "$TOP" "${spec[@]}" "$root" /usr/bin/env -i \
+	' sh "$root" "$CACHE" "$TOP" "$at" "${spec[@]}" "$root" /usr/bin/env -i \
 		PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp LC_ALL=C.UTF-8 TERM="${TERM:-dumb}" "${keep[@]}" "$@"
 }
 
-# root_tool ROOT PROGRAM ARG...: runs a program of the build root by its own loader, without entering it and without rights.
+# root_tool ROOT PROGRAM: sets ROOT_TOOL to the command that runs a program of the build root by its own loader, without entering the root
+# and without any rights.
 root_tool() {
-	local root=$1 prog=$2
-	shift 2
-	"$root/lib64/ld-linux-x86-64.so.2" --inhibit-cache \
-		--library-path "$root/usr/lib/x86_64-linux-gnu:$root/usr/lib/x86_64-linux-gnu/pulseaudio" \
-		"$root/usr/bin/$prog" "$@"
+	# shellcheck disable=SC2034 # for the caller
+	ROOT_TOOL=("$1/lib64/ld-linux-x86-64.so.2" --inhibit-cache
+		--library-path "$1/usr/lib/x86_64-linux-gnu:$1/usr/lib/x86_64-linux-gnu/pulseaudio" "$1/usr/bin/$2")
 }
