@@ -139,6 +139,12 @@ impl<O: Owner> List<O> {
         unsafe { self.insert_after(tail, element) }
     }
 
+    /// Puts `element` first and returns where it is.
+    pub fn push_front(&mut self, element: O) -> NonNull<O::Target> {
+        // SAFETY: No element is named.
+        unsafe { self.insert_after(None, element) }
+    }
+
     /// Puts `element` behind `at`, or first where that is `None`, and returns where it is.
     ///
     /// # Safety

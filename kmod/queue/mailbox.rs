@@ -61,6 +61,9 @@ pub trait ReceiveWaiter<M>: Owner {
 pub enum Sent {
     /// The message, or the reservation, is in.
     Accepted,
+    /// The receiver that was copying the message put it back, no other one waits, and the sender
+    /// does not wait for one to come.
+    Full,
     /// The last receiver is gone.
     Closed,
 }
@@ -96,6 +99,8 @@ pub struct Node<M: Message> {
     place: Cell<Place>,
     sender: Cell<Option<M::Sender>>,
     reservation: bool,
+    /// Whether its sender waits for a receiver to come, and not only for one to finish.
+    may_wait: Cell<bool>,
     withdrawn: Cell<bool>,
     redelivered: Cell<bool>,
     token: Cell<u64>,
@@ -103,10 +108,12 @@ pub struct Node<M: Message> {
 }
 
 // SAFETY: The cells are reached only by methods of `Mailbox` that have `&mut self`, so by one
-// thread at a time, and a message is given to one mailbox only.
-unsafe impl<M: Message> Sync for Node<M> {}
-// SAFETY: The pointers lead to elements of the same lists, which move with the mailbox.
-unsafe impl<M: Message> Send for Node<M> {}
+// thread at a time, and a message is given to one mailbox only. A sender may be finished by
+// another thread than its own, and can be sent there.
+unsafe impl<M: Message> Sync for Node<M> where M::Sender: Send {}
+// SAFETY: The pointers lead to elements of the same lists, which move with the mailbox; the sender
+// can be sent.
+unsafe impl<M: Message> Send for Node<M> where M::Sender: Send {}
 
 impl<M: Message> Node<M> {
     /// The node of a message of `len` bytes.
@@ -121,6 +128,7 @@ impl<M: Message> Node<M> {
             place: Cell::new(Place::Held),
             sender: Cell::new(None),
             reservation: false,
+            may_wait: Cell::new(false),
             withdrawn: Cell::new(false),
             redelivered: Cell::new(false),
             token: Cell::new(0),
@@ -191,6 +199,19 @@ pub enum Sending<M, W> {
     Closed(M),
 }
 
+/// What happened to a reservation.
+#[derive(Debug)]
+pub enum Reserving<M> {
+    /// The room is there. Free the stand-in.
+    Reserved(M),
+    /// It waits now.
+    Waits,
+    /// It would have to wait.
+    Full(M),
+    /// The last receiver is gone.
+    Closed(M),
+}
+
 /// What a receiver found.
 #[derive(Debug)]
 pub enum Take<M> {
@@ -215,11 +236,13 @@ pub enum Commit<M, W> {
 
 /// What became of a message that was put back.
 #[derive(Debug)]
-pub enum Returned<M, W> {
+pub enum Returned<M, S, W> {
     /// It is in the queue.
     Queued,
     /// A receiver that waited has it; wake that one.
     Given(W),
+    /// Its sender does not wait for another receiver: wake that sender, and free the message.
+    Refused(S, M),
     /// The sender withdrew it. Free it.
     Withdrawn(M),
 }
@@ -523,7 +546,9 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     // Sending.
 
     /// Sends a message. `waiter` is its sender, where that will wait; a rendezvous always has
-    /// one, and `may_wait` then says whether it waits for a receiver to come.
+    /// one, and `may_wait` then says whether it waits for a receiver to come. Where it does not,
+    /// it waits until the receiver that was there is done, and learns [`Sent::Full`] if that one
+    /// puts the message back.
     ///
     /// # Safety
     ///
@@ -542,6 +567,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
             let receiver = self.waiting.pop_front();
             if receiver.is_some() || may_wait {
                 message.entry().node().sender.set(waiter);
+                message.entry().node().may_wait.set(may_wait);
                 self.offers += 1;
                 return Sending::Waits(match receiver {
                     Some(receiver) => Some(self.give(receiver, message)),
@@ -595,6 +621,9 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
 
     /// Lets in the sender that waits longest, if there is room for it now.
     pub fn admit(&mut self) -> Option<Admitted<M, Wake<M>, R::Wake>> {
+        if self.closed() {
+            return None;
+        }
         let len = self.blocked.front()?.node().len;
         if !self.fits(len) {
             return None;
@@ -681,7 +710,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
 
     // Room in advance.
 
-    /// Reserves room for a message of `len` bytes. `Full`, with the stand-in: there is none now.
+    /// Reserves room for as many bytes as the stand-in says.
     ///
     /// # Safety
     ///
@@ -691,23 +720,23 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         stand_in: M,
         waiter: M::Sender,
         may_wait: bool,
-    ) -> Sending<M, R::Wake> {
+    ) -> Reserving<M> {
         if self.closed() {
-            return Sending::Closed(stand_in);
+            return Reserving::Closed(stand_in);
         }
         let node = stand_in.entry().node();
         if self.blocked.is_empty() && self.fits(node.len) {
             self.count_reserved(node.len);
-            return Sending::Queued;
+            return Reserving::Reserved(stand_in);
         }
         self.counters.full += 1;
         if !may_wait {
-            return Sending::Full(stand_in);
+            return Reserving::Full(stand_in);
         }
         node.sender.set(Some(waiter));
         node.place.set(Place::Blocked);
         self.blocked.push_back(stand_in);
-        Sending::Waits(None)
+        Reserving::Waits
     }
 
     fn count_reserved(&mut self, len: u64) {
@@ -790,6 +819,15 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         self.waiting.push_back(receiver);
     }
 
+    /// Lets a receiver wait whose message was withdrawn: it was here before those that wait now.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Mailbox::wait`].
+    pub unsafe fn wait_again(&mut self, receiver: R) {
+        self.waiting.push_front(receiver);
+    }
+
     /// Ends a receiver's wait from its own side.
     ///
     /// # Safety
@@ -852,7 +890,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         &mut self,
         state: &mut HandleState<M>,
         token: u64,
-    ) -> Option<Returned<M, R::Wake>> {
+    ) -> Option<Returned<M, Wake<M>, R::Wake>> {
         let message = self.unlease(state, |node| node.token.get() == token)?;
         Some(self.redeliver(message))
     }
@@ -862,7 +900,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         &mut self,
         state: &mut HandleState<M>,
         holder: Option<usize>,
-    ) -> Option<Returned<M, R::Wake>> {
+    ) -> Option<Returned<M, Wake<M>, R::Wake>> {
         let message = self.unlease(state, |node| {
             holder.is_none_or(|holder| node.lease_holder.get() == holder)
         })?;
@@ -879,25 +917,32 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         Some(message)
     }
 
-    fn redeliver(&mut self, message: M) -> Returned<M, R::Wake> {
+    fn redeliver(&mut self, message: M) -> Returned<M, Wake<M>, R::Wake> {
         message.entry().node().redelivered.set(true);
         self.counters.redelivered += 1;
         self.put_back(message)
     }
 
     /// Puts a message back into its place: it could not be copied, or was not acknowledged.
-    pub fn put_back(&mut self, message: M) -> Returned<M, R::Wake> {
+    pub fn put_back(&mut self, message: M) -> Returned<M, Wake<M>, R::Wake> {
         let node = message.entry().node();
         if node.withdrawn.get() {
             self.give_room(node.len);
             return Returned::Withdrawn(message);
         }
-        match self.waiting.pop_front() {
-            Some(receiver) => Returned::Given(self.hand_over(receiver, message)),
-            None => {
-                self.requeue(message);
-                Returned::Queued
+        if let Some(receiver) = self.waiting.pop_front() {
+            return Returned::Given(self.hand_over(receiver, message));
+        }
+        // Only an offer has a sender still.
+        if !node.may_wait.get() {
+            if let Some(sender) = node.sender.take() {
+                self.offers -= 1;
+                self.counters.full += 1;
+                self.give_room(node.len);
+                return Returned::Refused(sender.finish(Sent::Full), message);
             }
         }
+        self.requeue(message);
+        Returned::Queued
     }
 }

@@ -12,5 +12,5 @@ mod order;
 pub use list::{Linked, Links, List, Owner};
 pub use mailbox::{
     Admitted, Capacity, Commit, Counters, End, Entry, HandleState, Mailbox, Message, Node,
-    ReceiveWaiter, Received, Returned, SendWaiter, Sending, Sent, Take,
+    ReceiveWaiter, Received, Reserving, Returned, SendWaiter, Sending, Sent, Take,
 };
