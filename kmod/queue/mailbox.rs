@@ -303,6 +303,12 @@ impl<M: Message> HandleState<M> {
         }
     }
 
+    /// A reservation of `len` bytes came through.
+    pub fn add_reservation(&mut self, len: u64) {
+        self.reserved_messages += 1;
+        self.reserved_bytes += len;
+    }
+
     /// The number of messages that were taken and not acknowledged.
     pub fn leases(&self) -> usize {
         self.leases.len()
@@ -743,12 +749,6 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         self.reserved_messages += 1;
         self.reserved_bytes += len;
         self.use_up(len);
-    }
-
-    /// Notes in a handle that a reservation of `len` bytes came through.
-    pub fn keep_reservation(&mut self, state: &mut HandleState<M>, len: u64) {
-        state.reserved_messages += 1;
-        state.reserved_bytes += len;
     }
 
     /// Gives a reservation of `len` bytes back; `false` if the handle has none such.
