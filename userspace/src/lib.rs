@@ -1,1 +1,87 @@
 //! Interprocess communication for Linux with the kernel as referee.
+//!
+//! The kernel module `postbox.ko` provides `/dev/postbox`; this crate makes its objects pleasant to use. An object lives
+//! exactly as long as its open handles (or until its name is removed, if it is persistent), the kernel says who
+//! sent a message, wakes whoever waits when a peer dies, and takes back what a dead process held.
+//!
+//! A [`Mailbox`] is a message queue of the kernel: many senders, many receivers, each message to exactly one of them, by
+//! priority and then in order.
+//!
+//! ```no_run
+//! use postbox::{Mailbox, Receiver, Sender};
+//!
+//! # fn main() -> postbox::Result<()> {
+//! // One process makes it and receives ...
+//! let jobs = Mailbox::options().create(true).open_receiver("jobs")?;
+//! // ... another one sends ...
+//! Sender::open("jobs")?.send("build")?;
+//! // ... and who receives knows who it was.
+//! let job = jobs.recv()?;
+//! assert_eq!(&*job, b"build");
+//! println!("from process {} of user {}", job.sender.pid, job.sender.uid);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What to use for what
+//!
+//! | you want | use |
+//! |---|---|
+//! | a sender that waits for a slow receiver | [`Capacity::Bounded`], [`send`](Handle::send) |
+//! | never to wait | [`try_send`](Handle::try_send), [`try_recv`](Handle::try_recv), or [`Capacity::Unbounded`] |
+//! | to meet: a send that returns when the other side has it | [`Capacity::Rendezvous`] |
+//! | to wait, but not for ever | [`send_timeout`](Handle::send_timeout), [`recv_deadline`](Handle::recv_deadline) and the like |
+//! | work that survives the death of a worker | [`take`](Handle::take), [`Delivery::ack`] |
+//! | to be sure of room before the work is done | [`reserve`](Handle::reserve), [`Permit::send`] |
+//! | many small messages | [`send_many`](Handle::send_many), [`recv_many`](Handle::recv_many) |
+//! | an event loop | [`set_nonblocking`](Handle::set_nonblocking), [`AsFd`](std::os::fd::AsFd), [`ready`](Handle::ready) |
+//!
+//! # Waiting and interruption
+//!
+//! Calls that wait are woken when the peer is gone. A signal handler that runs meanwhile does not end a call, nor does it
+//! make a timeout longer: see [`Wait`].
+//!
+//! # Processes
+//!
+//! Every descriptor is close-on-exec. After a `fork`, parent and child share a handle: it is closed when both have closed
+//! it, so a receiver does not see the end of the stream while a child still has the sender.
+//!
+//! # Layers
+//!
+//! [`sys`] is the UAPI header in Rust, [`raw`] its requests one by one, with the kernel's error numbers, and the rest
+//! of the crate the types above them.
+//!
+//! # Features
+//!
+//! `cli` (default) builds the command `postbox`; a program that uses the library alone switches it off with
+//! `default-features = false`. `serde` derives `Serialize` for [`Info`], [`Usage`], [`Version`] and [`Identity`].
+
+mod error;
+mod handle;
+mod info;
+pub mod raw;
+mod recv;
+mod send;
+pub mod sys;
+mod wait;
+
+pub use error::{Error, ErrorKind, FromFdError, Result, SendError, SendManyError};
+pub use handle::{
+    Access, Admin, AdminOnly, Both, CanReceive, CanSend, Capacity, Handle, Mailbox, Options,
+    ReceiveOnly, Receiver, Rights, SendOnly, Sender,
+};
+pub use info::{Info, List, Usage, Version, list, stat, unlink, usage, version};
+pub use raw::DEVICE;
+pub use recv::{Delivery, Identity, IntoIter, Iter, Message, Received};
+#[doc(no_inline)]
+pub use rustix::event::PollFlags;
+#[doc(no_inline)]
+pub use rustix::io::Errno;
+pub use send::Permit;
+pub use wait::Wait;
+
+/// The highest priority of a message.
+pub const PRIORITY_MAX: u32 = sys::POSTBOX_PRIORITY_MAX;
+
+/// The most bytes of a name.
+pub const NAME_MAX: usize = sys::POSTBOX_NAME_MAX as usize;

@@ -1,0 +1,635 @@
+use crate::error::{Action, Error, ErrorKind, FromFdError, Result};
+use crate::info::Info;
+use crate::{raw, sys};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+use rustix::time::Timespec;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
+
+bitflags::bitflags! {
+    /// What a handle may do. Rights belong to the handle, not to the process, and only shrink.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub struct Rights: u32 {
+        /// Send messages. An existing object's mode must allow writing.
+        const SEND = sys::POSTBOX_RIGHT_SEND;
+        /// Receive messages. An existing object's mode must allow reading.
+        const RECEIVE = sys::POSTBOX_RIGHT_RECEIVE;
+        /// Change owner, group and mode. For the object's owner, or with `CAP_IPC_OWNER`.
+        const ADMIN = sys::POSTBOX_RIGHT_ADMIN;
+    }
+}
+
+/// How many messages a mailbox holds. What was taken and not acknowledged yet, and what is reserved, counts too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
+pub enum Capacity {
+    /// None: a send returns when a receiver has the bytes.
+    Rendezvous,
+    /// This many, at least one (0 is a rendezvous); then senders wait.
+    Bounded(u64),
+    /// No limit of its own: senders never wait. The user's quota still holds.
+    Unbounded,
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        Capacity::Bounded(1024)
+    }
+}
+
+impl Capacity {
+    pub(crate) fn from_raw(capacity: u64) -> Self {
+        match capacity {
+            0 => Capacity::Rendezvous,
+            sys::POSTBOX_UNBOUNDED => Capacity::Unbounded,
+            messages => Capacity::Bounded(messages),
+        }
+    }
+
+    fn to_raw(self) -> u64 {
+        match self {
+            Capacity::Rendezvous => 0,
+            Capacity::Bounded(messages) => messages,
+            Capacity::Unbounded => sys::POSTBOX_UNBOUNDED,
+        }
+    }
+}
+
+mod access {
+    pub trait Sealed {}
+}
+
+/// The rights that a type of handle stands for: [`Both`], [`SendOnly`], [`ReceiveOnly`] or [`AdminOnly`].
+pub trait Access: access::Sealed {
+    /// The rights, to which [`Rights::ADMIN`] may come on top.
+    const RIGHTS: Rights;
+    #[doc(hidden)]
+    const NAME: &'static str;
+}
+
+/// Handles that can send.
+pub trait CanSend: Access {}
+
+/// Handles that can receive.
+pub trait CanReceive: Access {}
+
+macro_rules! access {
+    ($($(#[$doc:meta])* $name:ident = $rights:expr, $alias:literal $(, $can:ident)*;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        pub enum $name {}
+        impl access::Sealed for $name {}
+        impl Access for $name {
+            const RIGHTS: Rights = $rights;
+            const NAME: &'static str = $alias;
+        }
+        $(impl $can for $name {})*
+    )*};
+}
+
+access! {
+    /// Sends and receives: the access of a [`Mailbox`].
+    Both = Rights::SEND.union(Rights::RECEIVE), "Mailbox", CanSend, CanReceive;
+    /// Sends: the access of a [`Sender`].
+    SendOnly = Rights::SEND, "Sender", CanSend;
+    /// Receives: the access of a [`Receiver`].
+    ReceiveOnly = Rights::RECEIVE, "Receiver", CanReceive;
+    /// Changes attributes: the access of an [`Admin`].
+    AdminOnly = Rights::ADMIN, "Admin";
+}
+
+/// A handle that sends to and receives from a mailbox.
+///
+/// It counts as a sender and as a receiver: as long as it is open, nobody sees the end of the stream. [`Mailbox::split`]
+/// makes a [`Sender`] and a [`Receiver`] of it.
+pub type Mailbox = Handle<Both>;
+
+/// A handle that sends to a mailbox.
+pub type Sender = Handle<SendOnly>;
+
+/// A handle that receives from a mailbox.
+pub type Receiver = Handle<ReceiveOnly>;
+
+/// A handle that changes a mailbox's owner, group and mode, and neither sends nor receives.
+pub type Admin = Handle<AdminOnly>;
+
+/// An open handle to a mailbox; `A` says what for. Use it as [`Mailbox`], [`Sender`], [`Receiver`] or [`Admin`].
+///
+/// A handle is an open file, close-on-exec, and can be shared between threads. When the last handle is closed, a mailbox
+/// that is not persistent is gone with its messages. The descriptor can be passed on ([`AsFd`], `OwnedFd::from`) and made a
+/// handle again with `try_from`, which asks the kernel what it is.
+pub struct Handle<A> {
+    pub(crate) inner: Inner,
+    access: PhantomData<A>,
+}
+
+/// What does not depend on the access.
+pub(crate) struct Inner {
+    pub(crate) fd: OwnedFd,
+    pub(crate) name: Option<Arc<str>>,
+    pub(crate) rights: Rights,
+    /// The most entries of a batch.
+    pub(crate) batch_max: usize,
+    /// The size that the next message is expected to have.
+    pub(crate) expected: AtomicUsize,
+}
+
+/// An unbound handle of a module that this crate understands.
+pub(crate) fn device() -> Result<(OwnedFd, sys::postbox_version)> {
+    let fd = raw::device().map_err(|errno| Error::new(Action::Device, None, errno))?;
+    let version = raw::version(&fd).map_err(|errno| Error::new(Action::Device, None, errno))?;
+    check(&version)?;
+    Ok((fd, version))
+}
+
+fn check(version: &sys::postbox_version) -> Result<()> {
+    if version.abi == sys::POSTBOX_ABI {
+        return Ok(());
+    }
+    let kind = ErrorKind::Incompatible {
+        module: version.abi,
+        library: sys::POSTBOX_ABI,
+    };
+    Err(Error::of_kind(Action::Device, None, kind))
+}
+
+impl Inner {
+    fn new(fd: OwnedFd, name: Option<Arc<str>>, rights: Rights, batch_max: usize) -> Self {
+        Inner {
+            fd,
+            name,
+            rights,
+            batch_max,
+            expected: AtomicUsize::new(0),
+        }
+    }
+
+    fn open(name: Option<&str>, rights: Rights, mut args: sys::postbox_open) -> Result<Self> {
+        let (fd, version) = device()?;
+        let name: Option<Arc<str>> = name.map(Arc::from);
+        args.kind = sys::POSTBOX_KIND_MAILBOX;
+        args.rights = rights.bits();
+        raw::open(&fd, name.as_deref().map(str::as_bytes), &mut args)
+            .map_err(|errno| Error::new(Action::Open, name.clone(), errno))?;
+        Ok(Inner::new(fd, name, rights, version.batch_max as usize))
+    }
+
+    pub(crate) fn error(&self, action: Action, errno: Errno) -> Error {
+        Error::new(action, self.name.clone(), errno)
+    }
+
+    pub(crate) fn error_of_kind(&self, action: Action, kind: ErrorKind) -> Error {
+        Error::of_kind(action, self.name.clone(), kind)
+    }
+
+    fn dup(&self, rights: Rights) -> Result<Self> {
+        let fd =
+            raw::dup(&self.fd, rights.bits()).map_err(|errno| self.error(Action::Clone, errno))?;
+        Ok(Inner::new(fd, self.name.clone(), rights, self.batch_max))
+    }
+
+    /// What the kernel says of a descriptor from elsewhere.
+    fn adopt(fd: OwnedFd, wanted: Rights) -> Result<Self, FromFdError> {
+        let asked = || {
+            let error = |errno| match errno {
+                Errno::NOTTY | Errno::BADFD => {
+                    Error::of_kind(Action::Convert, None, ErrorKind::WrongHandle)
+                }
+                errno => Error::new(Action::Convert, None, errno),
+            };
+            let version = raw::version(&fd).map_err(error)?;
+            check(&version)?;
+            let info = raw::info(&fd).map_err(error)?;
+            let rights = Rights::from_bits_retain(info.rights);
+            if info.kind != sys::POSTBOX_KIND_MAILBOX
+                || rights | Rights::ADMIN != wanted | Rights::ADMIN
+            {
+                return Err(Error::of_kind(
+                    Action::Convert,
+                    None,
+                    ErrorKind::WrongHandle,
+                ));
+            }
+            Ok((Info::from(&info).name, rights, version.batch_max as usize))
+        };
+        match asked() {
+            Ok((name, rights, batch_max)) => {
+                Ok(Inner::new(fd, name.map(Arc::from), rights, batch_max))
+            }
+            Err(error) => Err(FromFdError { fd, error }),
+        }
+    }
+}
+
+impl<A: Access> Handle<A> {
+    fn from_inner(inner: Inner) -> Self {
+        Handle {
+            inner,
+            access: PhantomData,
+        }
+    }
+
+    /// A second handle with the same rights. To the kernel it is a handle of its own: it has its own unsettled messages and
+    /// reservations, and is one more sender or receiver.
+    ///
+    /// # Errors
+    /// No descriptor or memory is left ([`ErrorKind::Os`]).
+    pub fn try_clone(&self) -> Result<Self> {
+        self.inner.dup(self.inner.rights).map(Self::from_inner)
+    }
+
+    /// The name under which the mailbox was opened; `None` if it has none.
+    pub fn name(&self) -> Option<&str> {
+        self.inner.name.as_deref()
+    }
+
+    /// What this handle may do.
+    pub fn rights(&self) -> Rights {
+        self.inner.rights
+    }
+
+    /// The mailbox's attributes, state and counters at this moment.
+    ///
+    /// # Errors
+    /// None that a program can bring about.
+    pub fn info(&self) -> Result<Info> {
+        let info = raw::info(self).map_err(|errno| self.inner.error(Action::Inspect, errno))?;
+        Ok(Info::from(&info))
+    }
+
+    /// Sets the permission bits. Handles that are open keep their rights.
+    ///
+    /// # Errors
+    /// [`Denied`](ErrorKind::Denied) without [`Rights::ADMIN`].
+    pub fn set_mode(&self, mode: u32) -> Result<()> {
+        self.set_attr(sys::postbox_attr {
+            valid: sys::POSTBOX_ATTR_MODE,
+            mode,
+            ..Default::default()
+        })
+    }
+
+    /// Sets the owner (needs `CAP_CHOWN`) and the group (one of the owner's, or `CAP_CHOWN`); `None` leaves it.
+    ///
+    /// # Errors
+    /// [`Denied`](ErrorKind::Denied) without [`Rights::ADMIN`] or the capability.
+    pub fn chown(&self, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
+        let valid =
+            uid.map_or(0, |_| sys::POSTBOX_ATTR_UID) | gid.map_or(0, |_| sys::POSTBOX_ATTR_GID);
+        self.set_attr(sys::postbox_attr {
+            valid,
+            uid: uid.unwrap_or(0),
+            gid: gid.unwrap_or(0),
+            ..Default::default()
+        })
+    }
+
+    fn set_attr(&self, args: sys::postbox_attr) -> Result<()> {
+        raw::set_attr(self, &args).map_err(|errno| self.inner.error(Action::Attributes, errno))
+    }
+
+    /// Makes the calls that would wait for as long as it takes return at once instead, with [`Full`](ErrorKind::Full) or
+    /// [`Empty`](ErrorKind::Empty). For use with an event loop. Descriptors made by `dup(2)` share this; handles made by
+    /// [`try_clone`](Self::try_clone) do not.
+    ///
+    /// # Errors
+    /// None that a program can bring about.
+    pub fn set_nonblocking(&self, nonblocking: bool) -> Result<()> {
+        let set = || {
+            let mut flags = fcntl_getfl(self)?;
+            flags.set(OFlags::NONBLOCK, nonblocking);
+            fcntl_setfl(self, flags)
+        };
+        set().map_err(|errno| self.inner.error(Action::Poll, errno))
+    }
+
+    /// Waits until one of `events` holds, at most `timeout` (`None`: as long as it takes); returns those that hold, none if
+    /// the time was up. `HUP` (the end of the stream) and `ERR` (the last receiver is gone) come unasked.
+    ///
+    /// `IN` says that a message can be taken now, and `OUT` that one can be sent. Another process may be faster:
+    /// the call that follows should be a non-blocking one. On a rendezvous mailbox `OUT` means that somebody waits in a receive
+    /// and `IN` that somebody waits in a send: two sides that only poll never meet.
+    ///
+    /// ```no_run
+    /// use postbox::{PollFlags, Receiver};
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> postbox::Result<()> {
+    /// let jobs = Receiver::open("jobs")?;
+    /// if jobs.ready(PollFlags::IN, Some(Duration::from_secs(1)))?.contains(PollFlags::IN) {
+    ///     println!("{:?}", jobs.try_recv());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// None that a program can bring about.
+    pub fn ready(&self, events: PollFlags, timeout: Option<Duration>) -> Result<PollFlags> {
+        // A timeout that leads beyond the clock's end is none.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut fds = [PollFd::new(self, events)];
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
+            match poll(&mut fds, left.as_ref()) {
+                Ok(_) => return Ok(fds[0].revents()),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(self.inner.error(Action::Poll, errno)),
+            }
+        }
+    }
+}
+
+impl Mailbox {
+    /// How a mailbox is to be opened or made: see [`Options`].
+    pub fn options() -> Options {
+        Options::new()
+    }
+
+    /// Opens an existing mailbox to send and to receive.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound), [`Denied`](ErrorKind::Denied), [`InvalidName`](ErrorKind::InvalidName),
+    /// [`ModuleMissing`](ErrorKind::ModuleMissing).
+    pub fn open(name: &str) -> Result<Mailbox> {
+        Options::new().open(name)
+    }
+
+    /// Opens the mailbox of that name, or makes one with capacity 0: a send returns when a receiver has the bytes.
+    ///
+    /// # Errors
+    /// As [`Options::open`].
+    pub fn rendezvous(name: &str) -> Result<Mailbox> {
+        Options::new()
+            .create(true)
+            .capacity(Capacity::Rendezvous)
+            .open(name)
+    }
+
+    /// Opens the mailbox of that name, or makes one that holds so many messages.
+    ///
+    /// # Errors
+    /// As [`Options::open`].
+    pub fn bounded(name: &str, messages: u64) -> Result<Mailbox> {
+        Options::new()
+            .create(true)
+            .capacity(Capacity::Bounded(messages))
+            .open(name)
+    }
+
+    /// Opens the mailbox of that name, or makes one whose senders never wait. It ends at the user's quota.
+    ///
+    /// # Errors
+    /// As [`Options::open`].
+    pub fn unbounded(name: &str) -> Result<Mailbox> {
+        Options::new()
+            .create(true)
+            .capacity(Capacity::Unbounded)
+            .open(name)
+    }
+
+    /// One handle to send and one to receive. Nobody is left with both rights, so that each side notices when the other
+    /// is gone.
+    ///
+    /// # Errors
+    /// No descriptor or memory is left ([`ErrorKind::Os`]).
+    pub fn split(self) -> Result<(Sender, Receiver)> {
+        Ok((self.sender()?, self.receiver()?))
+    }
+
+    /// A second handle that can only send.
+    ///
+    /// # Errors
+    /// No descriptor or memory is left ([`ErrorKind::Os`]).
+    pub fn sender(&self) -> Result<Sender> {
+        self.inner.dup(Rights::SEND).map(Handle::from_inner)
+    }
+
+    /// A second handle that can only receive.
+    ///
+    /// # Errors
+    /// No descriptor or memory is left ([`ErrorKind::Os`]).
+    pub fn receiver(&self) -> Result<Receiver> {
+        self.inner.dup(Rights::RECEIVE).map(Handle::from_inner)
+    }
+}
+
+impl Sender {
+    /// Opens an existing mailbox to send. Its mode must allow writing.
+    ///
+    /// # Errors
+    /// As [`Mailbox::open`].
+    pub fn open(name: &str) -> Result<Sender> {
+        Options::new().open_sender(name)
+    }
+}
+
+impl Receiver {
+    /// Opens an existing mailbox to receive. Its mode must allow reading.
+    ///
+    /// # Errors
+    /// As [`Mailbox::open`].
+    pub fn open(name: &str) -> Result<Receiver> {
+        Options::new().open_receiver(name)
+    }
+}
+
+impl Admin {
+    /// Opens an existing mailbox to change its attributes. For its owner, or with `CAP_IPC_OWNER`; whatever the mode.
+    ///
+    /// # Errors
+    /// As [`Mailbox::open`].
+    pub fn open(name: &str) -> Result<Admin> {
+        Options::new().open_as(Some(name))
+    }
+}
+
+/// How a mailbox is to be opened or made, in the manner of [`std::fs::OpenOptions`].
+///
+/// Capacity, limits, mode and persistence are those of a new mailbox; one that exists keeps its own.
+///
+/// ```no_run
+/// use postbox::{Capacity, Mailbox};
+///
+/// # fn main() -> postbox::Result<()> {
+/// let jobs = Mailbox::options()
+///     .create(true)
+///     .capacity(Capacity::Bounded(64))
+///     .message_max(4096)
+///     .mode(0o620)
+///     .open("build/jobs")?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Options {
+    args: sys::postbox_open,
+    admin: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Options {
+    /// To open what exists. What is made otherwise holds 1,024 messages, is for its owner alone (mode 0600), and goes with
+    /// the last handle.
+    pub fn new() -> Self {
+        let args = sys::postbox_open {
+            mode: 0o600,
+            capacity: Capacity::default().to_raw(),
+            ..Default::default()
+        };
+        Options { args, admin: false }
+    }
+
+    /// How many messages it holds.
+    pub fn capacity(&mut self, capacity: Capacity) -> &mut Self {
+        self.args.capacity = capacity.to_raw();
+        self
+    }
+
+    /// How many bytes it holds; 0: no limit of its own.
+    pub fn capacity_bytes(&mut self, bytes: u64) -> &mut Self {
+        self.args.capacity_bytes = bytes;
+        self
+    }
+
+    /// Bytes of the largest message that it takes; 0: the module's limit.
+    pub fn message_max(&mut self, bytes: u64) -> &mut Self {
+        self.args.message_max = bytes;
+        self
+    }
+
+    /// Permission bits as of a file: w to send, r to receive. The umask is not applied.
+    pub fn mode(&mut self, mode: u32) -> &mut Self {
+        self.args.mode = mode;
+        self
+    }
+
+    /// Make it if there is none.
+    pub fn create(&mut self, create: bool) -> &mut Self {
+        self.flag(sys::POSTBOX_O_CREATE, create)
+    }
+
+    /// Make it, and fail if there is one.
+    pub fn create_new(&mut self, create_new: bool) -> &mut Self {
+        self.flag(sys::POSTBOX_O_CREATE | sys::POSTBOX_O_EXCL, create_new)
+    }
+
+    /// When made, it stays until its name is removed, and does not tell one side that the other is gone.
+    pub fn persist(&mut self, persist: bool) -> &mut Self {
+        self.flag(sys::POSTBOX_O_PERSIST, persist)
+    }
+
+    /// Ask for [`Rights::ADMIN`], too: it allows [`Handle::set_mode`] and [`Handle::chown`].
+    pub fn admin(&mut self, admin: bool) -> &mut Self {
+        self.admin = admin;
+        self
+    }
+
+    fn flag(&mut self, flag: u32, on: bool) -> &mut Self {
+        if on {
+            self.args.flags |= flag;
+        } else {
+            self.args.flags &= !flag;
+        }
+        self
+    }
+
+    /// Opens or makes it, to send and to receive.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound), [`Exists`](ErrorKind::Exists), [`Denied`](ErrorKind::Denied),
+    /// [`InvalidName`](ErrorKind::InvalidName), [`Quota`](ErrorKind::Quota) (too many objects),
+    /// [`ModuleMissing`](ErrorKind::ModuleMissing), [`Incompatible`](ErrorKind::Incompatible).
+    pub fn open(&self, name: &str) -> Result<Mailbox> {
+        self.open_as(Some(name))
+    }
+
+    /// Opens or makes it, to send only.
+    ///
+    /// # Errors
+    /// As [`Options::open`].
+    pub fn open_sender(&self, name: &str) -> Result<Sender> {
+        self.open_as(Some(name))
+    }
+
+    /// Opens or makes it, to receive only.
+    ///
+    /// # Errors
+    /// As [`Options::open`].
+    pub fn open_receiver(&self, name: &str) -> Result<Receiver> {
+        self.open_as(Some(name))
+    }
+
+    /// Makes a mailbox without a name, for threads, children, and whoever gets a descriptor of it.
+    ///
+    /// # Errors
+    /// [`Quota`](ErrorKind::Quota) (too many objects), [`ModuleMissing`](ErrorKind::ModuleMissing),
+    /// [`Incompatible`](ErrorKind::Incompatible).
+    pub fn anonymous(&self) -> Result<Mailbox> {
+        self.open_as(None)
+    }
+
+    fn open_as<A: Access>(&self, name: Option<&str>) -> Result<Handle<A>> {
+        let mut args = self.args;
+        if name.is_none() {
+            args.flags = 0;
+        }
+        let admin = if self.admin {
+            Rights::ADMIN
+        } else {
+            Rights::empty()
+        };
+        Inner::open(name, A::RIGHTS | admin, args).map(Handle::from_inner)
+    }
+}
+
+impl<A: Access> fmt::Debug for Handle<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(A::NAME)
+            .field("name", &self.name())
+            .field("fd", &self.as_raw_fd())
+            .field("rights", &self.inner.rights)
+            .finish()
+    }
+}
+
+impl<A> AsFd for Handle<A> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.fd.as_fd()
+    }
+}
+
+impl<A> AsRawFd for Handle<A> {
+    fn as_raw_fd(&self) -> RawFd {
+        self.inner.fd.as_raw_fd()
+    }
+}
+
+impl<A> From<Handle<A>> for OwnedFd {
+    fn from(handle: Handle<A>) -> Self {
+        handle.inner.fd
+    }
+}
+
+/// The kernel says whether the descriptor is a mailbox and has just the rights of this type (and perhaps
+/// [`Rights::ADMIN`]); if not, the error gives it back.
+impl<A: Access> TryFrom<OwnedFd> for Handle<A> {
+    type Error = FromFdError;
+
+    fn try_from(fd: OwnedFd) -> Result<Self, FromFdError> {
+        Inner::adopt(fd, A::RIGHTS).map(Self::from_inner)
+    }
+}

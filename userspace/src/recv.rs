@@ -1,0 +1,606 @@
+use crate::error::{Action, Error, ErrorKind, Result};
+use crate::handle::{CanReceive, Handle, Inner};
+use crate::wait::Wait;
+use crate::{raw, sys};
+use rustix::fd::OwnedFd;
+use rustix::io::{Errno, retry_on_intr};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::fmt;
+use std::mem::MaybeUninit;
+use std::ops::Deref;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// Who sent a message, by the kernel's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[non_exhaustive]
+pub struct Identity {
+    /// The process, as the pid namespace that the receiving handle was opened in numbers it; 0: not visible there.
+    pub pid: u32,
+    /// The thread, likewise.
+    pub tid: u32,
+    /// The effective user, as the receiver's user namespace numbers it.
+    pub uid: u32,
+    /// The effective group, likewise.
+    pub gid: u32,
+    /// The inode number of the process's pidfds, which is not used again as pids are.
+    pub pidfd_ino: u64,
+}
+
+impl Identity {
+    fn of(args: &sys::postbox_recv) -> Self {
+        Identity {
+            pid: args.pid,
+            tid: args.tid,
+            uid: args.uid,
+            gid: args.gid,
+            pidfd_ino: args.pidfd_ino,
+        }
+    }
+
+    /// A pidfd of the very process that sent: not of a later one that got its number.
+    ///
+    /// # Errors
+    /// [`Gone`](ErrorKind::Gone): the process is no longer there, or not visible from here.
+    pub fn open_pidfd(&self) -> Result<OwnedFd> {
+        let open = || {
+            let pid = i32::try_from(self.pid)
+                .ok()
+                .and_then(Pid::from_raw)
+                .ok_or(Errno::SRCH)?;
+            let fd = pidfd_open(pid, PidfdFlags::empty())?;
+            if rustix::fs::fstat(&fd)?.st_ino != self.pidfd_ino {
+                return Err(Errno::SRCH);
+            }
+            Ok(fd)
+        };
+        open().map_err(|errno| Error::new(Action::Identify, None, errno))
+    }
+
+    /// Whether the process that sent is still there, and its pid still its own.
+    ///
+    /// # Errors
+    /// As [`open_pidfd`](Self::open_pidfd).
+    pub fn verify(&self) -> Result<()> {
+        self.open_pidfd().map(drop)
+    }
+}
+
+/// A received message. It derefs to its payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Message {
+    /// The bytes; a message may be empty.
+    pub payload: Vec<u8>,
+    /// The priority that it was sent with.
+    pub priority: u32,
+    /// Who sent it.
+    pub sender: Identity,
+    /// Whether it was taken before, by somebody who did not acknowledge it.
+    pub redelivered: bool,
+}
+
+impl Message {
+    fn new(payload: Vec<u8>, args: &sys::postbox_recv) -> Self {
+        let Received {
+            priority,
+            sender,
+            redelivered,
+            ..
+        } = Received::new(payload.len(), args);
+        Message {
+            payload,
+            priority,
+            sender,
+            redelivered,
+        }
+    }
+}
+
+impl Deref for Message {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.payload
+    }
+}
+
+impl AsRef<[u8]> for Message {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl From<Message> for Vec<u8> {
+    fn from(message: Message) -> Self {
+        message.payload
+    }
+}
+
+/// What is known of a message that was received into a buffer of the caller's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Received {
+    /// Bytes of the message; a message may be empty.
+    pub len: usize,
+    /// The priority that it was sent with.
+    pub priority: u32,
+    /// Who sent it.
+    pub sender: Identity,
+    /// Whether it was taken before, by somebody who did not acknowledge it.
+    pub redelivered: bool,
+}
+
+impl Received {
+    fn new(len: usize, args: &sys::postbox_recv) -> Self {
+        Received {
+            len,
+            priority: args.priority,
+            sender: Identity::of(args),
+            redelivered: args.msg_flags & sys::POSTBOX_MSG_REDELIVERED != 0,
+        }
+    }
+}
+
+/// Messages up to this size are received on the stack and then put into a vector of their own size.
+const STACK: usize = 4096;
+
+/// About as much memory as one batch is received into.
+const ARENA: usize = 256 * 1024;
+
+impl Inner {
+    /// Receives a message of any size, with the token to settle it.
+    fn recv(&self, flags: u32, wait: Wait) -> Result<(Message, u64)> {
+        let (wait, timeout_ns) = wait.flags();
+        let mut args = sys::postbox_recv {
+            flags: flags | wait,
+            timeout_ns,
+            ..Default::default()
+        };
+        loop {
+            let expected = self.expected.load(Relaxed);
+            let received = if expected <= STACK {
+                let mut stack = [MaybeUninit::uninit(); STACK];
+                raw::recv_uninit(&self.fd, &mut stack, &mut args).map(|payload| payload.to_vec())
+            } else {
+                let mut payload = Vec::new();
+                match payload.try_reserve_exact(expected) {
+                    Ok(()) => raw::recv_vec(&self.fd, &mut payload, &mut args).map(|_| payload),
+                    Err(_) => Err(Errno::NOMEM),
+                }
+            };
+            match received {
+                Ok(mut payload) => {
+                    // Small messages after a large one bring the expectation down again.
+                    if payload.len() < expected {
+                        self.expected
+                            .store(payload.len().max(expected / 2), Relaxed);
+                        payload.shrink_to_fit();
+                    }
+                    return Ok((Message::new(payload, &args), args.token));
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::MSGSIZE) => self.expect(args.msg_len),
+                Err(errno) => return Err(self.error(Action::Receive, errno)),
+            }
+        }
+    }
+
+    /// The message at the head has so many bytes.
+    fn expect(&self, len: u64) {
+        self.expected
+            .store(usize::try_from(len).unwrap_or(usize::MAX), Relaxed);
+    }
+
+    /// Receives up to `limit` messages and passes each on with its token; returns how many.
+    fn recv_many(
+        &self,
+        limit: usize,
+        flags: u32,
+        wait: Wait,
+        mut each: impl FnMut(Message, u64),
+    ) -> Result<usize> {
+        if limit == 0 {
+            return Ok(0);
+        }
+        let (wait, timeout_ns) = wait.flags();
+        loop {
+            let size = self.expected.load(Relaxed).max(STACK);
+            let count = limit.min(self.batch_max).min(ARENA / size).max(1);
+            let mut arena = Vec::<u8>::new();
+            if arena.try_reserve_exact(count.saturating_mul(size)).is_err() {
+                return Err(self.error(Action::Receive, Errno::NOMEM));
+            }
+            let mut entries: Vec<_> = arena
+                .spare_capacity_mut()
+                .chunks_exact_mut(size)
+                .take(count)
+                .map(raw::RecvEntry::new)
+                .collect();
+            match raw::recv_batch(&self.fd, &mut entries, flags | wait, timeout_ns) {
+                Ok(received) => {
+                    for entry in &entries[..received] {
+                        each(
+                            Message::new(entry.payload().to_vec(), entry.args()),
+                            entry.args().token,
+                        );
+                    }
+                    return Ok(received);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::MSGSIZE) => self.expect(entries[0].args().msg_len),
+                Err(errno) => return Err(self.error(Action::Receive, errno)),
+            }
+        }
+    }
+}
+
+/// # Receiving
+///
+/// Each message goes to exactly one receiver: the highest priority first, and in the order of sending within it.
+///
+/// What can fail: [`Disconnected`](ErrorKind::Disconnected) (the last sender is gone and nothing is left; not if the
+/// mailbox is persistent); [`Empty`](ErrorKind::Empty) where the call does not wait; [`Timeout`](ErrorKind::Timeout) where it
+/// has a limit. A failed receive has taken nothing.
+///
+/// Who waits for a message gets it in the order of arrival. A signal handler does not end a wait: see [`Wait`].
+impl<A: CanReceive> Handle<A> {
+    /// Receives a message of whatever size, and waits for one.
+    ///
+    /// ```no_run
+    /// # fn main() -> postbox::Result<()> {
+    /// let jobs = postbox::Receiver::open("jobs")?;
+    /// let job = jobs.recv()?;
+    /// println!("{} bytes from process {}", job.len(), job.sender.pid);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// See [Receiving](#receiving).
+    pub fn recv(&self) -> Result<Message> {
+        self.recv_with(Wait::Forever)
+    }
+
+    /// Receives a message if there is one now.
+    ///
+    /// # Errors
+    /// [`Empty`](ErrorKind::Empty), and see [Receiving](#receiving).
+    pub fn try_recv(&self) -> Result<Message> {
+        self.recv_with(Wait::Never)
+    }
+
+    /// Receives a message, and waits at most `timeout`.
+    ///
+    /// # Errors
+    /// [`Timeout`](ErrorKind::Timeout), and see [Receiving](#receiving).
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<Message> {
+        self.recv_with(Wait::Timeout(timeout))
+    }
+
+    /// Receives a message, and waits until `deadline` at the latest.
+    ///
+    /// # Errors
+    /// [`Timeout`](ErrorKind::Timeout), and see [Receiving](#receiving).
+    pub fn recv_deadline(&self, deadline: Instant) -> Result<Message> {
+        self.recv_with(Wait::Deadline(deadline))
+    }
+
+    /// Receives a message, and waits as `wait` says.
+    ///
+    /// # Errors
+    /// See [Receiving](#receiving).
+    pub fn recv_with(&self, wait: Wait) -> Result<Message> {
+        self.inner.recv(0, wait).map(|(message, _)| message)
+    }
+
+    /// Receives a message into `buf`, and waits for one.
+    ///
+    /// ```no_run
+    /// # fn main() -> postbox::Result<()> {
+    /// let samples = postbox::Receiver::open("samples")?;
+    /// let mut buf = [0; 512];
+    /// let received = samples.recv_into(&mut buf)?;
+    /// println!("{:?}", &buf[..received.len]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`TooLarge`](ErrorKind::TooLarge) says which size is needed; the message stays at the head. And see
+    /// [Receiving](#receiving).
+    pub fn recv_into(&self, buf: &mut [u8]) -> Result<Received> {
+        self.recv_into_with(buf, Wait::Forever)
+    }
+
+    /// Receives a message into `buf` if there is one now.
+    ///
+    /// # Errors
+    /// [`Empty`](ErrorKind::Empty), and as [`recv_into`](Self::recv_into).
+    pub fn try_recv_into(&self, buf: &mut [u8]) -> Result<Received> {
+        self.recv_into_with(buf, Wait::Never)
+    }
+
+    /// Receives a message into `buf`, and waits at most `timeout`.
+    ///
+    /// # Errors
+    /// [`Timeout`](ErrorKind::Timeout), and as [`recv_into`](Self::recv_into).
+    pub fn recv_into_timeout(&self, buf: &mut [u8], timeout: Duration) -> Result<Received> {
+        self.recv_into_with(buf, Wait::Timeout(timeout))
+    }
+
+    /// Receives a message into `buf`, and waits until `deadline` at the latest.
+    ///
+    /// # Errors
+    /// [`Timeout`](ErrorKind::Timeout), and as [`recv_into`](Self::recv_into).
+    pub fn recv_into_deadline(&self, buf: &mut [u8], deadline: Instant) -> Result<Received> {
+        self.recv_into_with(buf, Wait::Deadline(deadline))
+    }
+
+    fn recv_into_with(&self, buf: &mut [u8], wait: Wait) -> Result<Received> {
+        let (flags, timeout_ns) = wait.flags();
+        let mut args = sys::postbox_recv {
+            flags,
+            timeout_ns,
+            ..Default::default()
+        };
+        match retry_on_intr(|| raw::recv(self, buf, &mut args)) {
+            Ok(len) => Ok(Received::new(len, &args)),
+            Err(errno) => {
+                let mut error = self.inner.error(Action::Receive, errno);
+                if errno == Errno::MSGSIZE {
+                    error.kind = ErrorKind::TooLarge {
+                        len: args.msg_len,
+                        limit: buf.len() as u64,
+                    };
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Receives up to `limit` messages in one call to the kernel and appends them to `messages`; returns how many. `wait` is
+    /// for the first of them: the call then takes what else is there. It may take less than there is.
+    ///
+    /// # Errors
+    /// See [Receiving](#receiving).
+    pub fn recv_many(
+        &self,
+        messages: &mut Vec<Message>,
+        limit: usize,
+        wait: Wait,
+    ) -> Result<usize> {
+        self.inner
+            .recv_many(limit, 0, wait, |message, _| messages.push(message))
+    }
+
+    /// Receives a message that is to be acknowledged, and waits for one.
+    ///
+    /// It is done with when [`Delivery::ack`] says so. If this process dies before, or the delivery is dropped, the message goes
+    /// back to the head and to the next receiver, marked as redelivered.
+    ///
+    /// ```no_run
+    /// # fn build(job: &[u8]) -> postbox::Result<()> { Ok(()) }
+    /// # fn main() -> postbox::Result<()> {
+    /// let jobs = postbox::Receiver::open("jobs")?;
+    /// let job = jobs.take()?;
+    /// build(&job)?;
+    /// job.ack()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Quota`](ErrorKind::Quota): the handle has too many unsettled messages. And see [Receiving](#receiving).
+    pub fn take(&self) -> Result<Delivery<'_>> {
+        self.take_with(Wait::Forever)
+    }
+
+    /// Takes a message if there is one now.
+    ///
+    /// # Errors
+    /// [`Empty`](ErrorKind::Empty), and as [`take`](Self::take).
+    pub fn try_take(&self) -> Result<Delivery<'_>> {
+        self.take_with(Wait::Never)
+    }
+
+    /// Takes a message, and waits at most `timeout`.
+    ///
+    /// # Errors
+    /// [`Timeout`](ErrorKind::Timeout), and as [`take`](Self::take).
+    pub fn take_timeout(&self, timeout: Duration) -> Result<Delivery<'_>> {
+        self.take_with(Wait::Timeout(timeout))
+    }
+
+    /// Takes a message, and waits until `deadline` at the latest.
+    ///
+    /// # Errors
+    /// [`Timeout`](ErrorKind::Timeout), and as [`take`](Self::take).
+    pub fn take_deadline(&self, deadline: Instant) -> Result<Delivery<'_>> {
+        self.take_with(Wait::Deadline(deadline))
+    }
+
+    /// Takes a message, and waits as `wait` says.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn take_with(&self, wait: Wait) -> Result<Delivery<'_>> {
+        let taken = self.inner.recv(sys::POSTBOX_RECV_ACK, wait)?;
+        Ok(Delivery::new(&self.inner, taken))
+    }
+
+    /// Takes up to `limit` messages in one call to the kernel, as [`recv_many`](Self::recv_many) receives them.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn take_many(&self, limit: usize, wait: Wait) -> Result<Vec<Delivery<'_>>> {
+        let mut deliveries = Vec::new();
+        self.inner
+            .recv_many(limit, sys::POSTBOX_RECV_ACK, wait, |message, token| {
+                deliveries.push(Delivery::new(&self.inner, (message, token)));
+            })?;
+        Ok(deliveries)
+    }
+
+    /// Receives message after message, and waits for each. It ends when the last sender is gone and nothing is left.
+    ///
+    /// ```no_run
+    /// # fn main() -> postbox::Result<()> {
+    /// for job in postbox::Receiver::open("jobs")?.iter() {
+    ///     println!("{} bytes", job?.len());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn iter(&self) -> Iter<'_> {
+        Iter {
+            inner: &self.inner,
+            wait: Wait::Forever,
+        }
+    }
+
+    /// Receives the messages that are there now. It ends when there is none.
+    pub fn try_iter(&self) -> Iter<'_> {
+        Iter {
+            inner: &self.inner,
+            wait: Wait::Never,
+        }
+    }
+}
+
+fn next(inner: &Inner, wait: Wait) -> Option<Result<Message>> {
+    match inner.recv(0, wait) {
+        Ok((message, _)) => Some(Ok(message)),
+        Err(error) if error.is_disconnected() || (error.is_empty() && wait == Wait::Never) => None,
+        Err(error) => Some(Err(error)),
+    }
+}
+
+/// The iterator of [`Handle::iter`] and [`Handle::try_iter`].
+pub struct Iter<'a> {
+    inner: &'a Inner,
+    wait: Wait,
+}
+
+impl Iterator for Iter<'_> {
+    type Item = Result<Message>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        next(self.inner, self.wait)
+    }
+}
+
+impl fmt::Debug for Iter<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Iter")
+            .field("name", &self.inner.name)
+            .field("wait", &self.wait)
+            .finish()
+    }
+}
+
+impl<'a, A: CanReceive> IntoIterator for &'a Handle<A> {
+    type Item = Result<Message>;
+    type IntoIter = Iter<'a>;
+
+    fn into_iter(self) -> Iter<'a> {
+        self.iter()
+    }
+}
+
+/// The iterator of a [`Receiver`](crate::Receiver) or [`Mailbox`](crate::Mailbox) that it owns; as [`Handle::iter`].
+#[derive(Debug)]
+pub struct IntoIter<A: CanReceive>(Handle<A>);
+
+impl<A: CanReceive> Iterator for IntoIter<A> {
+    type Item = Result<Message>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        next(&self.0.inner, Wait::Forever)
+    }
+}
+
+impl<A: CanReceive> IntoIterator for Handle<A> {
+    type Item = Result<Message>;
+    type IntoIter = IntoIter<A>;
+
+    fn into_iter(self) -> IntoIter<A> {
+        IntoIter(self)
+    }
+}
+
+/// A message that was taken and is to be settled: by [`ack`](Self::ack) or [`requeue`](Self::requeue). It derefs to the message.
+///
+/// Dropping it, and the end of the process, put the message back to the head of its priority, marked as redelivered. A
+/// child made by `fork` cannot keep it.
+#[must_use = "dropping it puts the message back"]
+pub struct Delivery<'a> {
+    message: Message,
+    claim: Claim<'a>,
+}
+
+impl<'a> Delivery<'a> {
+    fn new(inner: &'a Inner, (message, token): (Message, u64)) -> Self {
+        Delivery {
+            message,
+            claim: Claim { inner, token },
+        }
+    }
+
+    /// The message is done with. Returns it.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound): it is not this process's to settle any more.
+    pub fn ack(self) -> Result<Message> {
+        self.claim.settle(0)?;
+        Ok(self.message)
+    }
+
+    /// The message is not done: back to the head with it.
+    ///
+    /// # Errors
+    /// As [`ack`](Self::ack).
+    pub fn requeue(self) -> Result<()> {
+        self.claim.settle(sys::POSTBOX_ACK_REQUEUE)
+    }
+}
+
+impl Deref for Delivery<'_> {
+    type Target = Message;
+
+    fn deref(&self) -> &Message {
+        &self.message
+    }
+}
+
+impl fmt::Debug for Delivery<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Delivery")
+            .field("token", &self.claim.token)
+            .field("message", &self.message)
+            .finish()
+    }
+}
+
+/// The duty to settle a message.
+struct Claim<'a> {
+    inner: &'a Inner,
+    token: u64,
+}
+
+impl Claim<'_> {
+    fn settle(self, flags: u32) -> Result<()> {
+        let settled = raw::ack(&self.inner.fd, self.token, flags);
+        let settled = settled.map_err(|errno| self.inner.error(Action::Settle, errno));
+        std::mem::forget(self);
+        settled
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        // If it is not ours any more, it has gone back already.
+        let _ = raw::ack(&self.inner.fd, self.token, sys::POSTBOX_ACK_REQUEUE);
+    }
+}

@@ -1,0 +1,52 @@
+//! What holds of the types, whatever the kernel does.
+
+use postbox::{
+    Admin, Delivery, Error, FromFdError, Identity, Info, Iter, List, Mailbox, Message, Options,
+    Permit, Received, Receiver, SendError, SendManyError, Sender, Usage, Version, Wait,
+};
+use std::fmt::Debug;
+use std::panic::UnwindSafe;
+
+#[test]
+fn everything_goes_between_threads_and_shows_itself() {
+    fn check<T: Send + Sync + Debug + UnwindSafe + Unpin>() {}
+    check::<Mailbox>();
+    check::<Sender>();
+    check::<Receiver>();
+    check::<Admin>();
+    check::<Options>();
+    check::<Permit<'static>>();
+    check::<Delivery<'static>>();
+    check::<Iter<'static>>();
+    check::<postbox::IntoIter<postbox::ReceiveOnly>>();
+    check::<List>();
+    check::<Message>();
+    check::<Received>();
+    check::<Identity>();
+    check::<Info>();
+    check::<Usage>();
+    check::<Version>();
+    check::<Wait>();
+    check::<Error>();
+    check::<FromFdError>();
+    check::<SendManyError>();
+    check::<SendError<Vec<u8>>>();
+}
+
+#[test]
+fn errors_are_small_enough_to_return() {
+    assert!(size_of::<Error>() <= 64);
+    assert!(size_of::<SendError<Vec<u8>>>() <= 88);
+}
+
+#[test]
+fn errors_convert_without_the_payload() {
+    fn library(error: SendError<&[u8]>) -> postbox::Result<()> {
+        Err(error)?
+    }
+    fn program(error: SendError<&[u8]>) -> std::io::Result<()> {
+        Err(error)?
+    }
+    // They compile; that is the test.
+    let _ = (library, program);
+}
