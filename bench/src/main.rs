@@ -1,2 +1,149 @@
-//! Benchmarks of postbox against its peers.
-fn main() {}
+//! Benchmarks of postbox against its peers; see `USAGE`.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use postbox_bench::{CASES, Case, Figure, Plan, Transport, clock_counts_instructions, measure};
+
+const USAGE: &str = "\
+usage: postbox-bench count --out FILE   instructions, where the emulator counts them; also to FILE as JSON
+       postbox-bench run                time, and what matters of it here: ratios
+options: --windows N  measure N windows and print their median and minimum
+         --rounds N   repetitions in a window
+         --only KEY   one case, such as rtt_64";
+
+struct Arguments {
+    count: bool,
+    out: Option<PathBuf>,
+    only: Option<String>,
+    plan: Plan,
+}
+
+fn main() -> ExitCode {
+    match arguments(std::env::args().skip(1)) {
+        Ok(arguments) => match bench(&arguments) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("postbox-bench: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        Err(error) => {
+            eprintln!("postbox-bench: {error}\n{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
+    let count = match given.next().as_deref() {
+        Some("count") => true,
+        Some("run") => false,
+        Some(other) => return Err(format!("unknown command {other}")),
+        None => return Err("no command".into()),
+    };
+    let mut arguments = Arguments {
+        count,
+        out: None,
+        only: None,
+        plan: Plan {
+            windows: 7,
+            rounds: 500,
+        },
+    };
+    while let Some(option) = given.next() {
+        let value = given.next().ok_or(format!("{option} needs a value"))?;
+        let number = || match value.parse() {
+            Ok(n) if n > 0 => Ok(n),
+            _ => Err(format!("{option}: {value} is not a number above zero")),
+        };
+        match option.as_str() {
+            "--out" if count => arguments.out = Some(value.into()),
+            "--only" => arguments.only = Some(value),
+            "--windows" => arguments.plan.windows = number()?,
+            "--rounds" => arguments.plan.rounds = number()?,
+            _ => return Err(format!("unknown option {option}")),
+        }
+    }
+    if count && arguments.out.is_none() {
+        return Err("count needs --out FILE".into());
+    }
+    Ok(arguments)
+}
+
+type Row = (Transport, Figure);
+
+fn bench(arguments: &Arguments) -> Result<(), String> {
+    let chosen = |case: &Case| arguments.only.as_ref().is_none_or(|key| *key == case.key());
+    let cases: Vec<Case> = CASES.into_iter().filter(chosen).collect();
+    if cases.is_empty() {
+        let keys: Vec<String> = CASES.iter().map(|case| case.key()).collect();
+        return Err(format!("--only takes one of {}", keys.join(", ")));
+    }
+    if arguments.count && !clock_counts_instructions() {
+        return Err(
+            "a nanosecond is not an instruction here; run it with `make bench-count`".into(),
+        );
+    }
+    println!(
+        "{}, two processes on one CPU; median of {} windows of {}, and the lowest",
+        if arguments.count {
+            "instructions"
+        } else {
+            "nanoseconds"
+        },
+        arguments.plan.windows,
+        arguments.plan.rounds,
+    );
+    let mut results = Vec::new();
+    for case in cases {
+        println!(
+            "\n{}; the kernel copies {} bytes",
+            case.title(),
+            case.copied()
+        );
+        println!("  {:<14}{:>12}{:>12}  to postbox", "", "median", "lowest");
+        let mut rows: Vec<Row> = Vec::new();
+        for &transport in case.transports() {
+            let figure = measure(case, transport, arguments.plan)
+                .map_err(|error| format!("{} by {}: {error}", case.key(), transport.name()))?;
+            rows.push((transport, figure));
+            let first = rows[0].1.median;
+            let (name, Figure { median, min }) = (transport.name(), figure);
+            println!(
+                "  {name:<14}{median:>12.0}{min:>12.0}{:>12.2}",
+                median / first
+            );
+        }
+        results.push((case, rows));
+    }
+    if let Some(path) = &arguments.out {
+        let failed = |error| format!("{}: {error}", path.display());
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(failed)?;
+        }
+        std::fs::write(path, json(&results)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn json(results: &[(Case, Vec<Row>)]) -> String {
+    let mut text = String::from("{");
+    for (i, (case, rows)) in results.iter().enumerate() {
+        let comma = if i == 0 { "" } else { "," };
+        let _ = write!(text, "{comma}\n  \"{}\": {{", case.key());
+        for (i, (transport, figure)) in rows.iter().enumerate() {
+            let comma = if i == 0 { "" } else { ", " };
+            let _ = write!(
+                text,
+                "{comma}\"{}\": {:.1}",
+                transport.name(),
+                figure.median
+            );
+        }
+        text.push('}');
+    }
+    text.push_str("\n}\n");
+    text
+}

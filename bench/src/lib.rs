@@ -1,0 +1,127 @@
+//! Benchmarks of postbox against its peers: the same loop, the same buffers, two processes on one CPU.
+//!
+//! The clock is `CLOCK_MONOTONIC_RAW`. Where the emulator counts instructions instead of time (`-icount shift=0`) its
+//! nanoseconds are instructions, which [`clock_counts_instructions`] finds out.
+
+mod measure;
+mod peers;
+
+pub use measure::{Figure, Plan, clock_counts_instructions, measure};
+
+/// What carries the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Mailboxes, by the crate's raw calls.
+    Postbox,
+    /// Mailboxes, by the crate's `Sender` and `Receiver`.
+    PostboxCrate,
+    /// Pipes.
+    Pipe,
+    /// A pair of Unix sockets, SOCK_SEQPACKET.
+    Seqpacket,
+    /// POSIX message queues.
+    Mq,
+    /// Eventfds: eight bytes, which are a number.
+    Eventfd,
+}
+
+impl Transport {
+    /// Its name in tables and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Transport::Postbox => "postbox",
+            Transport::PostboxCrate => "postbox_crate",
+            Transport::Pipe => "pipe",
+            Transport::Seqpacket => "seqpacket",
+            Transport::Mq => "mq",
+            Transport::Eventfd => "eventfd",
+        }
+    }
+}
+
+/// What is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// A message to the other process, which sleeps until it comes, and one back: four calls.
+    RoundTrip,
+    /// A message sent and received by one process; nobody sleeps: two calls.
+    Queued,
+    /// [`BATCH`] messages sent in one call and received in one, by one process; the figure is for one message.
+    Batch,
+}
+
+/// The messages of one call in [`Work::Batch`].
+pub const BATCH: usize = 32;
+
+/// The longest message.
+pub const LONGEST: usize = 4096;
+
+/// One line-up of transports.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// What is done.
+    pub work: Work,
+    /// Bytes of a message.
+    pub len: usize,
+}
+
+/// All cases.
+pub const CASES: [Case; 6] = [
+    Case::new(Work::RoundTrip, 8),
+    Case::new(Work::RoundTrip, 64),
+    Case::new(Work::RoundTrip, 1024),
+    Case::new(Work::RoundTrip, LONGEST),
+    Case::new(Work::Queued, 64),
+    Case::new(Work::Batch, 64),
+];
+
+impl Case {
+    /// A case.
+    pub const fn new(work: Work, len: usize) -> Self {
+        Case { work, len }
+    }
+
+    /// Its name in the file.
+    pub fn key(self) -> String {
+        match self.work {
+            Work::RoundTrip => format!("rtt_{}", self.len),
+            Work::Queued => format!("queued_{}", self.len),
+            Work::Batch => format!("batch{BATCH}_{}", self.len),
+        }
+    }
+
+    /// What it is, for people.
+    pub fn title(self) -> String {
+        match self.work {
+            Work::RoundTrip => format!("round trip of {} bytes between two processes", self.len),
+            Work::Queued => format!("send and receive of {} bytes, nobody sleeps", self.len),
+            Work::Batch => format!(
+                "one message of {} bytes, {BATCH} in a call, nobody sleeps",
+                self.len
+            ),
+        }
+    }
+
+    /// Bytes that the kernel copies for one of it, whatever carries them: in and out again, each way.
+    pub fn copied(self) -> usize {
+        match self.work {
+            Work::RoundTrip => 4 * self.len,
+            Work::Queued | Work::Batch => 2 * self.len,
+        }
+    }
+
+    /// Who can do it.
+    pub fn transports(self) -> &'static [Transport] {
+        use Transport::*;
+        match self {
+            Case {
+                work: Work::Batch, ..
+            } => &[Postbox, Seqpacket],
+            Case {
+                work: Work::Queued, ..
+            } => &[Postbox, PostboxCrate, Pipe, Seqpacket, Mq],
+            Case { len: 8, .. } => &[Postbox, PostboxCrate, Pipe, Seqpacket, Mq, Eventfd],
+            _ => &[Postbox, PostboxCrate, Pipe, Seqpacket, Mq],
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The loops and the clock.
+
+use std::arch::asm;
+use std::io;
+use std::mem::{ManuallyDrop, MaybeUninit};
+use std::os::fd::AsFd;
+
+use postbox::raw::{self, RecvEntry, SendEntry};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::peers::{Carrier, Eventfd, Mq, Packets, Pipe, Raw, Seqpacket, Typed};
+use crate::{BATCH, Case, LONGEST, Transport, Work};
+
+/// After this many seconds for one figure something hangs.
+const WATCHDOG: u32 = 300;
+
+/// How much to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Windows, of which each gives a figure; one more before them warms up.
+    pub windows: usize,
+    /// Repetitions in one window.
+    pub rounds: usize,
+}
+
+/// What came out, in nanoseconds or instructions for one repetition.
+#[derive(Clone, Copy, Debug)]
+pub struct Figure {
+    /// Of the windows.
+    pub median: f64,
+    /// Of the windows.
+    pub min: f64,
+}
+
+/// Measures one transport in one case, on CPU 0.
+pub fn measure(case: Case, transport: Transport, plan: Plan) -> io::Result<Figure> {
+    let _pinned = Pinned::new()?;
+    let _alarm = Alarm::new();
+    match case.work {
+        Work::RoundTrip => match transport {
+            Transport::Postbox => round_trip::<Raw>(case.len, plan),
+            Transport::PostboxCrate => round_trip::<Typed>(case.len, plan),
+            Transport::Pipe => round_trip::<Pipe>(case.len, plan),
+            Transport::Seqpacket => round_trip::<Seqpacket>(case.len, plan),
+            Transport::Mq => round_trip::<Mq>(case.len, plan),
+            Transport::Eventfd => round_trip::<Eventfd>(case.len, plan),
+        },
+        Work::Queued => match transport {
+            Transport::Postbox => queued::<Raw>(case.len, plan),
+            Transport::PostboxCrate => queued::<Typed>(case.len, plan),
+            Transport::Pipe => queued::<Pipe>(case.len, plan),
+            Transport::Seqpacket => queued::<Seqpacket>(case.len, plan),
+            Transport::Mq => queued::<Mq>(case.len, plan),
+            Transport::Eventfd => queued::<Eventfd>(case.len, plan),
+        },
+        Work::Batch => match transport {
+            Transport::Postbox => post_batch(case.len, plan),
+            Transport::Seqpacket => packet_batch(case.len, plan),
+            _ => Err(io::Error::other(format!(
+                "{} sends no batches",
+                transport.name()
+            ))),
+        },
+    }
+}
+
+fn round_trip<C: Carrier>(len: usize, plan: Plan) -> io::Result<Figure> {
+    let [(tx, rx), (far_tx, far_rx)] = C::pair(len)?;
+    let mut buffer = Buffer::new();
+    let rounds = (plan.windows + 1) * plan.rounds;
+    let echo = Echo::fork(|| {
+        let mut buffer = Buffer::new();
+        for _ in 0..rounds {
+            expect(len, C::recv(&far_rx, &mut buffer.0.0)?)?;
+            C::send(&far_tx, &buffer.0.0[..len])?;
+        }
+        Ok(())
+    })?;
+    let figure = windows(plan, || {
+        C::send(&tx, &buffer.0.0[..len])?;
+        expect(len, C::recv(&rx, &mut buffer.0.0)?)
+    })?;
+    echo.wait()?;
+    Ok(figure)
+}
+
+fn queued<C: Carrier>(len: usize, plan: Plan) -> io::Result<Figure> {
+    let (tx, rx) = C::lane(len)?;
+    let mut buffer = Buffer::new();
+    windows(plan, || {
+        C::send(&tx, &buffer.0.0[..len])?;
+        expect(len, C::recv(&rx, &mut buffer.0.0)?)
+    })
+}
+
+fn post_batch(len: usize, plan: Plan) -> io::Result<Figure> {
+    let (tx, rx) = Raw::lane(len)?;
+    let data = Buffer::new();
+    let mut places = vec![MaybeUninit::uninit(); BATCH * len];
+    let posts: Vec<_> = (0..BATCH)
+        .map(|_| SendEntry::new(&data.0.0[..len], 0))
+        .collect();
+    let mut received: Vec<_> = places.chunks_mut(len).map(RecvEntry::new).collect();
+    per_message(windows(plan, || {
+        expect(BATCH, raw::send_batch(tx.as_fd(), &posts, 0, 0)?)?;
+        expect(BATCH, raw::recv_batch(rx.as_fd(), &mut received, 0, 0)?)
+    }))
+}
+
+fn packet_batch(len: usize, plan: Plan) -> io::Result<Figure> {
+    let (tx, rx) = Seqpacket::lane(len)?;
+    let mut data = vec![1; BATCH * len];
+    let mut places = vec![0; BATCH * len];
+    let mut sent = Packets::new(&mut data, len);
+    let mut received = Packets::new(&mut places, len);
+    per_message(windows(plan, || {
+        expect(BATCH, sent.send(&tx)?)?;
+        expect(BATCH, received.recv(&rx)?)
+    }))
+}
+
+fn per_message(figure: io::Result<Figure>) -> io::Result<Figure> {
+    figure.map(|Figure { median, min }| Figure {
+        median: median / BATCH as f64,
+        min: min / BATCH as f64,
+    })
+}
+
+fn windows(plan: Plan, mut step: impl FnMut() -> io::Result<()>) -> io::Result<Figure> {
+    let mut window = || {
+        let start = now();
+        for _ in 0..plan.rounds {
+            step()?;
+        }
+        io::Result::Ok((now() - start) as f64 / plan.rounds as f64)
+    };
+    window()?;
+    let mut figures = (0..plan.windows)
+        .map(|_| window())
+        .collect::<io::Result<Vec<f64>>>()?;
+    figures.sort_by(f64::total_cmp);
+    match figures.as_slice() {
+        [] => Err(io::Error::other("no windows to measure")),
+        [min, ..] => Ok(Figure {
+            median: figures[figures.len() / 2],
+            min: *min,
+        }),
+    }
+}
+
+fn expect(wanted: usize, got: usize) -> io::Result<()> {
+    if wanted == got {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("{got} of {wanted} came through")))
+    }
+}
+
+fn now() -> u64 {
+    let time = clock_gettime(ClockId::MonotonicRaw);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Whether a nanosecond of the clock is an instruction.
+pub fn clock_counts_instructions() -> bool {
+    const TURNS: u64 = 10_000_000;
+    let start = now();
+    // SAFETY: counts a register down; touches no memory and no stack.
+    unsafe {
+        asm!("2:", "dec {n}", "jnz 2b", n = inout(reg) TURNS => _, options(nomem, nostack));
+    }
+    let counted = (now() - start) as f64 / (2 * TURNS) as f64;
+    // The timer's interrupts are counted too.
+    (0.98..1.1).contains(&counted)
+}
+
+/// Bytes that begin a page and are all there.
+#[repr(align(4096))]
+struct Page([u8; LONGEST]);
+
+struct Buffer(Box<Page>);
+
+impl Buffer {
+    fn new() -> Self {
+        Buffer(Box::new(Page([1; LONGEST])))
+    }
+}
+
+/// This thread stays on CPU 0 until this is dropped.
+struct Pinned(CpuSet);
+
+impl Pinned {
+    fn new() -> io::Result<Self> {
+        let before = sched_getaffinity(None)?;
+        let mut one = CpuSet::new();
+        one.set(0);
+        sched_setaffinity(None, &one)?;
+        Ok(Pinned(before))
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // The CPUs were allowed before, and a benchmark on fewer of them is no harm.
+        let _ = sched_setaffinity(None, &self.0);
+    }
+}
+
+/// SIGALRM ends the process if this is not dropped in time.
+struct Alarm;
+
+impl Alarm {
+    fn new() -> Self {
+        // SAFETY: no pointers.
+        unsafe { libc::alarm(WATCHDOG) };
+        Alarm
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        // SAFETY: no pointers.
+        unsafe { libc::alarm(0) };
+    }
+}
+
+/// The other process. It is killed if this is dropped before it was waited for.
+struct Echo(Pid);
+
+impl Echo {
+    fn fork(run: impl FnOnce() -> io::Result<()>) -> io::Result<Self> {
+        // SAFETY: the child uses what it has of the parent's memory, starts no thread and ends here.
+        let pid = unsafe { libc::fork() };
+        if pid < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if let Some(pid) = Pid::from_raw(pid) {
+            return Ok(Echo(pid));
+        }
+        // SAFETY: no pointers.
+        unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+        let code = match run() {
+            Ok(()) => 0,
+            Err(error) => {
+                eprintln!("the other process: {error}");
+                // The parent waits for an answer that does not come.
+                // SAFETY: no pointers.
+                unsafe { libc::kill(libc::getppid(), libc::SIGTERM) };
+                1
+            }
+        };
+        // SAFETY: ends the process without running what the parent registered.
+        unsafe { libc::_exit(code) }
+    }
+
+    fn wait(self) -> io::Result<()> {
+        let echo = ManuallyDrop::new(self);
+        match waitpid(Some(echo.0), WaitOptions::empty())? {
+            Some((_, status)) if status.exit_status() == Some(0) => Ok(()),
+            _ => Err(io::Error::other("the other process failed")),
+        }
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        // It is this process's own child; if it is gone already there is nothing to do.
+        let _ = kill_process(self.0, Signal::KILL);
+        let _ = waitpid(Some(self.0), WaitOptions::empty());
+    }
+}
