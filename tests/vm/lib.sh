@@ -6,10 +6,12 @@ VM_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 TOP=$(cd "$VM_DIR/../.." && pwd)
 CACHE=${POSTBOX_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/postbox}
 TARGET=$TOP/target
+export CARGO_TARGET_DIR=$TARGET
 # Kernel series that kmod/ supports, newest first.
+# shellcheck disable=SC2034 # for setup
 SUPPORTED="7.3 7.2"
 
-if [ -t 2 ]; then BOLD=$'\e[1m' PLAIN=$'\e[0m'; else BOLD= PLAIN=; fi
+if [ -t 2 ]; then BOLD=$'\e[1m' PLAIN=$'\e[0m'; else BOLD='' PLAIN=''; fi
 say() { printf '%s==> %s%s\n' "$BOLD" "$*" "$PLAIN" >&2; }
 note() { printf '    %s\n' "$*" >&2; }
 die() {
@@ -28,22 +30,30 @@ as_root() {
 }
 can_root() { [ "$(id -u)" = 0 ] || { command -v sudo >/dev/null && sudo -n true 2>/dev/null; }; }
 
-# need COMMAND:PACKAGE...: installs what is missing where that is possible, else says how.
-need() {
-	local pair missing=()
-	for pair in "$@"; do
-		command -v "${pair%%:*}" >/dev/null || missing+=("${pair#*:}")
-	done
-	[ ${#missing[@]} -gt 0 ] || return 0
-	if command -v apt-get >/dev/null && can_root; then
-		say "installing ${missing[*]} on this machine with apt-get"
-		as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2 &&
-			as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >&2 ||
-			die "apt-get could not install ${missing[*]}" "install them by hand and run this again"
-	else
-		die "missing on this machine: ${missing[*]}" "install with: sudo apt-get install ${missing[*]}"
+[ "$(uname -m)" = x86_64 ] || die "this needs an x86-64 machine (this one is $(uname -m))"
+
+# get_packages PACKAGE...: installs them where that is possible, else says how.
+get_packages() {
+	if ! command -v apt-get >/dev/null || ! can_root; then
+		die "missing on this machine: $*" "install with: sudo apt-get install $*"
+	fi
+	say "installing $* on this machine with apt-get"
+	if ! as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2 ||
+		! as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2; then
+		die "apt-get could not install $*" "install by hand, and run this again: sudo apt-get install $*"
 	fi
 	hash -r
+}
+
+# need "COMMAND:PACKAGE [PACKAGE]"...: gets the packages of the commands that are missing.
+need() {
+	local pair packages missing=()
+	for pair in "$@"; do
+		command -v "${pair%%:*}" >/dev/null && continue
+		read -ra packages <<<"${pair#*:}"
+		missing+=("${packages[@]}")
+	done
+	[ ${#missing[@]} = 0 ] || get_packages "${missing[@]}"
 }
 
 need_cargo() {
@@ -95,7 +105,7 @@ enter_mode() {
 in_root() {
 	local root mode pre=() spec=() var keep=() at=
 	while [ "$1" = --at ]; do
-		at+="$2 "
+		at+="$2"$'\n'
 		shift 2
 	done
 	root=$1
@@ -116,12 +126,15 @@ in_root() {
 		mount --rbind /proc "$root/proc"
 		mount --bind "$cache" "$root/cache"
 		mount --bind "$top" "$root/src"
-		for a in $at; do
-			mkdir -p "$root${a#*:}"
-			mount --bind "${a%%:*}" "$root${a#*:}"
+		printf %s "$at" | while IFS= read -r a; do
+			mkdir -p "$root${a##*:}"
+			mount --bind "${a%:*}" "$root${a##*:}"
 		done
 		[ ! -e /etc/resolv.conf ] || mount --bind /etc/resolv.conf "$root/etc/resolv.conf"
 		[ ! -e /etc/hosts ] || mount --bind /etc/hosts "$root/etc/hosts"
+		# So that an archive that this machine trusts is trusted inside, too.
+		certs=/etc/ssl/certs/ca-certificates.crt
+		[ ! -e $certs ] || mount --bind $certs "$root$certs"
 		exec chroot "$@"
 	' sh "$root" "$CACHE" "$TOP" "$at" "${spec[@]}" "$root" /usr/bin/env -i \
 		PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp LC_ALL=C.UTF-8 TERM="${TERM:-dumb}" "${keep[@]}" "$@"
@@ -133,4 +146,15 @@ root_tool() {
 	# shellcheck disable=SC2034 # for the caller
 	ROOT_TOOL=("$1/lib64/ld-linux-x86-64.so.2" --inhibit-cache
 		--library-path "$1/usr/lib/x86_64-linux-gnu:$1/usr/lib/x86_64-linux-gnu/pulseaudio" "$1/usr/bin/$2")
+}
+
+# vm_cargo COMMAND [ARG]...: cargo for programs that run in the guest, which has no libraries: static, small, and checked as in a debug build
+# but fast enough for an emulated processor.
+VM_TRIPLE=x86_64-unknown-linux-gnu
+vm_cargo() {
+	local command=$1
+	shift
+	local flags="-C target-feature=+crt-static -C strip=debuginfo"
+	RUSTFLAGS=$flags RUSTDOCFLAGS=$flags cargo "$command" \
+		--target "$VM_TRIPLE" --target-dir "$TARGET/vm" "$@"
 }
