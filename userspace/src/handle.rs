@@ -448,7 +448,7 @@ impl Admin {
     /// # Errors
     /// As [`Mailbox::open`].
     pub fn open(name: &str) -> Result<Admin> {
-        Options::new().open_as(Some(name))
+        Options::new().open_admin(name)
     }
 }
 
@@ -570,6 +570,14 @@ impl Options {
     /// # Errors
     /// As [`Options::open`].
     pub fn open_receiver(&self, name: &str) -> Result<Receiver> {
+        self.open_as(Some(name))
+    }
+
+    /// Opens or makes it, to change its attributes only.
+    ///
+    /// # Errors
+    /// As [`Options::open`].
+    pub fn open_admin(&self, name: &str) -> Result<Admin> {
         self.open_as(Some(name))
     }
 

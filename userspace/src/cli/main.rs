@@ -1,0 +1,135 @@
+//! The command `postbox`.
+
+mod args;
+mod docs;
+mod doctor;
+mod messages;
+mod objects;
+mod output;
+
+use args::{Cli, Command};
+use clap::Parser;
+use postbox::ErrorKind;
+use std::io;
+use std::process::ExitCode;
+
+/// Why the command ends early: its exit status (see [`args::EXIT_STATUS`]), and what to say.
+pub struct Failure {
+    status: u8,
+    message: String,
+}
+
+impl Failure {
+    /// A failure without a status of its own.
+    fn new(message: impl Into<String>) -> Self {
+        Failure {
+            status: 1,
+            message: message.into(),
+        }
+    }
+}
+
+impl From<postbox::Error> for Failure {
+    fn from(error: postbox::Error) -> Self {
+        let status = match error.kind {
+            ErrorKind::NotFound => 3,
+            ErrorKind::Denied => 4,
+            ErrorKind::Full | ErrorKind::Empty | ErrorKind::Timeout => 5,
+            ErrorKind::Disconnected => 6,
+            ErrorKind::ModuleMissing => 69,
+            _ => 1,
+        };
+        Failure {
+            status,
+            message: error.to_string(),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        // Who reads our output has seen enough.
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Failure {
+                status: 0,
+                message: String::new(),
+            };
+        }
+        Failure::new(error.to_string())
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Ls { glob, output } => objects::ls(glob.as_deref(), &output)?,
+        Command::Stat { names, output } => objects::stat(&names, &output)?,
+        Command::Create {
+            name,
+            capacity,
+            capacity_bytes,
+            message_max,
+            mode,
+            exist_ok,
+        } => {
+            let mut options = postbox::Mailbox::options();
+            options
+                .create_new(true)
+                .persist(true)
+                .capacity(capacity)
+                .mode(mode);
+            options
+                .capacity_bytes(capacity_bytes.unwrap_or(0))
+                .message_max(message_max.unwrap_or(0));
+            match options.open_admin(&name) {
+                Err(error) if exist_ok && error.kind == ErrorKind::Exists => {}
+                created => drop(created?),
+            }
+        }
+        Command::Rm { names } => each(&names, |name| Ok(postbox::unlink(name)?))?,
+        Command::Chmod { mode, names } => each(&names, |name| {
+            Ok(postbox::Admin::open(name)?.set_mode(mode)?)
+        })?,
+        Command::Chown { owner, names } => {
+            let (uid, gid) = objects::owner(&owner)?;
+            each(&names, |name| {
+                Ok(postbox::Admin::open(name)?.chown(uid, gid)?)
+            })?;
+        }
+        Command::Send(args) => messages::send(&args)?,
+        Command::Recv(args) => messages::recv(&args)?,
+        Command::Doctor { output } => return doctor::doctor(&output),
+        Command::Limits { output } => objects::limits(&output)?,
+        Command::Completions { shell } => docs::completions(shell)?,
+        Command::Man { directory } => docs::man(directory.as_deref())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Does it for every name, and goes on after a failure.
+fn each(
+    names: &[String],
+    mut action: impl FnMut(&str) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut failures: Vec<_> = names.iter().filter_map(|name| action(name).err()).collect();
+    let last = failures.pop();
+    for failure in &failures {
+        eprintln!("postbox: {}", failure.message);
+    }
+    match last {
+        None => Ok(()),
+        Some(failure) if names.len() == 1 => Err(failure),
+        Some(failure) => Err(Failure::new(failure.message)),
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(status) => status,
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                eprintln!("postbox: {}", failure.message);
+            }
+            ExitCode::from(failure.status)
+        }
+    }
+}
