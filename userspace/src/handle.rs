@@ -593,7 +593,7 @@ impl Options {
     fn open_as<A: Access>(&self, name: Option<&str>) -> Result<Handle<A>> {
         let mut args = self.args;
         if name.is_none() {
-            args.flags = 0;
+            args.flags = sys::POSTBOX_O_CREATE;
         }
         let admin = if self.admin {
             Rights::ADMIN
