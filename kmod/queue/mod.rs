@@ -9,7 +9,10 @@ mod list;
 mod mailbox;
 mod order;
 
+// The module has no need to name all of them.
+#[allow(unused_imports)]
 pub use list::{Linked, Links, List, Owner};
+#[allow(unused_imports)]
 pub use mailbox::{
     Admitted, Capacity, Commit, Counters, End, Entry, HandleState, Mailbox, Message, Node,
     ReceiveWaiter, Received, Reserving, Returned, SendWaiter, Sending, Sent, Take,

@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: GPL-2.0
+#include <linux/anon_inodes.h>
+#include <linux/cred.h>
+#include <linux/fdtable.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/hrtimer.h>
+#include <linux/ipc_namespace.h>
+#include <linux/moduleparam.h>
+#include <linux/nsproxy.h>
+#include <linux/pid.h>
+#include <linux/pid_namespace.h>
+#include <linux/poll.h>
+#include <linux/sched.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+#include <linux/uaccess.h>
+#include <linux/uidgid.h>
+#include <linux/user_namespace.h>
+#include <linux/wait.h>
+
+#include "helpers.h"
+
+/* Here, because parameters of Rust modules cannot be seen or set in sysfs. */
+unsigned long postbox_max_user_messages = 1 << 20;
+module_param_named(max_user_messages, postbox_max_user_messages, ulong, 0644);
+MODULE_PARM_DESC(max_user_messages, "Messages that a user may have sent and nobody received yet");
+
+unsigned long postbox_max_user_bytes = 256 << 20;
+module_param_named(max_user_bytes, postbox_max_user_bytes, ulong, 0644);
+MODULE_PARM_DESC(max_user_bytes, "Bytes of payload in those messages");
+
+unsigned long postbox_max_user_objects = 1 << 17;
+module_param_named(max_user_objects, postbox_max_user_objects, ulong, 0644);
+MODULE_PARM_DESC(max_user_objects, "Objects that a user may have made");
+
+unsigned long postbox_max_message = 16 << 20;
+module_param_named(max_message, postbox_max_message, ulong, 0644);
+MODULE_PARM_DESC(max_message, "Bytes of the largest message");
+
+/* Every argument struct begins with its size. */
+int postbox_read_args(void *args, size_t args_size, size_t min_size,
+		      const void __user *from, size_t *user_size)
+{
+	u32 size;
+
+	if (get_user(size, (const u32 __user *)from))
+		return -EFAULT;
+	if (size < min_size || size > PAGE_SIZE)
+		return -EINVAL;
+	*user_size = size;
+	return copy_struct_from_user(args, args_size, from, size);
+}
+
+void postbox_identity_get(struct postbox_identity *id)
+{
+	const struct cred *cred = current_cred();
+
+	id->tgid = get_pid(task_tgid(current));
+	id->tid = get_pid(task_pid(current));
+	id->uid = __kuid_val(cred->euid);
+	id->gid = __kgid_val(cred->egid);
+}
+
+void postbox_identity_put(const struct postbox_identity *id)
+{
+	put_pid(id->tgid);
+	put_pid(id->tid);
+}
+
+void postbox_identity_see(const struct postbox_identity *id,
+			  struct postbox_seen *seen)
+{
+	struct pid_namespace *ns = task_active_pid_ns(current);
+
+	seen->pidfd_ino = id->tgid->ino;
+	seen->pid = pid_nr_ns(id->tgid, ns);
+	seen->tid = pid_nr_ns(id->tid, ns);
+	seen->uid = postbox_see_uid(id->uid);
+	seen->gid = postbox_see_gid(id->gid);
+}
+
+/* The number is never used again, unlike the inode number of the namespace. */
+u64 postbox_ipc_ns(void)
+{
+	return current->nsproxy->ipc_ns->ns.ns_id;
+}
+
+u32 postbox_euid(void)
+{
+	return __kuid_val(current_euid());
+}
+
+u32 postbox_egid(void)
+{
+	return __kgid_val(current_egid());
+}
+
+u32 postbox_see_uid(u32 uid)
+{
+	return from_kuid_munged(current_user_ns(), KUIDT_INIT(uid));
+}
+
+u32 postbox_see_gid(u32 gid)
+{
+	return from_kgid_munged(current_user_ns(), KGIDT_INIT(gid));
+}
+
+/* Whether the mode allows what @want asks for: one group of three bits. */
+bool postbox_permits(const struct postbox_owner *owner, u32 want)
+{
+	u32 mode = owner->mode;
+
+	if (uid_eq(current_euid(), KUIDT_INIT(owner->uid)))
+		mode >>= 6;
+	else if (in_egroup_p(KGIDT_INIT(owner->gid)))
+		mode >>= 3;
+	return !(want & ~mode & 7);
+}
+
+static bool capable_in(u64 ipc_ns, int cap)
+{
+	/* Unset while the task exits. */
+	struct nsproxy *nsproxy = current->nsproxy;
+
+	return nsproxy && nsproxy->ipc_ns->ns.ns_id == ipc_ns &&
+	       ns_capable(nsproxy->ipc_ns->user_ns, cap);
+}
+
+bool postbox_ipc_owner(u64 ipc_ns)
+{
+	return capable_in(ipc_ns, CAP_IPC_OWNER);
+}
+
+int postbox_chown(struct postbox_owner *owner, u64 ipc_ns, const u32 *uid,
+		  const u32 *gid)
+{
+	struct postbox_owner new = *owner;
+
+	if (uid) {
+		kuid_t kuid = make_kuid(current_user_ns(), *uid);
+
+		if (!uid_valid(kuid))
+			return -EINVAL;
+		new.uid = __kuid_val(kuid);
+	}
+	if (gid) {
+		kgid_t kgid = make_kgid(current_user_ns(), *gid);
+
+		if (!gid_valid(kgid))
+			return -EINVAL;
+		new.gid = __kgid_val(kgid);
+	}
+	if ((new.uid != owner->uid ||
+	     (new.gid != owner->gid && !in_egroup_p(KGIDT_INIT(new.gid)))) &&
+	    !capable_in(ipc_ns, CAP_CHOWN))
+		return -EPERM;
+	*owner = new;
+	return 0;
+}
+
+void postbox_file_init(struct inode *inode, struct file *file)
+{
+	/* It cannot fail; a message has no position. */
+	stream_open(inode, file);
+	file->f_mode |= FMODE_NOWAIT;
+}
+
+/* A file of our own, for which there is no device node. */
+struct file *postbox_file_new(const struct file_operations *fops, void *private)
+{
+	struct file *file;
+
+	file = anon_inode_getfile("[postbox]", fops, private, O_RDWR);
+	if (!IS_ERR(file))
+		postbox_file_init(file_inode(file), file);
+	return file;
+}
+
+bool postbox_nowait(const struct kiocb *iocb)
+{
+	return (iocb->ki_flags & IOCB_NOWAIT) ||
+	       (iocb->ki_filp->f_flags & O_NONBLOCK);
+}
+
+void postbox_poll_init(struct wait_queue_head *head)
+{
+	init_waitqueue_head(head);
+}
+
+void postbox_poll_add(struct file *file, struct wait_queue_head *head,
+		      struct poll_table_struct *table)
+{
+	poll_wait(file, head, table);
+}
+
+/*
+ * Called after the object's lock was held. A poller adds itself before it
+ * takes that lock to look, so that either it saw the new state or it is
+ * seen here.
+ */
+void postbox_poll_wake(struct wait_queue_head *head, u32 mask)
+{
+	if (waitqueue_active(head))
+		wake_up_interruptible_poll(head, (__force __poll_t)mask);
+}
+
+struct task_struct *postbox_task_get(struct task_struct *task)
+{
+	return get_task_struct(task);
+}
+
+/* Wakes the task and drops the reference to it. */
+void postbox_task_wake(struct task_struct *task)
+{
+	wake_up_process(task);
+	put_task_struct(task);
+}
+
+/*
+ * Sleeps until @done is set, a signal comes (-ERESTARTSYS) or, when @timed,
+ * @until has passed on CLOCK_MONOTONIC or CLOCK_REALTIME (-ETIMEDOUT).
+ */
+int postbox_wait(const u32 *done, bool timed, s64 until, bool realtime)
+{
+	int ret = 0;
+
+	for (;;) {
+		set_current_state(TASK_INTERRUPTIBLE | TASK_FREEZABLE);
+		if (smp_load_acquire(done))
+			break;
+		if (signal_pending(current)) {
+			ret = -ERESTARTSYS;
+			break;
+		}
+		if (!timed) {
+			schedule();
+			continue;
+		}
+
+		ktime_t expires = ns_to_ktime(until);
+
+		if (!schedule_hrtimeout_range_clock(&expires,
+						    current->timer_slack_ns,
+						    HRTIMER_MODE_ABS,
+						    realtime ? CLOCK_REALTIME :
+							       CLOCK_MONOTONIC)) {
+			ret = -ETIMEDOUT;
+			break;
+		}
+	}
+	__set_current_state(TASK_RUNNING);
+	return ret;
+}
+
+bool postbox_dying(void)
+{
+	return fatal_signal_pending(current);
+}
+
+bool postbox_exiting(void)
+{
+	return current->flags & PF_EXITING;
+}
+
+/* What ->flush says when this process exits. */
+unsigned long postbox_process(void)
+{
+	return (unsigned long)current->files;
+}
+
+s64 postbox_now(void)
+{
+	return ktime_get_ns();
+}

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The thin C part: what is inline, a macro, or not bound on the Rust side.
+ * Mirrored in helpers.rs.
+ */
+#ifndef POSTBOX_HELPERS_H
+#define POSTBOX_HELPERS_H
+
+#include <linux/types.h>
+
+struct file;
+struct file_operations;
+struct inode;
+struct kiocb;
+struct pid;
+struct poll_table_struct;
+struct task_struct;
+struct wait_queue_head;
+
+/* Who sends: references to the pids, and ids as the kernel keeps them. */
+struct postbox_identity {
+	struct pid *tgid;
+	struct pid *tid;
+	u32 uid;
+	u32 gid;
+};
+
+/* The same, seen from the namespaces of the current task. */
+struct postbox_seen {
+	u64 pidfd_ino;
+	u32 pid;
+	u32 tid;
+	u32 uid;
+	u32 gid;
+};
+
+/* Owner, group and mode of an object. */
+struct postbox_owner {
+	u32 uid;
+	u32 gid;
+	u32 mode;
+};
+
+extern unsigned long postbox_max_user_messages;
+extern unsigned long postbox_max_user_bytes;
+extern unsigned long postbox_max_user_objects;
+extern unsigned long postbox_max_message;
+
+int postbox_read_args(void *args, size_t args_size, size_t min_size,
+		      const void __user *from, size_t *user_size);
+
+void postbox_identity_get(struct postbox_identity *id);
+void postbox_identity_put(const struct postbox_identity *id);
+void postbox_identity_see(const struct postbox_identity *id,
+			  struct postbox_seen *seen);
+
+u64 postbox_ipc_ns(void);
+u32 postbox_euid(void);
+u32 postbox_egid(void);
+u32 postbox_see_uid(u32 uid);
+u32 postbox_see_gid(u32 gid);
+bool postbox_permits(const struct postbox_owner *owner, u32 want);
+bool postbox_ipc_owner(u64 ipc_ns);
+int postbox_chown(struct postbox_owner *owner, u64 ipc_ns, const u32 *uid,
+		  const u32 *gid);
+
+void postbox_file_init(struct inode *inode, struct file *file);
+struct file *postbox_file_new(const struct file_operations *fops, void *private);
+bool postbox_nowait(const struct kiocb *iocb);
+
+void postbox_poll_init(struct wait_queue_head *head);
+void postbox_poll_add(struct file *file, struct wait_queue_head *head,
+		      struct poll_table_struct *table);
+void postbox_poll_wake(struct wait_queue_head *head, u32 mask);
+
+struct task_struct *postbox_task_get(struct task_struct *task);
+void postbox_task_wake(struct task_struct *task);
+int postbox_wait(const u32 *done, bool timed, s64 until, bool realtime);
+bool postbox_dying(void);
+bool postbox_exiting(void);
+unsigned long postbox_process(void);
+s64 postbox_now(void);
+
+#endif /* POSTBOX_HELPERS_H */

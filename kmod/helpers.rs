@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What `helpers.c` provides; the same declarations as in `helpers.h`.
+
+use kernel::{bindings, ffi::c_void, prelude::*};
+
+/// References to a sender's pids, and its ids as the kernel keeps them.
+#[repr(C)]
+pub(crate) struct RawIdentity {
+    tgid: *mut bindings::pid,
+    tid: *mut bindings::pid,
+    uid: u32,
+    gid: u32,
+}
+
+/// A sender as the current task sees it.
+#[repr(C)]
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) pidfd_ino: u64,
+    pub(crate) pid: u32,
+    pub(crate) tid: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+/// Owner, group and mode of an object.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Owner {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mode: u32,
+}
+
+pub(crate) mod c {
+    use super::*;
+
+    extern "C" {
+        pub(crate) fn postbox_read_args(
+            args: *mut c_void,
+            args_size: usize,
+            min_size: usize,
+            from: *const c_void,
+            user_size: *mut usize,
+        ) -> i32;
+        pub(crate) fn postbox_file_init(inode: *mut bindings::inode, file: *mut bindings::file);
+        pub(crate) fn postbox_file_new(
+            fops: *const bindings::file_operations,
+            private: *mut c_void,
+        ) -> *mut bindings::file;
+        pub(crate) fn postbox_nowait(iocb: *const bindings::kiocb) -> bool;
+        pub(crate) fn postbox_poll_init(head: *mut bindings::wait_queue_head);
+        pub(crate) fn postbox_poll_add(
+            file: *mut bindings::file,
+            head: *mut bindings::wait_queue_head,
+            table: *mut bindings::poll_table_struct,
+        );
+        pub(crate) fn postbox_poll_wake(head: *mut bindings::wait_queue_head, mask: u32);
+        pub(crate) fn postbox_task_get(
+            task: *mut bindings::task_struct,
+        ) -> *mut bindings::task_struct;
+        pub(crate) fn postbox_task_wake(task: *mut bindings::task_struct);
+        pub(crate) fn postbox_wait(
+            done: *const u32,
+            timed: bool,
+            until: i64,
+            realtime: bool,
+        ) -> i32;
+
+        pub(super) fn postbox_identity_get(id: *mut RawIdentity);
+        pub(super) fn postbox_identity_put(id: *const RawIdentity);
+        pub(super) fn postbox_identity_see(id: *const RawIdentity, seen: *mut Seen);
+        pub(super) fn postbox_ipc_ns() -> u64;
+        pub(super) fn postbox_euid() -> u32;
+        pub(super) fn postbox_egid() -> u32;
+        pub(super) fn postbox_see_uid(uid: u32) -> u32;
+        pub(super) fn postbox_see_gid(gid: u32) -> u32;
+        pub(super) fn postbox_permits(owner: *const Owner, want: u32) -> bool;
+        pub(super) fn postbox_ipc_owner(ipc_ns: u64) -> bool;
+        pub(super) fn postbox_chown(
+            owner: *mut Owner,
+            ipc_ns: u64,
+            uid: *const u32,
+            gid: *const u32,
+        ) -> i32;
+        pub(super) fn postbox_dying() -> bool;
+        pub(super) fn postbox_exiting() -> bool;
+        pub(super) fn postbox_process() -> usize;
+        pub(super) fn postbox_now() -> i64;
+    }
+}
+
+/// The limits that module parameters set. They can change at any moment.
+pub(crate) mod limits {
+    extern "C" {
+        static postbox_max_user_messages: usize;
+        static postbox_max_user_bytes: usize;
+        static postbox_max_user_objects: usize;
+        static postbox_max_message: usize;
+    }
+
+    /// # Safety
+    ///
+    /// `parameter` is one of the above.
+    unsafe fn read(parameter: *const usize) -> i64 {
+        // SAFETY: It is valid, and read once.
+        i64::try_from(unsafe { parameter.read_volatile() }).unwrap_or(i64::MAX)
+    }
+
+    /// Messages of one user.
+    pub(crate) fn user_messages() -> i64 {
+        // SAFETY: It is a parameter.
+        unsafe { read(&raw const postbox_max_user_messages) }
+    }
+
+    /// Bytes of one user.
+    pub(crate) fn user_bytes() -> i64 {
+        // SAFETY: As above.
+        unsafe { read(&raw const postbox_max_user_bytes) }
+    }
+
+    /// Objects of one user.
+    pub(crate) fn user_objects() -> i64 {
+        // SAFETY: As above.
+        unsafe { read(&raw const postbox_max_user_objects) }
+    }
+
+    /// Bytes of one message. More cannot be allocated.
+    pub(crate) fn message() -> u64 {
+        // SAFETY: As above.
+        unsafe { read(&raw const postbox_max_message) }.min(1 << 30) as u64
+    }
+}
+
+/// Who sent a message.
+pub(crate) struct Identity(RawIdentity);
+
+// SAFETY: The references are counted, and `struct pid` may be used by every task.
+unsafe impl Send for Identity {}
+// SAFETY: As above; it is only read.
+unsafe impl Sync for Identity {}
+
+impl Identity {
+    /// The current task.
+    pub(crate) fn current() -> Self {
+        let mut raw = RawIdentity {
+            tgid: core::ptr::null_mut(),
+            tid: core::ptr::null_mut(),
+            uid: 0,
+            gid: 0,
+        };
+        // SAFETY: `raw` is valid for writing.
+        unsafe { c::postbox_identity_get(&mut raw) };
+        Self(raw)
+    }
+
+    /// It, seen from the namespaces of the current task.
+    pub(crate) fn see(&self) -> Seen {
+        let mut seen = Seen::default();
+        // SAFETY: `self.0` holds references to its pids.
+        unsafe { c::postbox_identity_see(&self.0, &mut seen) };
+        seen
+    }
+}
+
+impl Drop for Identity {
+    fn drop(&mut self) {
+        // SAFETY: The references were taken by `current` and are dropped once.
+        unsafe { c::postbox_identity_put(&self.0) };
+    }
+}
+
+/// The IPC namespace of the current task, which must not be exiting.
+pub(crate) fn ipc_ns() -> u64 {
+    // SAFETY: `nsproxy` is set: only called from system calls.
+    unsafe { c::postbox_ipc_ns() }
+}
+
+/// The effective user of the current task, as the kernel keeps it.
+pub(crate) fn euid() -> u32 {
+    // SAFETY: Only reads the current task.
+    unsafe { c::postbox_euid() }
+}
+
+/// A user, seen from the user namespace of the current task.
+pub(crate) fn see_uid(uid: u32) -> u32 {
+    // SAFETY: As above.
+    unsafe { c::postbox_see_uid(uid) }
+}
+
+/// Whether the current task is being killed.
+pub(crate) fn dying() -> bool {
+    // SAFETY: As above.
+    unsafe { c::postbox_dying() }
+}
+
+/// Whether the current task is exiting.
+pub(crate) fn exiting() -> bool {
+    // SAFETY: As above.
+    unsafe { c::postbox_exiting() }
+}
+
+/// What stands for the current process; the same until it has closed its files.
+pub(crate) fn process() -> usize {
+    // SAFETY: As above.
+    unsafe { c::postbox_process() }
+}
+
+/// CLOCK_MONOTONIC.
+pub(crate) fn now() -> i64 {
+    // SAFETY: Reads a clock.
+    unsafe { c::postbox_now() }
+}
+
+impl Owner {
+    /// What the current task makes.
+    pub(crate) fn current(mode: u32) -> Self {
+        Self {
+            uid: euid(),
+            // SAFETY: Only reads the current task.
+            gid: unsafe { c::postbox_egid() },
+            mode,
+        }
+    }
+
+    /// The group, seen from the user namespace of the current task.
+    pub(crate) fn see_gid(&self) -> u32 {
+        // SAFETY: Only reads the current task.
+        unsafe { c::postbox_see_gid(self.gid) }
+    }
+
+    /// Whether the mode lets the current task do all that `want` (r 4, w 2) asks for, or a
+    /// capability in the IPC namespace does.
+    pub(crate) fn permits(&self, ipc_ns: u64, want: u32) -> bool {
+        // SAFETY: `self` is valid.
+        unsafe { c::postbox_permits(self, want) || c::postbox_ipc_owner(ipc_ns) }
+    }
+
+    /// Whether the current task owns the object, or a capability stands in for that.
+    pub(crate) fn owned(&self, ipc_ns: u64) -> bool {
+        // SAFETY: Only reads the current task.
+        euid() == self.uid || unsafe { c::postbox_ipc_owner(ipc_ns) }
+    }
+
+    /// Changes owner and group to ids of the current task's user namespace.
+    pub(crate) fn chown(&mut self, ipc_ns: u64, uid: Option<u32>, gid: Option<u32>) -> Result {
+        let pointer = |id: &Option<u32>| id.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
+        // SAFETY: All pointers are valid, or null.
+        kernel::error::to_result(unsafe {
+            c::postbox_chown(self, ipc_ns, pointer(&uid), pointer(&gid))
+        })
+    }
+}

@@ -1,0 +1,1458 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Random operations on a mailbox, and on a plain model that keeps a sorted vector: both must
+//! say the same after every step, about every message, waiter and number.
+
+mod host;
+
+use host::{
+    Drops, Letter, Post, Receiver, ReceiverPtr, ReceiverWoken, Sender, SenderPtr, SenderWoken,
+};
+use postbox_queue::{
+    Capacity, Commit, Counters, End, Entry, HandleState, Mailbox, Message, Received, Reserving,
+    Returned, Sending, Sent, Take,
+};
+use proptest::{prelude::*, test_runner::Config};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    ptr::NonNull,
+    rc::Rc,
+};
+
+/// An operation on what is there now. Messages and their senders have the same number.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Open {
+        sends: bool,
+        receives: bool,
+    },
+    Close {
+        handle: usize,
+    },
+    Send {
+        handle: usize,
+        id: usize,
+        priority: u16,
+        len: u64,
+        wait: bool,
+    },
+    SendReserved {
+        handle: usize,
+        id: usize,
+        priority: u16,
+        len: u64,
+        reserved: u64,
+    },
+    Reserve {
+        handle: usize,
+        id: usize,
+        len: u64,
+        wait: bool,
+    },
+    Unreserve {
+        handle: usize,
+        len: u64,
+    },
+    Receive(Receive),
+    Commit {
+        receiver: usize,
+    },
+    Lease {
+        receiver: usize,
+        holder: usize,
+    },
+    PutBack {
+        receiver: usize,
+    },
+    Withdraw {
+        id: usize,
+    },
+    Leave {
+        receiver: usize,
+    },
+    Acknowledge {
+        handle: usize,
+        id: usize,
+    },
+    Requeue {
+        handle: usize,
+        id: usize,
+    },
+    Reclaim {
+        handle: usize,
+        holder: usize,
+    },
+    /// What a caller does before it drops the lock: lets in and ends who can be.
+    Settle,
+}
+
+/// A receive that was called for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Receive {
+    handle: usize,
+    receiver: usize,
+    room: u64,
+    wait: bool,
+}
+
+/// What is seen of a step.
+#[derive(Clone, Debug, PartialEq)]
+enum Event {
+    Accepted,
+    Waits,
+    Full,
+    Closed,
+    Got {
+        receiver: usize,
+        id: usize,
+        redelivered: bool,
+    },
+    TooSmall(u64),
+    Empty,
+    Ended {
+        receiver: usize,
+    },
+    Sent {
+        id: usize,
+        sent: Sent,
+    },
+    Received,
+    Withdrawn,
+    Returned,
+    Nothing,
+    Freed(usize),
+}
+
+use Event::{Accepted, Closed, Empty, Ended, Freed, Full, Got, Nothing, TooSmall, Waits};
+
+/// What is seen of a mailbox at rest.
+#[derive(Debug, PartialEq)]
+struct Look {
+    queued: (u64, u64),
+    leased: u64,
+    reserved: u64,
+    senders: u32,
+    receivers: u32,
+    waiting_senders: usize,
+    waiting_receivers: usize,
+    readable: bool,
+    writable: bool,
+    closed: bool,
+    ended: bool,
+    end: End,
+    counters: Counters,
+    leases: Vec<usize>,
+}
+
+// The model.
+
+#[derive(Clone, Debug)]
+struct Item {
+    id: usize,
+    priority: u16,
+    len: u64,
+    sequence: u64,
+    redelivered: bool,
+    /// Its sender waits for it to be received.
+    offered: bool,
+    /// That sender also waits for a receiver to come.
+    patient: bool,
+    withdrawn: bool,
+    /// Who took it, to acknowledge it.
+    holder: usize,
+}
+
+#[derive(Default)]
+struct ModelHandle {
+    open: bool,
+    sends: bool,
+    receives: bool,
+    leases: Vec<Item>,
+    reserved: u64,
+    reserved_bytes: u64,
+}
+
+enum Blocked {
+    Message(Item),
+    Reservation { handle: usize, id: usize, len: u64 },
+}
+
+impl Blocked {
+    fn id_len(&self) -> (usize, u64) {
+        match self {
+            Blocked::Message(item) => (item.id, item.len),
+            Blocked::Reservation { id, len, .. } => (*id, *len),
+        }
+    }
+}
+
+struct Model {
+    capacity: Capacity,
+    persistent: bool,
+    handles: Vec<ModelHandle>,
+    queue: Vec<Item>,
+    held: Vec<(Receive, Item)>,
+    blocked: VecDeque<Blocked>,
+    waiting: VecDeque<Receive>,
+    /// The handles that those who wait use.
+    sender_handles: BTreeMap<usize, usize>,
+    freed: BTreeSet<usize>,
+    sequence: u64,
+    counters: Counters,
+    events: Vec<Event>,
+}
+
+impl Model {
+    fn new(capacity: Capacity, persistent: bool) -> Self {
+        Self {
+            capacity,
+            persistent,
+            handles: Vec::new(),
+            queue: Vec::new(),
+            held: Vec::new(),
+            blocked: VecDeque::new(),
+            waiting: VecDeque::new(),
+            sender_handles: BTreeMap::new(),
+            freed: BTreeSet::new(),
+            sequence: 0,
+            counters: Counters::default(),
+            events: Vec::new(),
+        }
+    }
+
+    fn rendezvous(&self) -> bool {
+        self.capacity.messages == 0
+    }
+
+    fn peers(&self, open: bool, which: impl Fn(&ModelHandle) -> bool) -> usize {
+        let handles = self.handles.iter();
+        handles.filter(|h| (h.open || !open) && which(h)).count()
+    }
+
+    fn closed(&self) -> bool {
+        let (ever, now) = (
+            self.peers(false, |h| h.receives),
+            self.peers(true, |h| h.receives),
+        );
+        !self.persistent && ever > 0 && now == 0
+    }
+
+    fn ended(&self) -> bool {
+        let (ever, now) = (
+            self.peers(false, |h| h.sends),
+            self.peers(true, |h| h.sends),
+        );
+        !self.persistent && ever > 0 && now == 0 && self.inside().next().is_none()
+    }
+
+    /// The messages that are in it, wherever.
+    fn inside(&self) -> impl Iterator<Item = &Item> {
+        self.queue
+            .iter()
+            .chain(self.held.iter().map(|(_, item)| item))
+            .chain(self.handles.iter().flat_map(|h| &h.leases))
+    }
+
+    fn used(&self) -> (u128, u128) {
+        let mut used = (0, 0);
+        for item in self.inside() {
+            used.0 += 1;
+            used.1 += u128::from(item.len);
+        }
+        for handle in &self.handles {
+            used.0 += u128::from(handle.reserved);
+            used.1 += u128::from(handle.reserved_bytes);
+        }
+        used
+    }
+
+    fn fits(&self, len: u64) -> bool {
+        let (messages, bytes) = self.used();
+        messages < self.capacity.messages.into()
+            && bytes + u128::from(len) <= self.capacity.bytes.into()
+    }
+
+    fn writable(&self) -> bool {
+        let room = match self.rendezvous() {
+            true => !self.waiting.is_empty(),
+            false => self.blocked.is_empty() && self.fits(1),
+        };
+        room && !self.closed()
+    }
+
+    fn look(&self) -> Look {
+        let (closed, ended) = (self.closed(), self.ended());
+        let offers = self.inside().filter(|item| item.offered).count();
+        Look {
+            queued: (
+                self.queue.len() as u64,
+                self.queue.iter().map(|item| item.len).sum(),
+            ),
+            leased: self.handles.iter().map(|h| h.leases.len() as u64).sum(),
+            reserved: self.handles.iter().map(|h| h.reserved).sum(),
+            senders: self.peers(true, |h| h.sends) as u32,
+            receivers: self.peers(true, |h| h.receives) as u32,
+            waiting_senders: self.blocked.len() + offers,
+            waiting_receivers: self.waiting.len(),
+            readable: !self.queue.is_empty(),
+            writable: self.writable(),
+            closed,
+            ended,
+            end: End {
+                sends: closed,
+                receives: ended && !self.waiting.is_empty(),
+            },
+            counters: self.counters,
+            leases: self.handles.iter().map(|h| h.leases.len()).collect(),
+        }
+    }
+
+    /// Puts it where it belongs, gives those who wait what is there, and turns away an offer that
+    /// nobody took and whose sender does not wait. Says whether it was turned away.
+    fn queue(&mut self, item: Item) -> bool {
+        let id = item.id;
+        self.queue.push(item);
+        self.queue
+            .sort_by_key(|item| (Reverse(item.priority), item.sequence));
+        while !self.waiting.is_empty() && !self.queue.is_empty() {
+            let receive = self.waiting.pop_front().expect("one waits");
+            self.get(receive);
+        }
+        let here = self.queue.iter().position(|item| item.id == id);
+        match here.filter(|&at| self.queue[at].offered && !self.queue[at].patient) {
+            Some(at) => {
+                self.queue.remove(at);
+                self.counters.full += 1;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn get(&mut self, receive: Receive) {
+        let item = self.queue.remove(0);
+        self.events.push(Got {
+            receiver: receive.receiver,
+            id: item.id,
+            redelivered: item.redelivered,
+        });
+        self.held.push((receive, item));
+    }
+
+    fn enter(&mut self, mut item: Item) -> bool {
+        self.sequence += 1;
+        item.sequence = self.sequence;
+        self.queue(item)
+    }
+
+    fn free(&mut self, id: usize) {
+        assert!(self.freed.insert(id));
+        self.events.push(Freed(id));
+    }
+
+    fn sent(&mut self, id: usize, sent: Sent) {
+        self.sender_handles.remove(&id).expect("it waits");
+        self.events.push(Event::Sent { id, sent });
+    }
+
+    fn put_back(&mut self, item: Item) {
+        let id = item.id;
+        if self.queue(item) {
+            self.sent(id, Sent::Full);
+            self.free(id);
+        } else {
+            self.events.push(Event::Returned);
+        }
+    }
+
+    fn redeliver(&mut self, handle: usize, wanted: impl Fn(&Item) -> bool) -> bool {
+        let leases = &mut self.handles[handle].leases;
+        let Some(at) = leases.iter().position(wanted) else {
+            return false;
+        };
+        let mut item = leases.remove(at);
+        item.redelivered = true;
+        self.counters.redelivered += 1;
+        self.put_back(item);
+        true
+    }
+
+    fn receive(&mut self, receive: Receive, again: bool) {
+        match self.queue.first() {
+            Some(first) if first.len > receive.room => {
+                let len = first.len;
+                self.events.push(TooSmall(len));
+            }
+            Some(_) => self.get(receive),
+            None if self.ended() => self.events.push(Ended {
+                receiver: receive.receiver,
+            }),
+            None if receive.wait => {
+                self.events.push(Waits);
+                if again {
+                    self.waiting.push_front(receive);
+                } else {
+                    self.waiting.push_back(receive);
+                }
+            }
+            None => self.events.push(Empty),
+        }
+    }
+
+    fn send(&mut self, handle: usize, item: Item, wait: bool) {
+        let id = item.id;
+        if self.closed() {
+            self.events.push(Closed);
+            return self.free(id);
+        }
+        if self.rendezvous() {
+            self.sender_handles.insert(id, handle);
+            if self.enter(Item {
+                offered: true,
+                patient: wait,
+                ..item
+            }) {
+                self.sender_handles.remove(&id);
+                self.events.push(Full);
+                return self.free(id);
+            }
+            self.events.push(Waits);
+        } else if self.blocked.is_empty() && self.fits(item.len) {
+            self.counters.sent += 1;
+            self.enter(item);
+            self.events.push(Accepted);
+        } else {
+            self.block(handle, Blocked::Message(item), wait);
+        }
+    }
+
+    fn block(&mut self, handle: usize, blocked: Blocked, wait: bool) {
+        self.counters.full += 1;
+        let (id, _) = blocked.id_len();
+        if wait {
+            self.events.push(Waits);
+            self.sender_handles.insert(id, handle);
+            self.blocked.push_back(blocked);
+        } else {
+            self.events.push(Full);
+            self.free(id);
+        }
+    }
+
+    fn unreserve(&mut self, handle: usize, len: u64) -> bool {
+        let handle = &mut self.handles[handle];
+        if handle.reserved == 0 || handle.reserved_bytes < len {
+            return false;
+        }
+        handle.reserved -= 1;
+        handle.reserved_bytes -= match handle.reserved {
+            0 => handle.reserved_bytes,
+            _ => len,
+        };
+        true
+    }
+
+    fn take_held(&mut self, receiver: usize) -> (Receive, Item) {
+        let held = self.held.iter();
+        let at = held.clone().position(|(r, _)| r.receiver == receiver);
+        self.held.remove(at.expect("it holds one"))
+    }
+
+    /// A receiver that has the bytes: whether they count, or were withdrawn.
+    fn finish(&mut self, receive: Receive, item: &mut Item) -> bool {
+        if item.withdrawn {
+            self.events.push(Event::Withdrawn);
+            self.free(item.id);
+            self.receive(receive, true);
+            return false;
+        }
+        if std::mem::take(&mut item.offered) {
+            self.counters.sent += 1;
+            self.sent(item.id, Sent::Accepted);
+        }
+        self.events.push(Event::Received);
+        true
+    }
+
+    fn settle(&mut self) {
+        while !self.closed() {
+            let front = self.blocked.front();
+            if !front.is_some_and(|blocked| self.fits(blocked.id_len().1)) {
+                break;
+            }
+            match self.blocked.pop_front().expect("it was there") {
+                Blocked::Message(item) => {
+                    self.sent(item.id, Sent::Accepted);
+                    self.counters.sent += 1;
+                    self.enter(item);
+                }
+                Blocked::Reservation { handle, id, len } => {
+                    self.sent(id, Sent::Accepted);
+                    self.free(id);
+                    self.handles[handle].reserved += 1;
+                    self.handles[handle].reserved_bytes += len;
+                }
+            }
+            self.note_high();
+        }
+        while self.closed() {
+            let id = if let Some(blocked) = self.blocked.pop_front() {
+                blocked.id_len().0
+            } else if let Some(at) = self.queue.iter().position(|item| item.offered) {
+                self.queue.remove(at).id
+            } else {
+                break;
+            };
+            self.sent(id, Sent::Closed);
+            self.free(id);
+        }
+        while self.ended() && !self.waiting.is_empty() {
+            let receiver = self.waiting.pop_front().expect("one waits").receiver;
+            self.events.push(Ended { receiver });
+        }
+    }
+
+    fn note_high(&mut self) {
+        let bytes = self.inside().map(|item| item.len).sum();
+        let counters = &mut self.counters;
+        counters.high_bytes = counters.high_bytes.max(bytes);
+        let messages = self.inside().count() as u64;
+        self.counters.high_messages = self.counters.high_messages.max(messages);
+    }
+
+    fn step(&mut self, step: Step) -> Vec<Event> {
+        let item = |id, priority, len| Item {
+            id,
+            priority,
+            len,
+            sequence: 0,
+            redelivered: false,
+            offered: false,
+            patient: false,
+            withdrawn: false,
+            holder: 0,
+        };
+        match step {
+            Step::Open { sends, receives } => self.handles.push(ModelHandle {
+                open: true,
+                sends,
+                receives,
+                ..ModelHandle::default()
+            }),
+            Step::Close { handle } => {
+                while self.redeliver(handle, |_| true) {}
+                self.handles[handle].open = false;
+                self.handles[handle].reserved = 0;
+                self.handles[handle].reserved_bytes = 0;
+            }
+            Step::Send {
+                handle,
+                id,
+                priority,
+                len,
+                wait,
+            } => self.send(handle, item(id, priority, len), wait),
+            Step::SendReserved {
+                handle,
+                id,
+                priority,
+                len,
+                reserved,
+            } => {
+                if self.closed() {
+                    self.events.push(Closed);
+                    self.free(id);
+                } else if len > reserved || !self.unreserve(handle, reserved) {
+                    self.events.push(Full);
+                    self.free(id);
+                } else {
+                    self.counters.sent += 1;
+                    self.enter(item(id, priority, len));
+                    self.events.push(Accepted);
+                }
+            }
+            Step::Reserve {
+                handle,
+                id,
+                len,
+                wait,
+            } => {
+                if self.closed() {
+                    self.events.push(Closed);
+                    self.free(id);
+                } else if self.blocked.is_empty() && self.fits(len) {
+                    self.handles[handle].reserved += 1;
+                    self.handles[handle].reserved_bytes += len;
+                    self.events.push(Accepted);
+                    self.free(id);
+                } else {
+                    self.block(handle, Blocked::Reservation { handle, id, len }, wait);
+                }
+            }
+            Step::Unreserve { handle, len } => {
+                let event = match self.unreserve(handle, len) {
+                    true => Accepted,
+                    false => Nothing,
+                };
+                self.events.push(event);
+            }
+            Step::Receive(receive) => self.receive(receive, false),
+            Step::Commit { receiver } => {
+                let (receive, mut item) = self.take_held(receiver);
+                if self.finish(receive, &mut item) {
+                    self.counters.received += 1;
+                    self.free(item.id);
+                }
+            }
+            Step::Lease { receiver, holder } => {
+                let (receive, mut item) = self.take_held(receiver);
+                if self.finish(receive, &mut item) {
+                    item.holder = holder;
+                    self.handles[receive.handle].leases.push(item);
+                }
+            }
+            Step::PutBack { receiver } => {
+                let (_, item) = self.take_held(receiver);
+                if item.withdrawn {
+                    self.events.push(Event::Withdrawn);
+                    self.free(item.id);
+                } else {
+                    self.put_back(item);
+                }
+            }
+            Step::Withdraw { id } => {
+                self.sender_handles.remove(&id).expect("it waits");
+                if let Some((_, item)) = self.held.iter_mut().find(|(_, item)| item.id == id) {
+                    item.withdrawn = true;
+                    item.offered = false;
+                    self.events.push(Nothing);
+                } else {
+                    self.queue.retain(|item| item.id != id);
+                    self.blocked.retain(|blocked| blocked.id_len().0 != id);
+                    self.free(id);
+                }
+            }
+            Step::Leave { receiver } => self.waiting.retain(|r| r.receiver != receiver),
+            Step::Acknowledge { handle, id } => {
+                self.handles[handle].leases.retain(|item| item.id != id);
+                self.counters.received += 1;
+                self.free(id);
+            }
+            Step::Requeue { handle, id } => {
+                assert!(self.redeliver(handle, |item| item.id == id));
+            }
+            Step::Reclaim { handle, holder } => {
+                while self.redeliver(handle, |item| item.holder == holder) {}
+            }
+            Step::Settle => self.settle(),
+        }
+        self.note_high();
+        std::mem::take(&mut self.events)
+    }
+
+    /// Whether somebody in a call uses the handle.
+    fn busy(&self, handle: usize) -> bool {
+        self.held.iter().any(|(r, _)| r.handle == handle)
+            || self.waiting.iter().any(|r| r.handle == handle)
+            || self.sender_handles.values().any(|&h| h == handle)
+    }
+}
+
+// The mailbox itself.
+
+struct Handle {
+    sends: bool,
+    receives: bool,
+    state: HandleState<Post>,
+}
+
+struct World {
+    mailbox: Mailbox<Post, ReceiverPtr>,
+    handles: Vec<Handle>,
+    held: BTreeMap<usize, (Receive, Post)>,
+    senders: BTreeMap<usize, (Rc<Sender>, NonNull<Letter>, usize)>,
+    receivers: BTreeMap<usize, (Receive, Rc<Receiver>)>,
+    /// The token of each message that was taken last, and all that there ever were.
+    tokens: BTreeMap<usize, u64>,
+    used_tokens: BTreeSet<u64>,
+    drops: Drops,
+    events: Vec<Event>,
+}
+
+impl World {
+    fn new(capacity: Capacity, persistent: bool) -> Self {
+        Self {
+            mailbox: Mailbox::new(capacity, persistent),
+            handles: Vec::new(),
+            held: BTreeMap::new(),
+            senders: BTreeMap::new(),
+            receivers: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            used_tokens: BTreeSet::new(),
+            drops: Drops::default(),
+            events: Vec::new(),
+        }
+    }
+
+    fn look(&self) -> Look {
+        let mailbox = &self.mailbox;
+        Look {
+            queued: mailbox.queued(),
+            leased: mailbox.leased(),
+            reserved: mailbox.reserved(),
+            senders: mailbox.senders(),
+            receivers: mailbox.receivers(),
+            waiting_senders: mailbox.waiting_senders(),
+            waiting_receivers: mailbox.waiting_receivers(),
+            readable: mailbox.readable(),
+            writable: mailbox.writable(),
+            closed: mailbox.closed(),
+            ended: mailbox.ended(),
+            end: mailbox.end(),
+            counters: mailbox.counters(),
+            leases: self.handles.iter().map(|h| h.state.leases()).collect(),
+        }
+    }
+
+    fn free(&mut self, message: Post) {
+        self.events.push(Freed(message.id()));
+    }
+
+    fn woken(&mut self, woken: Option<SenderWoken>) {
+        if let Some(SenderWoken { id, sent }) = woken {
+            let (sender, ..) = self.senders.remove(&id).expect("it waits");
+            assert_eq!(sender.finished.get(), Some(sent));
+            self.events.push(Event::Sent { id, sent });
+        }
+    }
+
+    fn receiver_woken(&mut self, woken: ReceiverWoken) {
+        let (receive, receiver) = self.receivers.remove(&woken.id).expect("it waits");
+        let message = receiver.message();
+        self.got(receive, message);
+    }
+
+    fn got(&mut self, receive: Receive, message: Post) {
+        let node = message.entry().node();
+        assert!(self.used_tokens.insert(node.token()), "a token came twice");
+        self.tokens.insert(message.id(), node.token());
+        self.events.push(Got {
+            receiver: receive.receiver,
+            id: message.id(),
+            redelivered: node.redelivered(),
+        });
+        self.held.insert(receive.receiver, (receive, message));
+    }
+
+    fn receive(&mut self, receive: Receive, again: bool) {
+        let event = match self.mailbox.take(receive.room) {
+            Take::Message(message) => return self.got(receive, message),
+            Take::TooSmall(len) => TooSmall(len),
+            Take::Ended => Ended {
+                receiver: receive.receiver,
+            },
+            Take::Empty if receive.wait => {
+                let receiver = Receiver::new(receive.receiver);
+                let pointer = ReceiverPtr::new(&receiver);
+                self.receivers.insert(receive.receiver, (receive, receiver));
+                // SAFETY: It stays in `receivers` until it is woken or leaves.
+                unsafe {
+                    if again {
+                        self.mailbox.wait_again(pointer);
+                    } else {
+                        self.mailbox.wait(pointer);
+                    }
+                }
+                Waits
+            }
+            Take::Empty => Empty,
+        };
+        self.events.push(event);
+    }
+
+    fn sending(&mut self, sending: Sending<Post, ReceiverWoken>) {
+        match sending {
+            Sending::Queued => self.events.push(Accepted),
+            Sending::Given(receiver) => {
+                self.receiver_woken(receiver);
+                self.events.push(Accepted);
+            }
+            Sending::Waits(receiver) => {
+                if let Some(receiver) = receiver {
+                    self.receiver_woken(receiver);
+                }
+                self.events.push(Waits);
+            }
+            Sending::Full(message) => {
+                self.events.push(Full);
+                self.free(message);
+            }
+            Sending::Closed(message) => {
+                self.events.push(Closed);
+                self.free(message);
+            }
+        }
+    }
+
+    fn returned(&mut self, returned: Returned<Post, SenderWoken, ReceiverWoken>) {
+        match returned {
+            Returned::Queued => self.events.push(Event::Returned),
+            Returned::Given(receiver) => {
+                self.receiver_woken(receiver);
+                self.events.push(Event::Returned);
+            }
+            Returned::Refused(sender, message) => {
+                self.woken(Some(sender));
+                self.free(message);
+            }
+            Returned::Withdrawn(message) => {
+                self.events.push(Event::Withdrawn);
+                self.free(message);
+            }
+        }
+    }
+
+    fn reclaim(&mut self, handle: usize, holder: Option<usize>) {
+        while let Some(returned) = {
+            let state = &mut self.handles[handle].state;
+            self.mailbox.reclaim(state, holder)
+        } {
+            self.returned(returned);
+        }
+    }
+
+    fn commit<M>(&mut self, commit: Commit<M, SenderWoken>) -> Option<M> {
+        match commit {
+            Commit::Done(sender) => {
+                self.woken(sender);
+                self.events.push(Event::Received);
+                None
+            }
+            Commit::Withdrawn(message) => {
+                self.events.push(Event::Withdrawn);
+                Some(message)
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        while let Some(admitted) = self.mailbox.admit() {
+            let id = admitted.sender.id;
+            let (_, _, handle) = self.senders[&id];
+            self.woken(Some(admitted.sender));
+            if let Some(stand_in) = admitted.stand_in {
+                assert_eq!(stand_in.id(), id);
+                let len = stand_in.entry().node().len();
+                self.free(stand_in);
+                let state = &mut self.handles[handle].state;
+                state.add_reservation(len);
+            }
+            if let Some(receiver) = admitted.receiver {
+                self.receiver_woken(receiver);
+            }
+        }
+        while let Some((sender, message)) = self.mailbox.end_one_send() {
+            assert_eq!(sender.id, message.id());
+            self.woken(Some(sender));
+            self.free(message);
+        }
+        while let Some(woken) = self.mailbox.end_one_receive() {
+            let (_, receiver) = self.receivers.remove(&woken.id).expect("it waits");
+            let end = receiver.received.take();
+            assert!(matches!(end, Some(Received::Ended)), "{end:?}");
+            self.events.push(Ended { receiver: woken.id });
+        }
+    }
+
+    /// A sender that may come to wait for `message`.
+    fn sender(&mut self, handle: usize, message: &Post) -> SenderPtr {
+        let sender = Sender::new(message.id());
+        let pointer = SenderPtr::new(&sender);
+        self.senders
+            .insert(message.id(), (sender, message.pointer(), handle));
+        pointer
+    }
+
+    fn step(&mut self, step: Step) -> Vec<Event> {
+        match step {
+            Step::Open { sends, receives } => {
+                self.handles.push(Handle {
+                    sends,
+                    receives,
+                    state: HandleState::new(),
+                });
+                self.mailbox.open(sends, receives);
+            }
+            Step::Close { handle } => {
+                self.reclaim(handle, None);
+                let Handle {
+                    sends,
+                    receives,
+                    state,
+                } = &mut self.handles[handle];
+                let end = self.mailbox.close(*sends, *receives, state);
+                assert_eq!(end, self.mailbox.end());
+            }
+            Step::Send {
+                handle,
+                id,
+                priority,
+                len,
+                wait,
+            } => {
+                let message = Post::new(id, priority, len, &self.drops);
+                // A rendezvous always has a waiter.
+                let waits = wait || self.mailbox.rendezvous();
+                let waiter = waits.then(|| self.sender(handle, &message));
+                // SAFETY: The sender stays in `senders` until it is finished or withdrawn.
+                let sending = unsafe { self.mailbox.send(message, waiter, wait) };
+                if !matches!(sending, Sending::Waits(_)) {
+                    self.senders.remove(&id);
+                }
+                self.sending(sending);
+            }
+            Step::SendReserved {
+                handle,
+                id,
+                priority,
+                len,
+                reserved,
+            } => {
+                let message = Post::new(id, priority, len, &self.drops);
+                let state = &mut self.handles[handle].state;
+                let sending = self.mailbox.send_reserved(state, message, reserved);
+                self.sending(sending);
+            }
+            Step::Reserve {
+                handle,
+                id,
+                len,
+                wait,
+            } => {
+                let stand_in = Post::stand_in(id, len, &self.drops);
+                let waiter = self.sender(handle, &stand_in);
+                // SAFETY: As above.
+                let reserving = unsafe { self.mailbox.reserve(stand_in, waiter, wait) };
+                let (event, stand_in) = match reserving {
+                    Reserving::Reserved(stand_in) => {
+                        let state = &mut self.handles[handle].state;
+                        state.add_reservation(len);
+                        (Accepted, stand_in)
+                    }
+                    Reserving::Waits => {
+                        self.events.push(Waits);
+                        return std::mem::take(&mut self.events);
+                    }
+                    Reserving::Full(stand_in) => (Full, stand_in),
+                    Reserving::Closed(stand_in) => (Closed, stand_in),
+                };
+                self.senders.remove(&id);
+                self.events.push(event);
+                self.free(stand_in);
+            }
+            Step::Unreserve { handle, len } => {
+                let state = &mut self.handles[handle].state;
+                let event = match self.mailbox.unreserve(state, len) {
+                    true => Accepted,
+                    false => Nothing,
+                };
+                self.events.push(event);
+            }
+            Step::Receive(receive) => self.receive(receive, false),
+            Step::Commit { receiver } => {
+                let (receive, message) = self.held.remove(&receiver).expect("it holds one");
+                let commit = self.mailbox.commit(&message);
+                let withdrawn = self.commit(commit).is_some();
+                self.free(message);
+                if withdrawn {
+                    self.receive(receive, true);
+                }
+            }
+            Step::Lease { receiver, holder } => {
+                let (receive, message) = self.held.remove(&receiver).expect("it holds one");
+                let state = &mut self.handles[receive.handle].state;
+                let commit = self.mailbox.lease(state, message, holder);
+                if let Some(message) = self.commit(commit) {
+                    self.free(message);
+                    self.receive(receive, true);
+                }
+            }
+            Step::PutBack { receiver } => {
+                let (_, message) = self.held.remove(&receiver).expect("it holds one");
+                let returned = self.mailbox.put_back(message);
+                self.returned(returned);
+            }
+            Step::Withdraw { id } => {
+                let (sender, message, _) = self.senders.remove(&id).expect("it waits");
+                assert_eq!(sender.finished.get(), None);
+                // SAFETY: It was sent with this sender, which was not finished.
+                match unsafe { self.mailbox.withdraw(message) } {
+                    Some(message) => {
+                        assert_eq!(message.id(), id);
+                        self.free(message);
+                    }
+                    None => self.events.push(Nothing),
+                }
+            }
+            Step::Leave { receiver } => {
+                let (_, waiter) = self.receivers.remove(&receiver).expect("it waits");
+                // SAFETY: It waits, and was not finished.
+                let pointer = unsafe { self.mailbox.leave(ReceiverPtr::new(&waiter).pointer()) };
+                assert_eq!(pointer.pointer(), ReceiverPtr::new(&waiter).pointer());
+            }
+            Step::Acknowledge { handle, id } => {
+                let token = self.tokens[&id];
+                for (other, Handle { state, .. }) in self.handles.iter_mut().enumerate() {
+                    assert!(other == handle || self.mailbox.acknowledge(state, token).is_none());
+                }
+                let state = &mut self.handles[handle].state;
+                let message = self
+                    .mailbox
+                    .acknowledge(state, token)
+                    .expect("it is leased");
+                assert_eq!(message.id(), id);
+                assert!(self.mailbox.acknowledge(state, token).is_none());
+                self.free(message);
+            }
+            Step::Requeue { handle, id } => {
+                let (token, state) = (self.tokens[&id], &mut self.handles[handle].state);
+                let returned = self.mailbox.requeue_leased(state, token);
+                assert!(self.mailbox.requeue_leased(state, token).is_none());
+                self.returned(returned.expect("it is leased"));
+            }
+            Step::Reclaim { handle, holder } => self.reclaim(handle, Some(holder)),
+            Step::Settle => self.settle(),
+        }
+        std::mem::take(&mut self.events)
+    }
+}
+
+// Both together.
+
+struct Pair {
+    model: Model,
+    world: World,
+    /// The next number of a message or a receiver.
+    next: usize,
+}
+
+impl Pair {
+    fn new(capacity: Capacity, persistent: bool) -> Self {
+        Self {
+            model: Model::new(capacity, persistent),
+            world: World::new(capacity, persistent),
+            next: 0,
+        }
+    }
+
+    fn number(&mut self) -> usize {
+        self.next += 1;
+        self.next
+    }
+
+    fn step(&mut self, step: Step) {
+        let expected = self.model.step(step);
+        let seen = self.world.step(step);
+        assert_eq!(seen, expected, "{step:?}");
+        for event in seen {
+            if let Freed(id) = event {
+                assert_eq!(self.world.drops.of(id), 1, "message {id}");
+            }
+        }
+        assert_eq!(self.world.look(), self.model.look(), "after {step:?}");
+        self.check(matches!(step, Step::Settle));
+    }
+
+    fn settled(&mut self, step: Step) {
+        self.step(step);
+        self.step(Step::Settle);
+    }
+
+    /// What holds whatever was done, said of the real mailbox as far as it shows.
+    fn check(&self, settled: bool) {
+        let (model, mailbox) = (&self.model, &self.world.mailbox);
+        let used = model.used();
+        let shown = mailbox.queued().0 + mailbox.leased() + mailbox.reserved();
+        assert_eq!(used.0, u128::from(shown) + self.world.held.len() as u128);
+        if !mailbox.rendezvous() {
+            assert!(used.0 <= u128::from(model.capacity.messages), "{used:?}");
+            assert!(used.1 <= u128::from(model.capacity.bytes), "{used:?}");
+        }
+
+        // Every message is in one place, or was freed once.
+        let inside = model.inside().map(|item| item.id);
+        let blocked = model.blocked.iter().map(|blocked| blocked.id_len().0);
+        let mut places = BTreeSet::new();
+        for id in inside.chain(blocked) {
+            assert!(places.insert(id), "message {id} is in two places");
+            assert_eq!(self.world.drops.of(id), 0, "message {id}");
+        }
+        assert_eq!(self.world.drops.total(), model.freed.len());
+        let held: Vec<_> = self
+            .world
+            .held
+            .values()
+            .map(|(r, m)| (*r, m.id()))
+            .collect();
+        let mut expected: Vec<_> = model.held.iter().map(|(r, item)| (*r, item.id)).collect();
+        expected.sort_by_key(|(r, _)| r.receiver);
+        assert_eq!(held, expected);
+        let waiting = model.sender_handles.keys();
+        assert!(self.world.senders.keys().eq(waiting));
+
+        // Nobody waits for what is there.
+        if mailbox.waiting_receivers() > 0 {
+            assert!(!mailbox.readable());
+        }
+        if settled {
+            let front = model.blocked.front();
+            assert!(!front.is_some_and(|blocked| model.fits(blocked.id_len().1)));
+            assert!(!mailbox.closed() || mailbox.waiting_senders() == 0);
+            assert!(!mailbox.ended() || mailbox.waiting_receivers() == 0);
+        }
+    }
+
+    /// The operation on something that is there, if anything is.
+    fn resolve(&mut self, op: Op) -> Option<Step> {
+        let model = &self.model;
+        let open = |which: fn(&ModelHandle) -> bool| -> Vec<usize> {
+            let handles = model.handles.iter().enumerate();
+            let found = handles.filter(|(_, h)| h.open && which(h));
+            found.map(|(at, _)| at).collect()
+        };
+        let leases: Vec<(usize, usize)> = {
+            let handles = model.handles.iter().enumerate();
+            handles
+                .flat_map(|(at, h)| h.leases.iter().map(move |item| (at, item.id)))
+                .collect()
+        };
+        let len = |len: u64| len.min(model.capacity.bytes);
+        Some(match op {
+            Op::Open { sends, receives } => {
+                if open(|_| true).len() >= 5 {
+                    return None;
+                }
+                Step::Open { sends, receives }
+            }
+            Op::Close { handle } => {
+                let idle: Vec<usize> = open(|_| true);
+                let idle: Vec<usize> = idle.into_iter().filter(|&h| !model.busy(h)).collect();
+                let handle = *pick(&idle, handle)?;
+                Step::Close { handle }
+            }
+            Op::Send {
+                handle,
+                priority,
+                len: bytes,
+                wait,
+            } => match pick(&open(|h| h.sends), handle) {
+                Some(&handle) => Step::Send {
+                    handle,
+                    priority,
+                    len: len(bytes),
+                    wait,
+                    id: self.number(),
+                },
+                None => Step::Open {
+                    sends: true,
+                    receives: false,
+                },
+            },
+            Op::SendReserved {
+                handle,
+                priority,
+                len: bytes,
+                reserved,
+            } => Step::SendReserved {
+                handle: *pick(&open(|h| h.sends), handle)?,
+                priority,
+                len: len(bytes),
+                reserved,
+                id: self.number(),
+            },
+            Op::Reserve {
+                handle,
+                len: bytes,
+                wait,
+            } => {
+                if model.rendezvous() {
+                    return None;
+                }
+                Step::Reserve {
+                    handle: *pick(&open(|h| h.sends), handle)?,
+                    len: len(bytes),
+                    wait,
+                    id: self.number(),
+                }
+            }
+            Op::Unreserve { handle, len } => Step::Unreserve {
+                handle: *pick(&open(|h| h.sends), handle)?,
+                len,
+            },
+            Op::Receive { handle, room, wait } => match pick(&open(|h| h.receives), handle) {
+                Some(&handle) => Step::Receive(Receive {
+                    handle,
+                    room,
+                    wait,
+                    receiver: self.number(),
+                }),
+                None => Step::Open {
+                    sends: false,
+                    receives: true,
+                },
+            },
+            Op::Finish { held, how } => {
+                let (receive, item) = pick(&model.held, held)?;
+                let receiver = receive.receiver;
+                match how {
+                    // What was handed over can turn out to be too large.
+                    _ if item.len > receive.room => Step::PutBack { receiver },
+                    How::Commit => Step::Commit { receiver },
+                    How::Lease { holder } => Step::Lease { receiver, holder },
+                    How::PutBack => Step::PutBack { receiver },
+                }
+            }
+            Op::Withdraw { sender } => {
+                let waiting: Vec<usize> = model.sender_handles.keys().copied().collect();
+                let id = *pick(&waiting, sender)?;
+                Step::Withdraw { id }
+            }
+            Op::Leave { receiver } => {
+                let waiting: Vec<usize> = model.waiting.iter().map(|r| r.receiver).collect();
+                let receiver = *pick(&waiting, receiver)?;
+                Step::Leave { receiver }
+            }
+            Op::Acknowledge { lease } => {
+                let (handle, id) = *pick(&leases, lease)?;
+                Step::Acknowledge { handle, id }
+            }
+            Op::Requeue { lease } => {
+                let (handle, id) = *pick(&leases, lease)?;
+                Step::Requeue { handle, id }
+            }
+            Op::Reclaim { handle, holder } => Step::Reclaim {
+                handle: *pick(&open(|h| h.receives), handle)?,
+                holder,
+            },
+        })
+    }
+
+    /// Receives all that is there, and so lets in who waits to send.
+    fn receive_all(&mut self, handle: usize) {
+        while self.world.mailbox.readable() {
+            let receiver = self.number();
+            self.settled(Step::Receive(Receive {
+                handle,
+                receiver,
+                room: u64::MAX,
+                wait: false,
+            }));
+            self.settled(Step::Commit { receiver });
+        }
+    }
+
+    /// Closes the handles that nobody uses, but for the last.
+    fn close_idle(&mut self) {
+        for handle in 0..self.model.handles.len() - 1 {
+            if self.model.handles[handle].open && !self.model.busy(handle) {
+                self.settled(Step::Close { handle });
+            }
+        }
+    }
+
+    /// Ends everything, receives what is left, and looks whether all room came back.
+    fn drain(mut self) {
+        while let Some((receive, _)) = self.model.held.first() {
+            let receiver = receive.receiver;
+            self.settled(Step::PutBack { receiver });
+        }
+        while let Some(receive) = self.model.waiting.front() {
+            let receiver = receive.receiver;
+            self.settled(Step::Leave { receiver });
+        }
+        self.settled(Step::Open {
+            sends: true,
+            receives: true,
+        });
+        let last = self.model.handles.len() - 1;
+        self.close_idle();
+        self.receive_all(last);
+        // Left are those who wait for room that they have reserved themselves.
+        while let Some((&id, _)) = self.model.sender_handles.first_key_value() {
+            self.settled(Step::Withdraw { id });
+        }
+        self.close_idle();
+        self.receive_all(last);
+
+        assert_eq!(self.model.used(), (0, 0));
+        let capacity = self.model.capacity;
+        for _ in 0..capacity.messages.min(8) {
+            let id = self.number();
+            self.settled(Step::Send {
+                handle: last,
+                id,
+                priority: 0,
+                len: 0,
+                wait: false,
+            });
+            assert_eq!(self.world.drops.of(id), 0, "a message did not fit");
+        }
+        // What is left goes with the mailbox.
+        let (drops, left) = (self.world.drops.clone(), self.model.queue);
+        drop(self.world);
+        assert!(left.iter().all(|item| drops.of(item.id) == 1));
+    }
+}
+
+fn pick<T>(from: &[T], which: usize) -> Option<&T> {
+    from.get(which.checked_rem(from.len())?)
+}
+
+// What proptest chooses. Numbers are taken modulo what is there.
+
+#[derive(Clone, Copy, Debug)]
+enum How {
+    Commit,
+    Lease { holder: usize },
+    PutBack,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    Open {
+        sends: bool,
+        receives: bool,
+    },
+    Close {
+        handle: usize,
+    },
+    Send {
+        handle: usize,
+        priority: u16,
+        len: u64,
+        wait: bool,
+    },
+    SendReserved {
+        handle: usize,
+        priority: u16,
+        len: u64,
+        reserved: u64,
+    },
+    Reserve {
+        handle: usize,
+        len: u64,
+        wait: bool,
+    },
+    Unreserve {
+        handle: usize,
+        len: u64,
+    },
+    Receive {
+        handle: usize,
+        room: u64,
+        wait: bool,
+    },
+    Finish {
+        held: usize,
+        how: How,
+    },
+    Withdraw {
+        sender: usize,
+    },
+    Leave {
+        receiver: usize,
+    },
+    Acknowledge {
+        lease: usize,
+    },
+    Requeue {
+        lease: usize,
+    },
+    Reclaim {
+        handle: usize,
+        holder: usize,
+    },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let which = || 0..8_usize;
+    let holder = || 0..2_usize;
+    let len = || 0..=12_u64;
+    let priority = || prop_oneof![4 => 0..4_u16, 1 => Just(32767_u16)];
+    // A caller can say anything here.
+    let claimed = || prop_oneof![8 => 0..=16_u64, 1 => Just(u64::MAX)];
+    let room = || prop_oneof![2 => Just(u64::MAX), 1 => 0..=12_u64];
+    let how = prop_oneof![
+        3 => Just(How::Commit),
+        3 => holder().prop_map(|holder| How::Lease { holder }),
+        2 => Just(How::PutBack),
+    ];
+    prop_oneof![
+        3 => prop_oneof![Just((true, false)), Just((false, true)), Just((true, true))]
+            .prop_map(|(sends, receives)| Op::Open { sends, receives }),
+        3 => which().prop_map(|handle| Op::Close { handle }),
+        12 => (which(), priority(), len(), any::<bool>())
+            .prop_map(|(handle, priority, len, wait)| Op::Send { handle, priority, len, wait }),
+        3 => (which(), priority(), len(), claimed()).prop_map(
+            |(handle, priority, len, reserved)| Op::SendReserved {
+                handle, priority, len, reserved
+            }
+        ),
+        3 => (which(), prop_oneof![20 => len(), 1 => Just(u64::MAX)], any::<bool>())
+            .prop_map(|(handle, len, wait)| Op::Reserve { handle, len, wait }),
+        2 => (which(), claimed()).prop_map(|(handle, len)| Op::Unreserve { handle, len }),
+        10 => (which(), room(), any::<bool>())
+            .prop_map(|(handle, room, wait)| Op::Receive { handle, room, wait }),
+        12 => (which(), how).prop_map(|(held, how)| Op::Finish { held, how }),
+        4 => which().prop_map(|sender| Op::Withdraw { sender }),
+        2 => which().prop_map(|receiver| Op::Leave { receiver }),
+        3 => which().prop_map(|lease| Op::Acknowledge { lease }),
+        2 => which().prop_map(|lease| Op::Requeue { lease }),
+        1 => (which(), holder()).prop_map(|(handle, holder)| Op::Reclaim { handle, holder }),
+    ]
+}
+
+fn capacity() -> impl Strategy<Value = Capacity> {
+    let most = u64::MAX;
+    let messages = prop_oneof![3 => Just(0), 4 => 1..=4_u64, 1 => Just(most)];
+    let bytes = prop_oneof![Just(most), 6..=24_u64];
+    (messages, bytes).prop_map(|(messages, bytes)| Capacity { messages, bytes })
+}
+
+fn config() -> Config {
+    let config = Config {
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let cases = match (cfg!(miri), std::env::var_os("PROPTEST_CASES")) {
+        (true, _) => 8,
+        (false, None) => 2000,
+        (false, Some(_)) => config.cases,
+    };
+    Config { cases, ..config }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    /// After every operation the caller lets in and ends who can be, as the module does. Now and
+    /// then it comes a little later: then others were quicker to get the lock.
+    #[test]
+    fn mailbox_does_as_the_model(
+        capacity in capacity(),
+        persistent in prop::bool::weighted(0.2),
+        ops in prop::collection::vec((op(), prop::bool::weighted(0.9)), 1..100),
+    ) {
+        let mut pair = Pair::new(capacity, persistent);
+        for (op, settle) in ops {
+            if let Some(step) = pair.resolve(op) {
+                pair.step(step);
+            }
+            if settle {
+                pair.step(Step::Settle);
+            }
+        }
+        pair.step(Step::Settle);
+        pair.drain();
+    }
+}

@@ -1,0 +1,452 @@
+// SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note
+// Made by tests/check-bindings --write from include/uapi/linux/postbox.h, with bindgen 0.71.1.
+
+pub const POSTBOX_UNBOUNDED: u64 = !0;
+pub const POSTBOX_ABI: u32 = 1;
+pub const POSTBOX_IOC: u32 = 190;
+pub const POSTBOX_KIND_MAILBOX: u32 = 1;
+pub const POSTBOX_RIGHT_SEND: u32 = 1;
+pub const POSTBOX_RIGHT_RECEIVE: u32 = 2;
+pub const POSTBOX_RIGHT_ADMIN: u32 = 8;
+pub const POSTBOX_NAME_MAX: u32 = 63;
+pub const POSTBOX_PRIORITY_MAX: u32 = 32767;
+pub const POSTBOX_NONBLOCK: u32 = 1;
+pub const POSTBOX_TIMEOUT: u32 = 2;
+pub const POSTBOX_DEADLINE: u32 = 4;
+pub const POSTBOX_REALTIME: u32 = 8;
+pub const POSTBOX_O_CREATE: u32 = 1;
+pub const POSTBOX_O_EXCL: u32 = 2;
+pub const POSTBOX_O_PERSIST: u32 = 4;
+pub const POSTBOX_ATTR_MODE: u32 = 1;
+pub const POSTBOX_ATTR_UID: u32 = 2;
+pub const POSTBOX_ATTR_GID: u32 = 4;
+pub const POSTBOX_INFO_PERSIST: u32 = 1;
+pub const POSTBOX_SEND_RESERVED: u32 = 256;
+pub const POSTBOX_RECV_ACK: u32 = 256;
+pub const POSTBOX_MSG_REDELIVERED: u32 = 1;
+pub const POSTBOX_ACK_REQUEUE: u32 = 1;
+pub const POSTBOX_RESERVE_CANCEL: u32 = 256;
+pub type __s32 = ::core::ffi::c_int;
+pub type __u32 = ::core::ffi::c_uint;
+pub type __u64 = ::core::ffi::c_ulonglong;
+pub const POSTBOX_VERSION: __u32 = 48640;
+pub const POSTBOX_OPEN: __u32 = 48641;
+pub const POSTBOX_DUP: __u32 = 48642;
+pub const POSTBOX_UNLINK: __u32 = 48643;
+pub const POSTBOX_SET_ATTR: __u32 = 48644;
+pub const POSTBOX_INFO: __u32 = 48645;
+pub const POSTBOX_LIST: __u32 = 48646;
+pub const POSTBOX_USAGE: __u32 = 48647;
+pub const POSTBOX_SEND: __u32 = 48656;
+pub const POSTBOX_RECV: __u32 = 48657;
+pub const POSTBOX_ACK: __u32 = 48658;
+pub const POSTBOX_RESERVE: __u32 = 48659;
+pub const POSTBOX_SEND_BATCH: __u32 = 48660;
+pub const POSTBOX_RECV_BATCH: __u32 = 48661;
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_version {
+    pub size: __u32,
+    pub abi: __u32,
+    pub features: __u64,
+    pub message_max: __u64,
+    pub batch_max: __u32,
+    pub reserved: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_version"][::core::mem::size_of::<postbox_version>() - 32usize];
+    ["Alignment of postbox_version"][::core::mem::align_of::<postbox_version>() - 8usize];
+    ["Offset of field: postbox_version::size"]
+        [::core::mem::offset_of!(postbox_version, size) - 0usize];
+    ["Offset of field: postbox_version::abi"]
+        [::core::mem::offset_of!(postbox_version, abi) - 4usize];
+    ["Offset of field: postbox_version::features"]
+        [::core::mem::offset_of!(postbox_version, features) - 8usize];
+    ["Offset of field: postbox_version::message_max"]
+        [::core::mem::offset_of!(postbox_version, message_max) - 16usize];
+    ["Offset of field: postbox_version::batch_max"]
+        [::core::mem::offset_of!(postbox_version, batch_max) - 24usize];
+    ["Offset of field: postbox_version::reserved"]
+        [::core::mem::offset_of!(postbox_version, reserved) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_open {
+    pub size: __u32,
+    pub kind: __u32,
+    pub name: __u64,
+    pub name_len: __u32,
+    pub flags: __u32,
+    pub rights: __u32,
+    pub mode: __u32,
+    pub capacity: __u64,
+    pub capacity_bytes: __u64,
+    pub message_max: __u64,
+    pub id: __u64,
+    pub created: __u32,
+    pub reserved: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_open"][::core::mem::size_of::<postbox_open>() - 72usize];
+    ["Alignment of postbox_open"][::core::mem::align_of::<postbox_open>() - 8usize];
+    ["Offset of field: postbox_open::size"][::core::mem::offset_of!(postbox_open, size) - 0usize];
+    ["Offset of field: postbox_open::kind"][::core::mem::offset_of!(postbox_open, kind) - 4usize];
+    ["Offset of field: postbox_open::name"][::core::mem::offset_of!(postbox_open, name) - 8usize];
+    ["Offset of field: postbox_open::name_len"]
+        [::core::mem::offset_of!(postbox_open, name_len) - 16usize];
+    ["Offset of field: postbox_open::flags"]
+        [::core::mem::offset_of!(postbox_open, flags) - 20usize];
+    ["Offset of field: postbox_open::rights"]
+        [::core::mem::offset_of!(postbox_open, rights) - 24usize];
+    ["Offset of field: postbox_open::mode"][::core::mem::offset_of!(postbox_open, mode) - 28usize];
+    ["Offset of field: postbox_open::capacity"]
+        [::core::mem::offset_of!(postbox_open, capacity) - 32usize];
+    ["Offset of field: postbox_open::capacity_bytes"]
+        [::core::mem::offset_of!(postbox_open, capacity_bytes) - 40usize];
+    ["Offset of field: postbox_open::message_max"]
+        [::core::mem::offset_of!(postbox_open, message_max) - 48usize];
+    ["Offset of field: postbox_open::id"][::core::mem::offset_of!(postbox_open, id) - 56usize];
+    ["Offset of field: postbox_open::created"]
+        [::core::mem::offset_of!(postbox_open, created) - 64usize];
+    ["Offset of field: postbox_open::reserved"]
+        [::core::mem::offset_of!(postbox_open, reserved) - 68usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_dup {
+    pub size: __u32,
+    pub rights: __u32,
+    pub fd: __s32,
+    pub reserved: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_dup"][::core::mem::size_of::<postbox_dup>() - 16usize];
+    ["Alignment of postbox_dup"][::core::mem::align_of::<postbox_dup>() - 4usize];
+    ["Offset of field: postbox_dup::size"][::core::mem::offset_of!(postbox_dup, size) - 0usize];
+    ["Offset of field: postbox_dup::rights"][::core::mem::offset_of!(postbox_dup, rights) - 4usize];
+    ["Offset of field: postbox_dup::fd"][::core::mem::offset_of!(postbox_dup, fd) - 8usize];
+    ["Offset of field: postbox_dup::reserved"]
+        [::core::mem::offset_of!(postbox_dup, reserved) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_unlink {
+    pub size: __u32,
+    pub name_len: __u32,
+    pub name: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_unlink"][::core::mem::size_of::<postbox_unlink>() - 16usize];
+    ["Alignment of postbox_unlink"][::core::mem::align_of::<postbox_unlink>() - 8usize];
+    ["Offset of field: postbox_unlink::size"]
+        [::core::mem::offset_of!(postbox_unlink, size) - 0usize];
+    ["Offset of field: postbox_unlink::name_len"]
+        [::core::mem::offset_of!(postbox_unlink, name_len) - 4usize];
+    ["Offset of field: postbox_unlink::name"]
+        [::core::mem::offset_of!(postbox_unlink, name) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_attr {
+    pub size: __u32,
+    pub valid: __u32,
+    pub mode: __u32,
+    pub uid: __u32,
+    pub gid: __u32,
+    pub reserved: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_attr"][::core::mem::size_of::<postbox_attr>() - 24usize];
+    ["Alignment of postbox_attr"][::core::mem::align_of::<postbox_attr>() - 4usize];
+    ["Offset of field: postbox_attr::size"][::core::mem::offset_of!(postbox_attr, size) - 0usize];
+    ["Offset of field: postbox_attr::valid"][::core::mem::offset_of!(postbox_attr, valid) - 4usize];
+    ["Offset of field: postbox_attr::mode"][::core::mem::offset_of!(postbox_attr, mode) - 8usize];
+    ["Offset of field: postbox_attr::uid"][::core::mem::offset_of!(postbox_attr, uid) - 12usize];
+    ["Offset of field: postbox_attr::gid"][::core::mem::offset_of!(postbox_attr, gid) - 16usize];
+    ["Offset of field: postbox_attr::reserved"]
+        [::core::mem::offset_of!(postbox_attr, reserved) - 20usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct postbox_info {
+    pub size: __u32,
+    pub kind: __u32,
+    pub id: __u64,
+    pub flags: __u32,
+    pub mode: __u32,
+    pub uid: __u32,
+    pub gid: __u32,
+    pub capacity: __u64,
+    pub capacity_bytes: __u64,
+    pub message_max: __u64,
+    pub messages: __u64,
+    pub bytes: __u64,
+    pub unacknowledged: __u64,
+    pub reserved_messages: __u64,
+    pub senders: __u32,
+    pub receivers: __u32,
+    pub waiting_senders: __u32,
+    pub waiting_receivers: __u32,
+    pub sent: __u64,
+    pub received: __u64,
+    pub redelivered: __u64,
+    pub full: __u64,
+    pub high_messages: __u64,
+    pub high_bytes: __u64,
+    pub rights: __u32,
+    pub name_len: __u32,
+    pub name: [::core::ffi::c_char; 64usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_info"][::core::mem::size_of::<postbox_info>() - 224usize];
+    ["Alignment of postbox_info"][::core::mem::align_of::<postbox_info>() - 8usize];
+    ["Offset of field: postbox_info::size"][::core::mem::offset_of!(postbox_info, size) - 0usize];
+    ["Offset of field: postbox_info::kind"][::core::mem::offset_of!(postbox_info, kind) - 4usize];
+    ["Offset of field: postbox_info::id"][::core::mem::offset_of!(postbox_info, id) - 8usize];
+    ["Offset of field: postbox_info::flags"]
+        [::core::mem::offset_of!(postbox_info, flags) - 16usize];
+    ["Offset of field: postbox_info::mode"][::core::mem::offset_of!(postbox_info, mode) - 20usize];
+    ["Offset of field: postbox_info::uid"][::core::mem::offset_of!(postbox_info, uid) - 24usize];
+    ["Offset of field: postbox_info::gid"][::core::mem::offset_of!(postbox_info, gid) - 28usize];
+    ["Offset of field: postbox_info::capacity"]
+        [::core::mem::offset_of!(postbox_info, capacity) - 32usize];
+    ["Offset of field: postbox_info::capacity_bytes"]
+        [::core::mem::offset_of!(postbox_info, capacity_bytes) - 40usize];
+    ["Offset of field: postbox_info::message_max"]
+        [::core::mem::offset_of!(postbox_info, message_max) - 48usize];
+    ["Offset of field: postbox_info::messages"]
+        [::core::mem::offset_of!(postbox_info, messages) - 56usize];
+    ["Offset of field: postbox_info::bytes"]
+        [::core::mem::offset_of!(postbox_info, bytes) - 64usize];
+    ["Offset of field: postbox_info::unacknowledged"]
+        [::core::mem::offset_of!(postbox_info, unacknowledged) - 72usize];
+    ["Offset of field: postbox_info::reserved_messages"]
+        [::core::mem::offset_of!(postbox_info, reserved_messages) - 80usize];
+    ["Offset of field: postbox_info::senders"]
+        [::core::mem::offset_of!(postbox_info, senders) - 88usize];
+    ["Offset of field: postbox_info::receivers"]
+        [::core::mem::offset_of!(postbox_info, receivers) - 92usize];
+    ["Offset of field: postbox_info::waiting_senders"]
+        [::core::mem::offset_of!(postbox_info, waiting_senders) - 96usize];
+    ["Offset of field: postbox_info::waiting_receivers"]
+        [::core::mem::offset_of!(postbox_info, waiting_receivers) - 100usize];
+    ["Offset of field: postbox_info::sent"][::core::mem::offset_of!(postbox_info, sent) - 104usize];
+    ["Offset of field: postbox_info::received"]
+        [::core::mem::offset_of!(postbox_info, received) - 112usize];
+    ["Offset of field: postbox_info::redelivered"]
+        [::core::mem::offset_of!(postbox_info, redelivered) - 120usize];
+    ["Offset of field: postbox_info::full"][::core::mem::offset_of!(postbox_info, full) - 128usize];
+    ["Offset of field: postbox_info::high_messages"]
+        [::core::mem::offset_of!(postbox_info, high_messages) - 136usize];
+    ["Offset of field: postbox_info::high_bytes"]
+        [::core::mem::offset_of!(postbox_info, high_bytes) - 144usize];
+    ["Offset of field: postbox_info::rights"]
+        [::core::mem::offset_of!(postbox_info, rights) - 152usize];
+    ["Offset of field: postbox_info::name_len"]
+        [::core::mem::offset_of!(postbox_info, name_len) - 156usize];
+    ["Offset of field: postbox_info::name"][::core::mem::offset_of!(postbox_info, name) - 160usize];
+};
+impl Default for postbox_info {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_list {
+    pub size: __u32,
+    pub count: __u32,
+    pub infos: __u64,
+    pub info_size: __u32,
+    pub reserved: __u32,
+    pub after: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_list"][::core::mem::size_of::<postbox_list>() - 32usize];
+    ["Alignment of postbox_list"][::core::mem::align_of::<postbox_list>() - 8usize];
+    ["Offset of field: postbox_list::size"][::core::mem::offset_of!(postbox_list, size) - 0usize];
+    ["Offset of field: postbox_list::count"][::core::mem::offset_of!(postbox_list, count) - 4usize];
+    ["Offset of field: postbox_list::infos"][::core::mem::offset_of!(postbox_list, infos) - 8usize];
+    ["Offset of field: postbox_list::info_size"]
+        [::core::mem::offset_of!(postbox_list, info_size) - 16usize];
+    ["Offset of field: postbox_list::reserved"]
+        [::core::mem::offset_of!(postbox_list, reserved) - 20usize];
+    ["Offset of field: postbox_list::after"]
+        [::core::mem::offset_of!(postbox_list, after) - 24usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_usage {
+    pub size: __u32,
+    pub uid: __u32,
+    pub messages: __u64,
+    pub messages_max: __u64,
+    pub bytes: __u64,
+    pub bytes_max: __u64,
+    pub objects: __u64,
+    pub objects_max: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_usage"][::core::mem::size_of::<postbox_usage>() - 56usize];
+    ["Alignment of postbox_usage"][::core::mem::align_of::<postbox_usage>() - 8usize];
+    ["Offset of field: postbox_usage::size"][::core::mem::offset_of!(postbox_usage, size) - 0usize];
+    ["Offset of field: postbox_usage::uid"][::core::mem::offset_of!(postbox_usage, uid) - 4usize];
+    ["Offset of field: postbox_usage::messages"]
+        [::core::mem::offset_of!(postbox_usage, messages) - 8usize];
+    ["Offset of field: postbox_usage::messages_max"]
+        [::core::mem::offset_of!(postbox_usage, messages_max) - 16usize];
+    ["Offset of field: postbox_usage::bytes"]
+        [::core::mem::offset_of!(postbox_usage, bytes) - 24usize];
+    ["Offset of field: postbox_usage::bytes_max"]
+        [::core::mem::offset_of!(postbox_usage, bytes_max) - 32usize];
+    ["Offset of field: postbox_usage::objects"]
+        [::core::mem::offset_of!(postbox_usage, objects) - 40usize];
+    ["Offset of field: postbox_usage::objects_max"]
+        [::core::mem::offset_of!(postbox_usage, objects_max) - 48usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_send {
+    pub size: __u32,
+    pub flags: __u32,
+    pub data: __u64,
+    pub len: __u64,
+    pub timeout_ns: __u64,
+    pub priority: __u32,
+    pub reserved: __u32,
+    pub reserved_len: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_send"][::core::mem::size_of::<postbox_send>() - 48usize];
+    ["Alignment of postbox_send"][::core::mem::align_of::<postbox_send>() - 8usize];
+    ["Offset of field: postbox_send::size"][::core::mem::offset_of!(postbox_send, size) - 0usize];
+    ["Offset of field: postbox_send::flags"][::core::mem::offset_of!(postbox_send, flags) - 4usize];
+    ["Offset of field: postbox_send::data"][::core::mem::offset_of!(postbox_send, data) - 8usize];
+    ["Offset of field: postbox_send::len"][::core::mem::offset_of!(postbox_send, len) - 16usize];
+    ["Offset of field: postbox_send::timeout_ns"]
+        [::core::mem::offset_of!(postbox_send, timeout_ns) - 24usize];
+    ["Offset of field: postbox_send::priority"]
+        [::core::mem::offset_of!(postbox_send, priority) - 32usize];
+    ["Offset of field: postbox_send::reserved"]
+        [::core::mem::offset_of!(postbox_send, reserved) - 36usize];
+    ["Offset of field: postbox_send::reserved_len"]
+        [::core::mem::offset_of!(postbox_send, reserved_len) - 40usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_recv {
+    pub size: __u32,
+    pub flags: __u32,
+    pub data: __u64,
+    pub len: __u64,
+    pub timeout_ns: __u64,
+    pub msg_len: __u64,
+    pub token: __u64,
+    pub priority: __u32,
+    pub msg_flags: __u32,
+    pub pid: __u32,
+    pub tid: __u32,
+    pub uid: __u32,
+    pub gid: __u32,
+    pub pidfd_ino: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_recv"][::core::mem::size_of::<postbox_recv>() - 80usize];
+    ["Alignment of postbox_recv"][::core::mem::align_of::<postbox_recv>() - 8usize];
+    ["Offset of field: postbox_recv::size"][::core::mem::offset_of!(postbox_recv, size) - 0usize];
+    ["Offset of field: postbox_recv::flags"][::core::mem::offset_of!(postbox_recv, flags) - 4usize];
+    ["Offset of field: postbox_recv::data"][::core::mem::offset_of!(postbox_recv, data) - 8usize];
+    ["Offset of field: postbox_recv::len"][::core::mem::offset_of!(postbox_recv, len) - 16usize];
+    ["Offset of field: postbox_recv::timeout_ns"]
+        [::core::mem::offset_of!(postbox_recv, timeout_ns) - 24usize];
+    ["Offset of field: postbox_recv::msg_len"]
+        [::core::mem::offset_of!(postbox_recv, msg_len) - 32usize];
+    ["Offset of field: postbox_recv::token"]
+        [::core::mem::offset_of!(postbox_recv, token) - 40usize];
+    ["Offset of field: postbox_recv::priority"]
+        [::core::mem::offset_of!(postbox_recv, priority) - 48usize];
+    ["Offset of field: postbox_recv::msg_flags"]
+        [::core::mem::offset_of!(postbox_recv, msg_flags) - 52usize];
+    ["Offset of field: postbox_recv::pid"][::core::mem::offset_of!(postbox_recv, pid) - 56usize];
+    ["Offset of field: postbox_recv::tid"][::core::mem::offset_of!(postbox_recv, tid) - 60usize];
+    ["Offset of field: postbox_recv::uid"][::core::mem::offset_of!(postbox_recv, uid) - 64usize];
+    ["Offset of field: postbox_recv::gid"][::core::mem::offset_of!(postbox_recv, gid) - 68usize];
+    ["Offset of field: postbox_recv::pidfd_ino"]
+        [::core::mem::offset_of!(postbox_recv, pidfd_ino) - 72usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_ack {
+    pub size: __u32,
+    pub flags: __u32,
+    pub token: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_ack"][::core::mem::size_of::<postbox_ack>() - 16usize];
+    ["Alignment of postbox_ack"][::core::mem::align_of::<postbox_ack>() - 8usize];
+    ["Offset of field: postbox_ack::size"][::core::mem::offset_of!(postbox_ack, size) - 0usize];
+    ["Offset of field: postbox_ack::flags"][::core::mem::offset_of!(postbox_ack, flags) - 4usize];
+    ["Offset of field: postbox_ack::token"][::core::mem::offset_of!(postbox_ack, token) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_reserve {
+    pub size: __u32,
+    pub flags: __u32,
+    pub len: __u64,
+    pub timeout_ns: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_reserve"][::core::mem::size_of::<postbox_reserve>() - 24usize];
+    ["Alignment of postbox_reserve"][::core::mem::align_of::<postbox_reserve>() - 8usize];
+    ["Offset of field: postbox_reserve::size"]
+        [::core::mem::offset_of!(postbox_reserve, size) - 0usize];
+    ["Offset of field: postbox_reserve::flags"]
+        [::core::mem::offset_of!(postbox_reserve, flags) - 4usize];
+    ["Offset of field: postbox_reserve::len"]
+        [::core::mem::offset_of!(postbox_reserve, len) - 8usize];
+    ["Offset of field: postbox_reserve::timeout_ns"]
+        [::core::mem::offset_of!(postbox_reserve, timeout_ns) - 16usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_batch {
+    pub size: __u32,
+    pub flags: __u32,
+    pub entries: __u64,
+    pub count: __u32,
+    pub entry_size: __u32,
+    pub timeout_ns: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_batch"][::core::mem::size_of::<postbox_batch>() - 32usize];
+    ["Alignment of postbox_batch"][::core::mem::align_of::<postbox_batch>() - 8usize];
+    ["Offset of field: postbox_batch::size"][::core::mem::offset_of!(postbox_batch, size) - 0usize];
+    ["Offset of field: postbox_batch::flags"]
+        [::core::mem::offset_of!(postbox_batch, flags) - 4usize];
+    ["Offset of field: postbox_batch::entries"]
+        [::core::mem::offset_of!(postbox_batch, entries) - 8usize];
+    ["Offset of field: postbox_batch::count"]
+        [::core::mem::offset_of!(postbox_batch, count) - 16usize];
+    ["Offset of field: postbox_batch::entry_size"]
+        [::core::mem::offset_of!(postbox_batch, entry_size) - 20usize];
+    ["Offset of field: postbox_batch::timeout_ns"]
+        [::core::mem::offset_of!(postbox_batch, timeout_ns) - 24usize];
+};

@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Waiting: tasks that sleep until they are handed something, and pollers.
+//!
+//! A task that waits has a [`Waiter`] on its stack, with a pointer to it on a list of the object
+//! that it waits for. Whoever takes the pointer off the list, under the object's lock, owns the end
+//! of the wait: it writes the outcome, and the task is woken once the lock is dropped. A task that
+//! stops waiting for a reason of its own takes the lock, and looks whether it was too late.
+
+use crate::{
+    helpers::{self, c},
+    message::Message,
+    queue::{self, Linked, Links, Received, Sent},
+    uapi,
+};
+use core::{cell::UnsafeCell, marker::PhantomPinned, pin::Pin, ptr::NonNull};
+use kernel::{
+    bindings,
+    fs::File,
+    prelude::*,
+    sync::atomic::{
+        ordering::{Acquire, Release},
+        Atomic,
+    },
+    task::Task,
+    types::Opaque,
+};
+
+/// How long a call waits.
+#[derive(Clone, Copy)]
+pub(crate) enum Wait {
+    /// Not at all.
+    Never,
+    /// Until something ends it.
+    Forever,
+    /// Until a time, in nanoseconds.
+    Until {
+        at: i64,
+        realtime: bool,
+        /// It was given as a duration, so that the call must not be restarted with it.
+        relative: bool,
+    },
+}
+
+impl Wait {
+    /// The flags that say how to wait.
+    pub(crate) const FLAGS: u32 = uapi::POSTBOX_NONBLOCK
+        | uapi::POSTBOX_TIMEOUT
+        | uapi::POSTBOX_DEADLINE
+        | uapi::POSTBOX_REALTIME;
+
+    /// Decodes them.
+    pub(crate) fn new(flags: u32, timeout_ns: u64, nonblocking: bool) -> Result<Self> {
+        let time = i64::try_from(timeout_ns).unwrap_or(i64::MAX);
+        let wait = match flags & Self::FLAGS {
+            0 | uapi::POSTBOX_NONBLOCK if timeout_ns != 0 => return Err(EINVAL),
+            0 => Wait::Forever,
+            uapi::POSTBOX_NONBLOCK => Wait::Never,
+            uapi::POSTBOX_TIMEOUT => Wait::Until {
+                at: helpers::now().saturating_add(time),
+                realtime: false,
+                relative: true,
+            },
+            uapi::POSTBOX_DEADLINE => Wait::Until {
+                at: time,
+                realtime: false,
+                relative: false,
+            },
+            f if f == uapi::POSTBOX_DEADLINE | uapi::POSTBOX_REALTIME => Wait::Until {
+                at: time,
+                realtime: true,
+                relative: false,
+            },
+            _ => return Err(EINVAL),
+        };
+        Ok(if nonblocking { Wait::Never } else { wait })
+    }
+
+    /// Whether it waits at all.
+    pub(crate) fn may_wait(&self) -> bool {
+        !matches!(self, Wait::Never)
+    }
+}
+
+/// How a wait ended.
+pub(crate) enum Outcome {
+    Sent(Sent),
+    Received(Received<KBox<Message>>),
+}
+
+/// A task that waits.
+pub(crate) struct Waiter {
+    /// Guarded by the object's lock.
+    links: Links<Waiter>,
+    task: *mut bindings::task_struct,
+    /// Set after `outcome` was written; from then on nobody else has a pointer here.
+    done: Atomic<u32>,
+    outcome: UnsafeCell<Option<Outcome>>,
+    _pin: PhantomPinned,
+}
+
+impl Waiter {
+    /// The current task, which keeps this on its stack.
+    pub(crate) fn new() -> Self {
+        Self {
+            links: Links::new(),
+            task: Task::current_raw(),
+            done: Atomic::new(0),
+            outcome: UnsafeCell::new(None),
+            _pin: PhantomPinned,
+        }
+    }
+
+    /// The pointer to put on a list. Following it is sound until the wait is done, or the pointer
+    /// was taken back under the object's lock.
+    pub(crate) fn pointer(self: Pin<&Self>) -> WaiterPtr {
+        WaiterPtr(NonNull::from(self.get_ref()))
+    }
+
+    /// Sleeps until the wait is done, or there is another reason to end it.
+    pub(crate) fn sleep(&self, wait: &Wait) -> Result {
+        let (timed, until, realtime, relative) = match *wait {
+            Wait::Until {
+                at,
+                realtime,
+                relative,
+            } => (true, at, realtime, relative),
+            _ => (false, 0, false, false),
+        };
+        // SAFETY: `done` is valid, and is only set to end the wait.
+        match unsafe { c::postbox_wait(self.done.as_ptr(), timed, until, realtime) } {
+            0 => Ok(()),
+            // Restarting would wait for the whole duration again.
+            err if relative && err == ERESTARTSYS.to_errno() => Err(EINTR),
+            err => Err(Error::from_errno(err)),
+        }
+    }
+
+    /// How the wait ended, if it did.
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
+        if self.done.load(Acquire) == 0 {
+            return None;
+        }
+        // SAFETY: `done` is set, so that nobody else has a pointer to this.
+        unsafe { (*self.outcome.get()).take() }
+    }
+}
+
+impl Linked for Waiter {
+    fn links(&self) -> &Links<Self> {
+        &self.links
+    }
+}
+
+/// A pointer to a task that waits.
+#[derive(Clone, Copy)]
+pub(crate) struct WaiterPtr(NonNull<Waiter>);
+
+// SAFETY: It is only followed under the object's lock.
+unsafe impl Send for WaiterPtr {}
+
+impl WaiterPtr {
+    /// Hands the outcome over, under the object's lock.
+    fn finish(self, outcome: Outcome) -> Wake {
+        // SAFETY: By the contract of `pointer` the waiter is there until `done` is set below, and
+        // the caller, who took the pointer out of the object, is the only one to write to it.
+        unsafe {
+            let waiter = self.0.as_ref();
+            *waiter.outcome.get() = Some(outcome);
+            // The task may be gone as soon as it sees `done`.
+            let task = c::postbox_task_get(waiter.task);
+            waiter.done.store(1, Release);
+            Wake(task)
+        }
+    }
+}
+
+// SAFETY: The waiter is pinned on its task's stack for as long as the pointer is on a list, and
+// the pointer is `Copy`.
+unsafe impl queue::Owner for WaiterPtr {
+    type Target = Waiter;
+
+    fn into_raw(self) -> NonNull<Waiter> {
+        self.0
+    }
+
+    unsafe fn from_raw(raw: NonNull<Waiter>) -> Self {
+        Self(raw)
+    }
+}
+
+impl queue::SendWaiter for WaiterPtr {
+    type Wake = Wake;
+
+    fn finish(self, sent: Sent) -> Wake {
+        self.finish(Outcome::Sent(sent))
+    }
+}
+
+impl queue::ReceiveWaiter<KBox<Message>> for WaiterPtr {
+    type Wake = Wake;
+
+    fn finish(self, received: Received<KBox<Message>>) -> Wake {
+        self.finish(Outcome::Received(received))
+    }
+}
+
+/// A task whose wait is over. Dropping this wakes it, which is for after the object's lock.
+#[must_use]
+pub(crate) struct Wake(*mut bindings::task_struct);
+
+impl Drop for Wake {
+    fn drop(&mut self) {
+        // SAFETY: `self` has a reference to the task, which this drops.
+        unsafe { c::postbox_task_wake(self.0) };
+    }
+}
+
+/// Those who poll an object. It must live as long as every file that polls it.
+#[pin_data]
+pub(crate) struct Pollers {
+    #[pin]
+    head: Opaque<bindings::wait_queue_head>,
+}
+
+// SAFETY: A wait queue has a lock of its own.
+unsafe impl Send for Pollers {}
+// SAFETY: As above.
+unsafe impl Sync for Pollers {}
+
+impl Pollers {
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            // SAFETY: The head is pinned, and initialised where it is.
+            head <- Opaque::ffi_init(|head| unsafe { c::postbox_poll_init(head) }),
+        })
+    }
+
+    /// Adds whoever `table` stands for. The state is to be looked at afterwards, under the
+    /// object's lock.
+    ///
+    /// # Safety
+    ///
+    /// `file` and `table` are those of a poll, and `file` keeps the object.
+    pub(crate) unsafe fn add(&self, file: &File, table: *mut bindings::poll_table_struct) {
+        // SAFETY: By the contract.
+        unsafe { c::postbox_poll_add(file.as_ptr(), self.head.get(), table) };
+    }
+
+    /// Wakes those who wait for one of `mask`. For after the object's lock was held.
+    pub(crate) fn wake(&self, mask: u32) {
+        // SAFETY: The head was initialised.
+        unsafe { c::postbox_poll_wake(self.head.get(), mask) };
+    }
+}
