@@ -35,6 +35,8 @@ pub(crate) struct Owner {
 pub(crate) mod c {
     use super::*;
 
+    // The kernel's own structs contain some that are empty in this configuration.
+    #[allow(improper_ctypes)]
     extern "C" {
         pub(crate) fn postbox_read_args(
             args: *mut c_void,
