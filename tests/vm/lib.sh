@@ -62,6 +62,23 @@ need_cargo() {
 	die "cargo is not on the PATH" "install Rust with rustup (https://rustup.rs) and run this again"
 }
 
+# following LOG COMMAND...: runs it and says every 20 s where its log is.
+following() {
+	local log=$1 follower clock status=0
+	shift
+	exec {clock}<> <(:)
+	# read instead of sleep: nothing is left behind that keeps a pipe open.
+	while kill -0 $$ 2>/dev/null; do
+		read -r -t 20 -u "$clock" || note "$(wc -l <"$log" 2>/dev/null || echo 0) lines so far: $(tail -n 1 "$log" 2>/dev/null)"
+	done &
+	follower=$!
+	"$@" || status=$?
+	kill $follower
+	wait $follower 2>/dev/null || :
+	exec {clock}>&-
+	return $status
+}
+
 # item NAME MAKER [ARG...]: one entry of the cache. MAKER gets an empty directory and fills it; it is renamed into place
 # when it is whole. Who comes second waits; what an interrupted run left is removed.
 item() {
@@ -110,7 +127,7 @@ in_root() {
 	done
 	root=$1
 	shift
-	mode=$(enter_mode)
+	mode=$(enter_mode) || exit 1
 	case $mode in
 	root) pre=(unshare -m) ;;
 	userns) pre=(unshare -rm) ;;
