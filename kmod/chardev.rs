@@ -572,6 +572,9 @@ fn code(result: Result) -> i32 {
     result.map_or_else(|error| error.to_errno(), |()| 0)
 }
 
+/// # Safety
+///
+/// Called as the file operation of that name, with what belongs to it.
 unsafe extern "C" fn fop_open(inode: *mut bindings::inode, file: *mut bindings::file) -> i32 {
     // SAFETY: The misc device put a pointer to itself there, and it is the first field of a
     // `Device`, which is registered.
@@ -585,6 +588,9 @@ unsafe extern "C" fn fop_open(inode: *mut bindings::inode, file: *mut bindings::
     }))
 }
 
+/// # Safety
+///
+/// Called as the file operation of that name, with what belongs to it.
 unsafe extern "C" fn fop_flush(file: *mut bindings::file, owner: bindings::fl_owner_t) -> i32 {
     if helpers::exiting() {
         // SAFETY: The file is one of ours, and open.
@@ -593,12 +599,18 @@ unsafe extern "C" fn fop_flush(file: *mut bindings::file, owner: bindings::fl_ow
     0
 }
 
+/// # Safety
+///
+/// Called as the file operation of that name, with what belongs to it.
 unsafe extern "C" fn fop_release(_: *mut bindings::inode, file: *mut bindings::file) -> i32 {
     // SAFETY: Nobody else has the file any more.
     drop(unsafe { Foreign::from_foreign((*file).private_data) });
     0
 }
 
+/// # Safety
+///
+/// Called as the file operation of that name, with what belongs to it.
 unsafe extern "C" fn fop_poll(
     file: *mut bindings::file,
     table: *mut bindings::poll_table_struct,
@@ -617,12 +629,18 @@ unsafe extern "C" fn fop_poll(
     }
 }
 
+/// # Safety
+///
+/// Called as the file operation of that name, with what belongs to it.
 unsafe extern "C" fn fop_ioctl(file: *mut bindings::file, request: u32, arg: usize) -> isize {
     // SAFETY: The file is one of ours, and open.
     let (handle, nonblocking) = unsafe { (handle(file), (*file).f_flags & flags::O_NONBLOCK != 0) };
     code(dispatch(&handle, request, arg, nonblocking)) as isize
 }
 
+/// # Safety
+///
+/// Called as the file operation of that name, with what belongs to it.
 unsafe extern "C" fn fop_read_iter(
     iocb: *mut bindings::kiocb,
     iter: *mut bindings::iov_iter,
@@ -663,6 +681,9 @@ unsafe extern "C" fn fop_read_iter(
     }
 }
 
+/// # Safety
+///
+/// Called as the file operation of that name, with what belongs to it.
 unsafe extern "C" fn fop_write_iter(
     iocb: *mut bindings::kiocb,
     iter: *mut bindings::iov_iter,

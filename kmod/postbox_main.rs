@@ -24,6 +24,7 @@ mod queue;
 mod quota;
 mod registry;
 #[allow(dead_code, missing_docs, non_camel_case_types, unreachable_pub)]
+#[allow(clippy::undocumented_unsafe_blocks)] // Made by bindgen.
 mod uapi;
 mod wait;
 

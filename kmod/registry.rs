@@ -128,7 +128,7 @@ impl Object {
         if let Some(name) = &self.name {
             info.name_len = name.len as u32;
             for (to, from) in info.name.iter_mut().zip(name.bytes()) {
-                *to = *from as _;
+                *to = *from as core::ffi::c_char;
             }
         }
         info

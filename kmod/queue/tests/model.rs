@@ -1426,7 +1426,7 @@ fn config() -> Config {
     };
     let cases = match (cfg!(miri), std::env::var_os("PROPTEST_CASES")) {
         (true, _) => 8,
-        (false, None) => 2000,
+        (false, None) => 1000,
         (false, Some(_)) => config.cases,
     };
     Config { cases, ..config }
