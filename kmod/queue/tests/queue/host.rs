@@ -39,12 +39,6 @@ pub struct Letter {
     drops: Drops,
 }
 
-impl Letter {
-    pub fn id(&self) -> usize {
-        self.id
-    }
-}
-
 impl Drop for Letter {
     fn drop(&mut self) {
         let mut drops = self.drops.0.borrow_mut();

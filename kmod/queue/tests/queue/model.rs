@@ -2,9 +2,7 @@
 //! Random operations on a mailbox, and on a plain model that keeps a sorted vector: both must
 //! say the same after every step, about every message, waiter and number.
 
-mod host;
-
-use host::{
+use crate::host::{
     Drops, Letter, Post, Receiver, ReceiverPtr, ReceiverWoken, Sender, SenderPtr, SenderWoken,
 };
 use postbox_queue::{

@@ -1,0 +1,439 @@
+// SPDX-License-Identifier: GPL-2.0
+//! What a mailbox promises in single cases, told step by step.
+
+use crate::host::{Drops, Letter, Post, Receiver, ReceiverPtr, ReceiverWoken, Sender, SenderPtr};
+use postbox_queue::{
+    Capacity, Commit, Entry, HandleState, Mailbox, Message, Received, Reserving, Returned, Sending,
+    Sent, Take,
+};
+use std::{ptr::NonNull, rc::Rc};
+
+struct Case {
+    mailbox: Mailbox<Post, ReceiverPtr>,
+    /// Kept to the end: what waits points to them.
+    senders: Vec<(Rc<Sender>, NonNull<Letter>)>,
+    receivers: Vec<Rc<Receiver>>,
+    drops: Drops,
+}
+
+type Sends = Sending<Post, ReceiverWoken>;
+
+impl Case {
+    /// With one handle that sends and one that receives.
+    fn new(messages: u64, bytes: u64) -> Self {
+        let mut new = Self {
+            mailbox: Mailbox::new(Capacity { messages, bytes }, false),
+            senders: Vec::new(),
+            receivers: Vec::new(),
+            drops: Drops::default(),
+        };
+        new.mailbox.open(true, false);
+        new.mailbox.open(false, true);
+        new
+    }
+
+    fn rendezvous() -> Self {
+        Self::new(0, u64::MAX)
+    }
+
+    fn sender(&mut self, message: &Post) -> SenderPtr {
+        let sender = Sender::new(message.id());
+        let pointer = SenderPtr::new(&sender);
+        self.senders.push((sender, message.pointer()));
+        pointer
+    }
+
+    fn send_with(&mut self, id: usize, len: u64, may_wait: bool) -> Sends {
+        let message = Post::new(id, 0, len, &self.drops);
+        let sender = self.sender(&message);
+        // SAFETY: It stays in `senders`.
+        unsafe { self.mailbox.send(message, Some(sender), may_wait) }
+    }
+
+    #[track_caller]
+    fn send(&mut self, id: usize, len: u64) {
+        let sending = self.send_with(id, len, false);
+        assert!(matches!(sending, Sending::Queued), "{sending:?}");
+    }
+
+    #[track_caller]
+    fn send_waits(&mut self, id: usize, len: u64) {
+        let sending = self.send_with(id, len, true);
+        assert!(matches!(sending, Sending::Waits(None)), "{sending:?}");
+    }
+
+    fn withdraw(&mut self, id: usize) -> Option<Post> {
+        let sent = |(sender, _): &&(Rc<Sender>, _)| sender.id == id;
+        let (sender, message) = self.senders.iter().find(sent).expect("it was sent");
+        assert_eq!(sender.finished.get(), None);
+        // SAFETY: Its sender was not finished.
+        unsafe { self.mailbox.withdraw(*message) }
+    }
+
+    #[track_caller]
+    fn take(&mut self, id: usize) -> Post {
+        match self.mailbox.take(u64::MAX) {
+            Take::Message(message) if message.id() == id => message,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn commit(&mut self, message: Post) {
+        let commit = self.mailbox.commit(&message);
+        assert!(matches!(commit, Commit::Done(None)), "{commit:?}");
+    }
+
+    #[track_caller]
+    fn lease(&mut self, state: &mut HandleState<Post>, id: usize, holder: usize) -> u64 {
+        let message = self.take(id);
+        let token = message.entry().node().token();
+        let commit = self.mailbox.lease(state, message, holder);
+        assert!(matches!(commit, Commit::Done(None)), "{commit:?}");
+        token
+    }
+
+    fn wait(&mut self, id: usize) -> Rc<Receiver> {
+        let receiver = Receiver::new(id);
+        self.receivers.push(receiver.clone());
+        // SAFETY: It stays in `receivers`.
+        unsafe { self.mailbox.wait(ReceiverPtr::new(&receiver)) };
+        receiver
+    }
+
+    fn reserve(&mut self, id: usize, len: u64, may_wait: bool) -> Reserving<Post> {
+        let stand_in = Post::stand_in(id, len, &self.drops);
+        let sender = self.sender(&stand_in);
+        // SAFETY: It stays in `senders`.
+        unsafe { self.mailbox.reserve(stand_in, sender, may_wait) }
+    }
+
+    #[track_caller]
+    fn reserved(&mut self, state: &mut HandleState<Post>, len: u64) {
+        let reserving = self.reserve(usize::MAX, len, false);
+        assert!(matches!(reserving, Reserving::Reserved(_)), "{reserving:?}");
+        state.add_reservation(len);
+    }
+
+    fn send_reserved(
+        &mut self,
+        state: &mut HandleState<Post>,
+        id: usize,
+        len: u64,
+        reserved: u64,
+    ) -> Sends {
+        let message = Post::new(id, 0, len, &self.drops);
+        self.mailbox.send_reserved(state, message, reserved)
+    }
+}
+
+#[test]
+fn rendezvous_try_send_fails_when_its_message_comes_back() {
+    let mut b = Case::rendezvous();
+    assert!(matches!(b.send_with(0, 1, false), Sending::Full(_)));
+    let receiver = b.wait(0);
+    assert!(b.mailbox.writable());
+    assert!(matches!(b.send_with(1, 1, false), Sending::Waits(Some(_))));
+    match b.mailbox.put_back(receiver.message()) {
+        Returned::Refused(sender, message) => {
+            assert_eq!((sender.id, sender.sent, message.id()), (1, Sent::Full, 1));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(b.mailbox.waiting_senders(), 0);
+    assert_eq!(b.mailbox.counters().full, 2);
+    assert!(!b.mailbox.readable());
+}
+
+#[test]
+fn rendezvous_try_send_goes_on_to_the_next_receiver() {
+    let mut b = Case::rendezvous();
+    let (first, second) = (b.wait(0), b.wait(1));
+    assert!(matches!(b.send_with(0, 1, false), Sending::Waits(Some(_))));
+    let returned = b.mailbox.put_back(first.message());
+    assert!(
+        matches!(&returned, Returned::Given(woken) if woken.id == 1),
+        "{returned:?}"
+    );
+    let message = second.message();
+    match b.mailbox.commit(&message) {
+        Commit::Done(Some(sender)) => assert_eq!((sender.id, sender.sent), (0, Sent::Accepted)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn rendezvous_that_was_received_comes_back_without_its_sender() {
+    let mut b = Case::rendezvous();
+    let mut state = HandleState::new();
+    let receiver = b.wait(0);
+    assert!(matches!(b.send_with(0, 1, false), Sending::Waits(Some(_))));
+    let commit = b.mailbox.lease(&mut state, receiver.message(), 0);
+    assert!(matches!(commit, Commit::Done(Some(_))), "{commit:?}");
+    let returned = b.mailbox.reclaim(&mut state, None);
+    assert!(matches!(returned, Some(Returned::Queued)), "{returned:?}");
+    assert_eq!(b.mailbox.waiting_senders(), 0);
+    let message = b.take(0);
+    assert!(message.entry().node().redelivered());
+    b.commit(message);
+}
+
+#[test]
+fn receiver_of_a_withdrawn_message_keeps_its_turn() {
+    let mut b = Case::rendezvous();
+    let first = b.wait(0);
+    assert!(matches!(b.send_with(0, 1, true), Sending::Waits(Some(_))));
+    let second = b.wait(1);
+    assert!(b.withdraw(0).is_none());
+    let message = first.message();
+    assert!(matches!(b.mailbox.commit(&message), Commit::Withdrawn(())));
+    assert!(matches!(b.mailbox.take(1), Take::Empty));
+    // SAFETY: It stays in `receivers`.
+    unsafe { b.mailbox.wait_again(ReceiverPtr::new(&first)) };
+    assert!(matches!(b.send_with(1, 1, true), Sending::Waits(Some(_))));
+    assert_eq!(first.message().id(), 1);
+    assert!(second.received.borrow().is_none());
+}
+
+#[test]
+fn withdrawn_message_is_not_put_back() {
+    let mut b = Case::rendezvous();
+    let receiver = b.wait(0);
+    assert!(matches!(b.send_with(0, 1, true), Sending::Waits(Some(_))));
+    assert!(b.withdraw(0).is_none());
+    assert_eq!(b.mailbox.waiting_senders(), 0);
+    let returned = b.mailbox.put_back(receiver.message());
+    assert!(matches!(returned, Returned::Withdrawn(_)), "{returned:?}");
+    assert!(!b.mailbox.readable());
+}
+
+#[test]
+fn reservation_gives_its_stand_in_back() {
+    let mut b = Case::new(1, u64::MAX);
+    let reserving = b.reserve(0, 1, true);
+    assert_eq!(b.drops.of(0), 0);
+    assert!(matches!(&reserving, Reserving::Reserved(stand_in) if stand_in.id() == 0));
+}
+
+#[test]
+fn nobody_is_let_in_once_the_last_receiver_is_gone() {
+    let mut b = Case::new(1, u64::MAX);
+    let mut state = HandleState::new();
+    b.mailbox.open(true, true);
+    b.reserved(&mut state, 1);
+    b.send_waits(0, 1);
+    let mut none = HandleState::new();
+    assert!(!b.mailbox.close(false, true, &mut none).sends);
+    assert!(b.mailbox.close(true, true, &mut state).sends);
+    assert!(b.mailbox.admit().is_none());
+    let (sender, message) = b.mailbox.end_one_send().expect("it waits");
+    assert_eq!((sender.id, sender.sent, message.id()), (0, Sent::Closed, 0));
+    assert!(b.mailbox.end_one_send().is_none());
+}
+
+#[test]
+fn small_message_does_not_overtake_a_large_one() {
+    let mut b = Case::new(8, 10);
+    b.send(0, 6);
+    b.send_waits(1, 6);
+    assert!(!b.mailbox.writable());
+    assert!(matches!(b.send_with(2, 1, false), Sending::Full(_)));
+    b.send_waits(3, 1);
+    assert!(b.mailbox.admit().is_none());
+    // The large one gives up: now there is room for the small one.
+    assert!(b.withdraw(1).is_some());
+    let admitted = b.mailbox.admit().expect("there is room");
+    assert_eq!(admitted.sender.id, 3);
+    assert!(b.mailbox.admit().is_none());
+}
+
+#[test]
+fn message_that_is_smaller_than_its_reservation_makes_room() {
+    let mut b = Case::new(8, 10);
+    let mut state = HandleState::new();
+    b.reserved(&mut state, 9);
+    b.send_waits(0, 5);
+    assert!(matches!(
+        b.send_reserved(&mut state, 1, 2, 9),
+        Sending::Queued
+    ));
+    assert_eq!(b.mailbox.admit().expect("there is room").sender.id, 0);
+    assert_eq!(b.mailbox.queued(), (2, 7));
+}
+
+#[test]
+fn reservations_that_are_not_there() {
+    let mut b = Case::new(8, 100);
+    let mut state = HandleState::new();
+    assert!(!b.mailbox.unreserve(&mut state, 0));
+    assert!(matches!(
+        b.send_reserved(&mut state, 0, 0, 0),
+        Sending::Full(_)
+    ));
+    b.reserved(&mut state, 10);
+    // Somebody else's is not this handle's.
+    let mut other = HandleState::new();
+    b.reserved(&mut other, 50);
+    for lie in [11, 60, u64::MAX] {
+        assert!(!b.mailbox.unreserve(&mut state, lie));
+        assert!(matches!(
+            b.send_reserved(&mut state, 0, 1, lie),
+            Sending::Full(_)
+        ));
+    }
+    assert!(matches!(
+        b.send_reserved(&mut state, 0, 11, 10),
+        Sending::Full(_)
+    ));
+    assert_eq!(b.mailbox.reserved(), 2);
+    // One that says too little leaves the rest to the last one, which takes it all.
+    b.reserved(&mut state, 20);
+    assert!(b.mailbox.unreserve(&mut state, 1));
+    assert!(b.mailbox.unreserve(&mut state, 1));
+    assert!(!b.mailbox.unreserve(&mut state, 0));
+    assert!(b.mailbox.unreserve(&mut other, 50));
+    assert_eq!(b.mailbox.reserved(), 0);
+    b.send(1, 100);
+}
+
+#[test]
+fn reservation_of_all_there_is() {
+    let mut b = Case::new(u64::MAX, u64::MAX);
+    let mut state = HandleState::new();
+    b.reserved(&mut state, u64::MAX);
+    assert!(!b.mailbox.writable());
+    assert!(matches!(b.send_with(0, 1, false), Sending::Full(_)));
+    b.send(1, 0);
+    assert!(matches!(b.reserve(2, u64::MAX, false), Reserving::Full(_)));
+    b.mailbox.close(true, false, &mut state);
+    assert!(b.mailbox.writable());
+}
+
+#[test]
+fn what_is_taken_or_leased_takes_room_until_it_is_done() {
+    let mut b = Case::new(1, u64::MAX);
+    let mut state = HandleState::new();
+    b.send(0, 1);
+    let message = b.take(0);
+    assert!(!b.mailbox.writable());
+    let token = message.entry().node().token();
+    assert!(matches!(
+        b.mailbox.lease(&mut state, message, 0),
+        Commit::Done(None)
+    ));
+    assert!(!b.mailbox.writable());
+    assert!(b.mailbox.acknowledge(&mut state, token + 1).is_none());
+    assert!(b.mailbox.acknowledge(&mut state, token).is_some());
+    assert!(b.mailbox.acknowledge(&mut state, token).is_none());
+    assert!(b.mailbox.writable());
+}
+
+#[test]
+fn end_comes_after_what_is_in_flight() {
+    let mut b = Case::new(4, u64::MAX);
+    let mut state = HandleState::new();
+    for id in 0..2 {
+        b.send(id, 1);
+    }
+    let token = b.lease(&mut state, 0, 0);
+    let message = b.take(1);
+    let waits = b.wait(0);
+    let mut none = HandleState::new();
+    let end = b.mailbox.close(true, false, &mut none);
+    assert!(!end.receives && !b.mailbox.ended());
+    b.commit(message);
+    assert!(b.mailbox.end_one_receive().is_none());
+    assert!(b.mailbox.acknowledge(&mut state, token).is_some());
+    assert!(b.mailbox.end().receives);
+    assert_eq!(b.mailbox.end_one_receive().expect("it waits").id, 0);
+    assert!(matches!(waits.received.take(), Some(Received::Ended)));
+    assert!(matches!(b.mailbox.take(1), Take::Ended));
+    // A new sender makes it usable again.
+    b.mailbox.open(true, false);
+    assert!(matches!(b.mailbox.take(1), Take::Empty));
+}
+
+#[test]
+fn persistent_mailbox_never_ends() {
+    let mut mailbox = Mailbox::<Post, ReceiverPtr>::new(
+        Capacity {
+            messages: 1,
+            bytes: 1,
+        },
+        true,
+    );
+    mailbox.open(true, true);
+    mailbox.close(true, true, &mut HandleState::new());
+    assert!(!mailbox.closed() && !mailbox.ended());
+    assert!(mailbox.writable());
+    assert!(matches!(mailbox.take(1), Take::Empty));
+}
+
+#[test]
+fn before_the_first_peer_nothing_is_over() {
+    let mut mailbox = Mailbox::<Post, ReceiverPtr>::new(
+        Capacity {
+            messages: 1,
+            bytes: 1,
+        },
+        false,
+    );
+    mailbox.open(false, true);
+    assert!(matches!(mailbox.take(1), Take::Empty));
+    mailbox.close(false, true, &mut HandleState::new());
+    mailbox.open(true, false);
+    assert!(mailbox.closed());
+    mailbox.open(false, true);
+    assert!(!mailbox.closed());
+}
+
+#[test]
+fn only_the_holders_messages_go_back_and_to_their_places() {
+    let mut b = Case::new(8, u64::MAX);
+    let mut state = HandleState::new();
+    for id in 0..5 {
+        b.send(id, 1);
+    }
+    let holders = [7, 8, 7, 8];
+    let tokens = [0, 1, 2, 3].map(|id| b.lease(&mut state, id, holders[id]));
+    while let Some(returned) = b.mailbox.reclaim(&mut state, Some(7)) {
+        assert!(matches!(returned, Returned::Queued), "{returned:?}");
+    }
+    assert_eq!((b.mailbox.leased(), state.leases()), (2, 2));
+    let returned = b.mailbox.requeue_leased(&mut state, tokens[1]);
+    assert!(matches!(returned, Some(Returned::Queued)), "{returned:?}");
+    assert!(b.mailbox.requeue_leased(&mut state, tokens[0]).is_none());
+    for (id, again) in [(0, true), (1, true), (2, true), (4, false)] {
+        let message = b.take(id);
+        assert_eq!(message.entry().node().redelivered(), again);
+        assert!(!tokens.contains(&message.entry().node().token()));
+        b.commit(message);
+    }
+    assert_eq!(b.mailbox.counters().redelivered, 3);
+}
+
+#[test]
+fn receivers_are_served_in_turn_and_put_back_goes_to_the_next() {
+    let mut b = Case::new(8, u64::MAX);
+    let waiting = [0, 1, 2].map(|id| b.wait(id));
+    assert!(matches!(b.send_with(0, 9, false), Sending::Given(woken) if woken.id == 0));
+    assert!(matches!(b.send_with(1, 1, false), Sending::Given(woken) if woken.id == 1));
+    // The first one's buffer is too small.
+    let returned = b.mailbox.put_back(waiting[0].message());
+    assert!(
+        matches!(&returned, Returned::Given(woken) if woken.id == 2),
+        "{returned:?}"
+    );
+    assert_eq!(waiting[2].message().id(), 0);
+    assert_eq!(waiting[1].message().id(), 1);
+}
+
+#[test]
+fn too_small_a_buffer_leaves_the_message() {
+    let mut b = Case::new(8, u64::MAX);
+    b.send(0, 5);
+    assert!(matches!(b.mailbox.take(4), Take::TooSmall(5)));
+    assert_eq!(b.mailbox.queued(), (1, 5));
+    let message = b.take(0);
+    b.commit(message);
+}
