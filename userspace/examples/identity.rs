@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, exit};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // A child gets the mailbox as its standard input: a handle is a descriptor, and can be passed on as one.
+    // A child gets the mailbox as its standard input: a handle is a descriptor, and can be passed
+    // on as one.
     if env::args().nth(1).as_deref() == Some("child") {
         let mailbox = postbox::Sender::try_from(std::io::stdin().as_fd().try_clone_to_owned()?)?;
         mailbox.send("hello")?;

@@ -1,4 +1,5 @@
-//! A work queue that survives its workers: one is killed in the middle of a job, and another one does it.
+//! A work queue that survives its workers: one is killed in the middle of a job, and another one
+//! does it.
 
 use postbox::{Capacity, Mailbox, Receiver, Wait};
 use std::env;

@@ -1,6 +1,7 @@
 use crate::raw::DEVICE;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -40,7 +41,8 @@ pub struct Error {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// There is no room now, or (rendezvous) no receiver waits: `EAGAIN` of a send or a reservation.
+    /// There is no room now, or (rendezvous) no receiver waits: `EAGAIN` of a send or a
+    /// reservation.
     Full,
     /// There is no message now: `EAGAIN` of a receive.
     Empty,
@@ -48,7 +50,8 @@ pub enum ErrorKind {
     Timeout,
     /// The last receiver is gone; or the last sender is, and nothing is left to receive: `EPIPE`.
     Disconnected,
-    /// The message does not fit: `EMSGSIZE`. A message that was to be received stays in the mailbox.
+    /// The message does not fit: `EMSGSIZE`. A message that was to be received stays in the
+    /// mailbox.
     TooLarge {
         /// Bytes of the message.
         len: u64,
@@ -57,7 +60,8 @@ pub enum ErrorKind {
     },
     /// A quota of the user or a limit of the handle is used up: `EDQUOT`.
     Quota,
-    /// The object's mode, its owner, the handle's rights or the device's group forbid it: `EACCES`, `EPERM`.
+    /// The object's mode, its owner, the handle's rights or the device's group forbid it: `EACCES`,
+    /// `EPERM`.
     Denied,
     /// There is no object of that name: `ENOENT`.
     NotFound,
@@ -67,7 +71,8 @@ pub enum ErrorKind {
     InvalidName,
     /// The object is of another kind, or cannot do this: `EOPNOTSUPP`.
     Unsupported,
-    /// The descriptor is not a mailbox, or its rights are not those of the type that it should become.
+    /// The descriptor is not a mailbox, or its rights are not those of the type that it should
+    /// become.
     WrongHandle,
     /// The process that sent a message is no longer there.
     Gone,
@@ -98,6 +103,7 @@ pub(crate) enum Action {
     Poll,
     Send,
     Reserve,
+    SendReserved,
     Receive,
     Settle,
     Convert,
@@ -198,7 +204,7 @@ impl fmt::Display for Error {
             Action::List => "list",
             Action::Usage => "read the usage of",
             Action::Poll => "wait for",
-            Action::Send => "send to",
+            Action::Send | Action::SendReserved => "send to",
             Action::Reserve => "reserve room in",
             Action::Receive => "receive from",
             Action::Settle => "settle a message of",
@@ -215,72 +221,97 @@ impl fmt::Display for Error {
             (_, Some(name)) => write!(f, "mailbox {name:?}"),
             (_, None) => f.write_str("a mailbox without a name"),
         }?;
-        f.write_str(": ")?;
-        match self.kind {
-            ErrorKind::Full => f.write_str(
-                "it has no room now, or (rendezvous) no receiver waits; receive from it, or wait with send or send_timeout",
-            ),
-            ErrorKind::Empty => f.write_str("no message is there now; wait for one with recv or recv_timeout"),
-            ErrorKind::Timeout => f.write_str("the time is up; nothing was sent or taken"),
-            ErrorKind::Disconnected if self.action == Action::Receive => {
-                f.write_str("the last sender is gone and every message has been received")
+        write!(f, ": {}", self.cause())
+    }
+}
+
+impl Error {
+    /// What was wrong, and what can be done about it.
+    fn cause(&self) -> Cow<'static, str> {
+        let text = match (self.kind, self.action) {
+            (ErrorKind::Full, _) => {
+                "it has no room now, or (rendezvous) no receiver waits; \
+                 receive from it, or wait for room"
             }
-            ErrorKind::Disconnected => {
-                f.write_str("the last receiver is gone; open one, or make the mailbox persistent")
+            (ErrorKind::Empty, _) => "no message is there now; wait for one",
+            (ErrorKind::Timeout, _) => "the time is up; nothing was sent or taken",
+            (ErrorKind::Disconnected, Action::Receive) => {
+                "the last sender is gone and every message has been received"
             }
-            ErrorKind::TooLarge { len, limit } if self.action == Action::Receive => {
-                write!(f, "the message has {len} bytes and the buffer {limit}; the message stays, come with a larger buffer")
+            (ErrorKind::Disconnected, _) => {
+                "the last receiver is gone; open one, or make the mailbox persistent"
             }
-            ErrorKind::TooLarge { len, limit } => {
-                write!(f, "the message has {len} bytes and the mailbox takes {limit}; make it with a larger message_max or capacity_bytes")
+            (ErrorKind::TooLarge { len, limit }, action) => {
+                let text = match action {
+                    Action::Receive => {
+                        format!("the buffer has {limit}; the message stays, use a larger buffer")
+                    }
+                    Action::SendReserved => {
+                        format!("{limit} were reserved; reserve as many as it may have")
+                    }
+                    _ => format!(
+                        "the mailbox takes {limit}; \
+                         make it with a larger message_max or capacity_bytes"
+                    ),
+                };
+                return format!("the message has {len} bytes and {text}").into();
             }
-            ErrorKind::Quota => f.write_str(
-                "a quota is used up; `postbox limits` shows the quotas, receive or acknowledge messages, or raise the module's parameters",
-            ),
-            ErrorKind::Denied => match self.action {
-                Action::Device => f.write_str(
-                    "permission denied; add this user to its group (`sudo usermod -aG postbox $USER`) and log in again",
-                ),
-                Action::Unlink => f.write_str("only its owner and root may do this"),
-                Action::Attributes => f.write_str(
-                    "only its owner and root may do this, with a handle that was opened for it (Options::admin, Admin)",
-                ),
-                Action::Open => f.write_str(
-                    "its mode forbids it (w: send, r: receive); its owner can change that with `postbox chmod`",
-                ),
-                _ => f.write_str("this handle does not have the right"),
-            },
-            ErrorKind::NotFound if self.action == Action::Settle => {
-                f.write_str("it has no such message to settle any more")
+            (ErrorKind::Quota, _) => {
+                "a quota is used up (`postbox limits` shows them); receive or acknowledge \
+                 messages, or raise the module's parameters"
             }
-            ErrorKind::NotFound => {
-                f.write_str("there is none of that name; create it with Options::create or `postbox create`")
+            (ErrorKind::Denied, Action::Device) => {
+                "permission denied; add this user to its group (`sudo usermod -aG postbox $USER`) \
+                 and log in again"
             }
-            ErrorKind::Exists => f.write_str(
-                "the name is taken; choose another, open it without create_new, or remove it with `postbox rm`",
-            ),
-            ErrorKind::InvalidName => f.write_str(
-                "names have at most 63 of the characters A-Z a-z 0-9 . _ - and single '/' between parts, none of which is \".\" or \"..\"",
-            ),
-            ErrorKind::Unsupported => f.write_str(
-                "it cannot do this (a rendezvous mailbox has no room to reserve, and objects of other kinds no messages)",
-            ),
-            ErrorKind::WrongHandle => f.write_str(
-                "it is not bound to a mailbox with just the rights of that type; a handle with both rights is a Mailbox, which can be split",
-            ),
-            ErrorKind::Gone => f.write_str("its process is gone"),
-            ErrorKind::ModuleMissing => {
-                f.write_str("the postbox module is not loaded; load it with `sudo modprobe postbox`, or `sudo insmod postbox.ko` where it was built")
+            (ErrorKind::Denied, Action::Open) => {
+                "its mode forbids it (w: send, r: receive); its owner can change that with \
+                 `postbox chmod`"
             }
-            ErrorKind::Incompatible { module, library } => write!(
-                f,
-                "the postbox module has ABI {module} and this program needs ABI {library}; build both from the same release",
-            ),
-            ErrorKind::Os => match self.errno {
-                Some(errno) => write!(f, "{}", std::io::Error::from(errno)),
-                None => f.write_str("unknown error"),
-            },
-        }
+            (ErrorKind::Denied, Action::Unlink) => "only its owner and root may do this",
+            (ErrorKind::Denied, Action::Attributes) => {
+                "only its owner and root may do this, with a handle that was opened for it \
+                 (Options::admin, Admin)"
+            }
+            (ErrorKind::Denied, _) => "this handle does not have the right",
+            (ErrorKind::NotFound, Action::Settle) => "it is not there to settle any more",
+            (ErrorKind::NotFound, _) => {
+                "there is none of that name; create it with Options::create or `postbox create`"
+            }
+            (ErrorKind::Exists, _) => {
+                "the name is taken; choose another, use the mailbox that has it, or remove that \
+                 with `postbox rm`"
+            }
+            (ErrorKind::InvalidName, _) => {
+                "names have at most 63 of the characters A-Z a-z 0-9 . _ - and single '/' between \
+                 parts, none of which is \".\" or \"..\""
+            }
+            (ErrorKind::Unsupported, _) => {
+                "it cannot do this (a rendezvous mailbox has no room to reserve, and objects of \
+                 other kinds no messages)"
+            }
+            (ErrorKind::WrongHandle, _) => {
+                "it is not bound to a mailbox with just the rights of that type; a handle with \
+                 both rights is a Mailbox, which can be split"
+            }
+            (ErrorKind::Gone, _) => "its process is gone",
+            (ErrorKind::ModuleMissing, _) => {
+                "the postbox module is not loaded; load it with `sudo modprobe postbox`, or \
+                 `sudo insmod postbox.ko` where it was built"
+            }
+            (ErrorKind::Incompatible { module, library }, _) => {
+                let text = format!(
+                    "the postbox module has ABI {module} and this program needs ABI {library}; \
+                     build both from the same release"
+                );
+                return text.into();
+            }
+            (ErrorKind::Os, _) => {
+                let errno = self.errno.map(std::io::Error::from);
+                return errno.map_or("unknown error".into(), |errno| errno.to_string().into());
+            }
+        };
+        text.into()
     }
 }
 
@@ -335,8 +366,8 @@ macro_rules! wraps_error {
 
 /// A message that was not sent, and why. Nothing of it is in the mailbox.
 ///
-/// Where the payload is borrowed and the error must outlive it, `?` into [`Error`] or [`std::io::Error`] leaves the
-/// payload behind.
+/// Where the payload is borrowed and the error must outlive it, `?` into [`Error`] or
+/// [`std::io::Error`] leaves the payload behind.
 #[non_exhaustive]
 pub struct SendError<T> {
     /// What was to be sent.
@@ -399,7 +430,7 @@ mod tests {
             text.starts_with("cannot send to mailbox \"jobs\": "),
             "{text}"
         );
-        assert!(text.contains("send_timeout"), "{text}");
+        assert!(text.contains("wait for room"), "{text}");
     }
 
     #[test]

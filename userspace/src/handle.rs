@@ -25,7 +25,8 @@ bitflags::bitflags! {
     }
 }
 
-/// How many messages a mailbox holds. What was taken and not acknowledged yet, and what is reserved, counts too.
+/// How many messages a mailbox holds. What was taken and not acknowledged yet, and what is
+/// reserved, counts too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
@@ -66,7 +67,8 @@ mod access {
     pub trait Sealed {}
 }
 
-/// The rights that a type of handle stands for: [`Both`], [`SendOnly`], [`ReceiveOnly`] or [`AdminOnly`].
+/// The rights that a type of handle stands for: [`Both`], [`SendOnly`], [`ReceiveOnly`] or
+/// [`AdminOnly`].
 pub trait Access: access::Sealed {
     /// The rights, to which [`Rights::ADMIN`] may come on top.
     const RIGHTS: Rights;
@@ -107,8 +109,8 @@ access! {
 
 /// A handle that sends to and receives from a mailbox.
 ///
-/// It counts as a sender and as a receiver: as long as it is open, nobody sees the end of the stream. [`Mailbox::split`]
-/// makes a [`Sender`] and a [`Receiver`] of it.
+/// It counts as a sender and as a receiver: as long as it is open, nobody sees the end of the
+/// stream. [`Mailbox::split`] makes a [`Sender`] and a [`Receiver`] of it.
 pub type Mailbox = Handle<Both>;
 
 /// A handle that sends to a mailbox.
@@ -120,11 +122,13 @@ pub type Receiver = Handle<ReceiveOnly>;
 /// A handle that changes a mailbox's owner, group and mode, and neither sends nor receives.
 pub type Admin = Handle<AdminOnly>;
 
-/// An open handle to a mailbox; `A` says what for. Use it as [`Mailbox`], [`Sender`], [`Receiver`] or [`Admin`].
+/// An open handle to a mailbox; `A` says what for. Use it as [`Mailbox`], [`Sender`], [`Receiver`]
+/// or [`Admin`].
 ///
-/// A handle is an open file, close-on-exec, and can be shared between threads. When the last handle is closed, a mailbox
-/// that is not persistent is gone with its messages. The descriptor can be passed on ([`AsFd`], `OwnedFd::from`) and made a
-/// handle again with `try_from`, which asks the kernel what it is.
+/// A handle is an open file, close-on-exec, and can be shared between threads. When the last handle
+/// is closed, a mailbox that is not persistent is gone with its messages. The descriptor can be
+/// passed on ([`AsFd`], `OwnedFd::from`) and made a handle again with `try_from`, which asks the
+/// kernel what it is.
 pub struct Handle<A> {
     pub(crate) inner: Inner,
     access: PhantomData<A>,
@@ -236,8 +240,8 @@ impl<A: Access> Handle<A> {
         }
     }
 
-    /// A second handle with the same rights. To the kernel it is a handle of its own: it has its own unsettled messages and
-    /// reservations, and is one more sender or receiver.
+    /// A second handle with the same rights. To the kernel it is a handle of its own: it has its
+    /// own unsettled messages and reservations, and is one more sender or receiver.
     ///
     /// # Errors
     /// No descriptor or memory is left ([`ErrorKind::Os`]).
@@ -276,7 +280,8 @@ impl<A: Access> Handle<A> {
         })
     }
 
-    /// Sets the owner (needs `CAP_CHOWN`) and the group (one of the owner's, or `CAP_CHOWN`); `None` leaves it.
+    /// Sets the owner (needs `CAP_CHOWN`) and the group (one of the owner's, or `CAP_CHOWN`);
+    /// `None` leaves it.
     ///
     /// # Errors
     /// [`Denied`](ErrorKind::Denied) without [`Rights::ADMIN`] or the capability.
@@ -295,9 +300,10 @@ impl<A: Access> Handle<A> {
         raw::set_attr(self, &args).map_err(|errno| self.inner.error(Action::Attributes, errno))
     }
 
-    /// Makes the calls that would wait for as long as it takes return at once instead, with [`Full`](ErrorKind::Full) or
-    /// [`Empty`](ErrorKind::Empty). For use with an event loop. Descriptors made by `dup(2)` share this; handles made by
-    /// [`try_clone`](Self::try_clone) do not.
+    /// Makes every call that would wait return at once instead, with [`Full`](ErrorKind::Full) or
+    /// [`Empty`](ErrorKind::Empty), whatever it says of waiting. For use with an event loop.
+    /// Descriptors made by `dup(2)` share this; handles made by [`try_clone`](Self::try_clone) do
+    /// not.
     ///
     /// # Errors
     /// None that a program can bring about.
@@ -310,12 +316,14 @@ impl<A: Access> Handle<A> {
         set().map_err(|errno| self.inner.error(Action::Poll, errno))
     }
 
-    /// Waits until one of `events` holds, at most `timeout` (`None`: as long as it takes); returns those that hold, none if
-    /// the time was up. `HUP` (the end of the stream) and `ERR` (the last receiver is gone) come unasked.
+    /// Waits until one of `events` holds, at most `timeout` (`None`: as long as it takes); returns
+    /// those that hold, none if the time was up. `HUP` (the end of the stream) and `ERR` (the last
+    /// receiver is gone) come unasked.
     ///
-    /// `IN` says that a message can be taken now, and `OUT` that one can be sent. Another process may be faster:
-    /// the call that follows should be a non-blocking one. On a rendezvous mailbox `OUT` means that somebody waits in a receive
-    /// and `IN` that somebody waits in a send: two sides that only poll never meet.
+    /// `IN` says that a message can be taken now, and `OUT` that one can be sent. Another process
+    /// may be faster: the call that follows should be a non-blocking one. On a rendezvous mailbox
+    /// `OUT` means that somebody waits in a receive and `IN` that somebody waits in a send: two
+    /// sides that only poll never meet.
     ///
     /// ```no_run
     /// use postbox::{PollFlags, Receiver};
@@ -357,13 +365,14 @@ impl Mailbox {
     /// Opens an existing mailbox to send and to receive.
     ///
     /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound), [`Denied`](ErrorKind::Denied), [`InvalidName`](ErrorKind::InvalidName),
-    /// [`ModuleMissing`](ErrorKind::ModuleMissing).
+    /// [`NotFound`](ErrorKind::NotFound), [`Denied`](ErrorKind::Denied),
+    /// [`InvalidName`](ErrorKind::InvalidName), [`ModuleMissing`](ErrorKind::ModuleMissing).
     pub fn open(name: &str) -> Result<Mailbox> {
         Options::new().open(name)
     }
 
-    /// Opens the mailbox of that name, or makes one with capacity 0: a send returns when a receiver has the bytes.
+    /// Opens the mailbox of that name, or makes one with capacity 0: a send returns when a receiver
+    /// has the bytes.
     ///
     /// # Errors
     /// As [`Options::open`].
@@ -385,7 +394,8 @@ impl Mailbox {
             .open(name)
     }
 
-    /// Opens the mailbox of that name, or makes one whose senders never wait. It ends at the user's quota.
+    /// Opens the mailbox of that name, or makes one whose senders never wait. It ends at the user's
+    /// quota.
     ///
     /// # Errors
     /// As [`Options::open`].
@@ -396,8 +406,8 @@ impl Mailbox {
             .open(name)
     }
 
-    /// One handle to send and one to receive. Nobody is left with both rights, so that each side notices when the other
-    /// is gone.
+    /// One handle to send and one to receive. Nobody is left with both rights, so that each side
+    /// notices when the other is gone.
     ///
     /// # Errors
     /// No descriptor or memory is left ([`ErrorKind::Os`]).
@@ -443,7 +453,8 @@ impl Receiver {
 }
 
 impl Admin {
-    /// Opens an existing mailbox to change its attributes. For its owner, or with `CAP_IPC_OWNER`; whatever the mode.
+    /// Opens an existing mailbox to change its attributes. For its owner, or with `CAP_IPC_OWNER`;
+    /// whatever the mode.
     ///
     /// # Errors
     /// As [`Mailbox::open`].
@@ -454,7 +465,8 @@ impl Admin {
 
 /// How a mailbox is to be opened or made, in the manner of [`std::fs::OpenOptions`].
 ///
-/// Capacity, limits, mode and persistence are those of a new mailbox; one that exists keeps its own.
+/// Capacity, limits, mode and persistence are those of a new mailbox; one that exists keeps its
+/// own.
 ///
 /// ```no_run
 /// use postbox::{Capacity, Mailbox};
@@ -482,8 +494,8 @@ impl Default for Options {
 }
 
 impl Options {
-    /// To open what exists. What is made otherwise holds 1,024 messages, is for its owner alone (mode 0600), and goes with
-    /// the last handle.
+    /// To open what exists. What is made otherwise holds 1,024 messages, is for its owner alone
+    /// (mode 0600), and goes with the last handle.
     pub fn new() -> Self {
         let args = sys::postbox_open {
             mode: 0o600,
@@ -527,7 +539,8 @@ impl Options {
         self.flag(sys::POSTBOX_O_CREATE | sys::POSTBOX_O_EXCL, create_new)
     }
 
-    /// When made, it stays until its name is removed, and does not tell one side that the other is gone.
+    /// When made, it stays until its name is removed, and does not tell one side that the other is
+    /// gone.
     pub fn persist(&mut self, persist: bool) -> &mut Self {
         self.flag(sys::POSTBOX_O_PERSIST, persist)
     }
@@ -550,9 +563,10 @@ impl Options {
     /// Opens or makes it, to send and to receive.
     ///
     /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound), [`Exists`](ErrorKind::Exists), [`Denied`](ErrorKind::Denied),
-    /// [`InvalidName`](ErrorKind::InvalidName), [`Quota`](ErrorKind::Quota) (too many objects),
-    /// [`ModuleMissing`](ErrorKind::ModuleMissing), [`Incompatible`](ErrorKind::Incompatible).
+    /// [`NotFound`](ErrorKind::NotFound), [`Exists`](ErrorKind::Exists),
+    /// [`Denied`](ErrorKind::Denied), [`InvalidName`](ErrorKind::InvalidName),
+    /// [`Quota`](ErrorKind::Quota) (too many objects), [`ModuleMissing`](ErrorKind::ModuleMissing),
+    /// [`Incompatible`](ErrorKind::Incompatible).
     pub fn open(&self, name: &str) -> Result<Mailbox> {
         self.open_as(Some(name))
     }
@@ -632,8 +646,8 @@ impl<A> From<Handle<A>> for OwnedFd {
     }
 }
 
-/// The kernel says whether the descriptor is a mailbox and has just the rights of this type (and perhaps
-/// [`Rights::ADMIN`]); if not, the error gives it back.
+/// The kernel says whether the descriptor is a mailbox and has just the rights of this type (and
+/// perhaps [`Rights::ADMIN`]); if not, the error gives it back.
 impl<A: Access> TryFrom<OwnedFd> for Handle<A> {
     type Error = FromFdError;
 

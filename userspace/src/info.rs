@@ -148,8 +148,9 @@ impl From<sys::postbox_version> for Version {
 /// What the module is.
 ///
 /// # Errors
-/// [`ModuleMissing`](crate::ErrorKind::ModuleMissing), [`Incompatible`](crate::ErrorKind::Incompatible), and
-/// [`Denied`](crate::ErrorKind::Denied) if the device's mode forbids it; so does everything that opens the device.
+/// [`ModuleMissing`](crate::ErrorKind::ModuleMissing),
+/// [`Incompatible`](crate::ErrorKind::Incompatible), and [`Denied`](crate::ErrorKind::Denied) if
+/// the device's mode forbids it; so does everything that opens the device.
 pub fn version() -> Result<Version> {
     device().map(|(_, version)| version.into())
 }
@@ -174,8 +175,8 @@ pub fn usage() -> Result<Usage> {
 /// Takes a name away. Open handles go on working; the object goes with the last of them.
 ///
 /// # Errors
-/// [`NotFound`](crate::ErrorKind::NotFound); [`Denied`](crate::ErrorKind::Denied) to all but the owner and whoever has
-/// `CAP_IPC_OWNER`; and as [`version`].
+/// [`NotFound`](crate::ErrorKind::NotFound); [`Denied`](crate::ErrorKind::Denied) to all but the
+/// owner and whoever has `CAP_IPC_OWNER`; and as [`version`].
 pub fn unlink(name: &str) -> Result<()> {
     raw::unlink(device()?.0, name.as_bytes())
         .map_err(|errno| Error::new(Action::Unlink, Some(name.into()), errno))

@@ -1,11 +1,12 @@
 //! Interprocess communication for Linux with the kernel as referee.
 //!
-//! The kernel module `postbox.ko` provides `/dev/postbox`; this crate makes its objects pleasant to use. An object lives
-//! exactly as long as its open handles (or until its name is removed, if it is persistent), the kernel says who
-//! sent a message, wakes whoever waits when a peer dies, and takes back what a dead process held.
+//! The kernel module `postbox.ko` provides `/dev/postbox`; this crate makes its objects pleasant to
+//! use. An object lives exactly as long as its open handles (or until its name is removed, if it is
+//! persistent), the kernel says who sent a message, wakes whoever waits when a peer dies, and takes
+//! back what a dead process held.
 //!
-//! A [`Mailbox`] is a message queue of the kernel: many senders, many receivers, each message to exactly one of them, by
-//! priority and then in order.
+//! A [`Mailbox`] is a message queue of the kernel: many senders, many receivers, each message to
+//! exactly one of them, by priority and then in order.
 //!
 //! ```no_run
 //! use postbox::{Mailbox, Receiver, Sender};
@@ -38,23 +39,25 @@
 //!
 //! # Waiting and interruption
 //!
-//! Calls that wait are woken when the peer is gone. A signal handler that runs meanwhile does not end a call, nor does it
-//! make a timeout longer: see [`Wait`].
+//! Calls that wait are woken when the peer is gone. A signal handler that runs meanwhile does not
+//! end a call, nor does it make a timeout longer: see [`Wait`].
 //!
 //! # Processes
 //!
-//! Every descriptor is close-on-exec. After a `fork`, parent and child share a handle: it is closed when both have closed
-//! it, so a receiver does not see the end of the stream while a child still has the sender.
+//! Every descriptor is close-on-exec. After a `fork`, parent and child share a handle: it is closed
+//! when both have closed it, so a receiver does not see the end of the stream while a child still
+//! has the sender.
 //!
 //! # Layers
 //!
-//! [`sys`] is the UAPI header in Rust, [`raw`] its requests one by one, with the kernel's error numbers, and the rest
-//! of the crate the types above them.
+//! [`sys`] is the UAPI header in Rust, [`raw`] its requests one by one, with the kernel's error
+//! numbers, and the rest of the crate the types above them.
 //!
 //! # Features
 //!
-//! `cli` (default) builds the command `postbox`; a program that uses the library alone switches it off with
-//! `default-features = false`. `serde` derives `Serialize` for [`Info`], [`Usage`], [`Version`] and [`Identity`].
+//! `cli` (default) builds the command `postbox`; a program that uses the library alone switches it
+//! off with `default-features = false`. `serde` derives `Serialize` for [`Info`], [`Usage`],
+//! [`Version`] and [`Identity`].
 
 mod error;
 mod handle;

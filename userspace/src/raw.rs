@@ -1,10 +1,11 @@
 //! The kernel's requests, one function each, with its error numbers and nothing added.
 //!
-//! Every function fills in `size` and the pointers and lengths of its argument; all other fields are the
-//! caller's. Nothing is retried: an interrupted wait gives [`Errno::INTR`](rustix::io::Errno::INTR).
+//! Every function fills in `size` and the pointers and lengths of its argument; all other fields
+//! are the caller's. Nothing is retried: an interrupted wait gives
+//! [`Errno::INTR`](rustix::io::Errno::INTR).
 //!
-//! The functions take any descriptor. One that is not postbox's gives `ENOTTY`, as other drivers do not use
-//! the request type 0xBE; the types of this crate make sure of it with [`version`].
+//! The functions take any descriptor. One that is not postbox's gives `ENOTTY`, as other drivers do
+//! not use the request type 0xBE; the types of this crate make sure of it with [`version`].
 
 use crate::sys;
 use core::ffi::c_void;
@@ -21,7 +22,8 @@ pub const DEVICE: &str = "/dev/postbox";
 /// Opens [`DEVICE`]: a handle that is not bound to an object yet.
 ///
 /// # Errors
-/// `ENOENT` or `ENXIO`: the module is not loaded. `EACCES`: the caller is not in the device's group.
+/// `ENOENT` or `ENXIO`: the module is not loaded. `EACCES`: the caller is not in the device's
+/// group.
 pub fn device() -> Result<OwnedFd> {
     rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
 }
@@ -31,8 +33,8 @@ struct Call<'a, T> {
     args: &'a mut T,
 }
 
-// SAFETY: the pointer is to a T that is borrowed for as long as the call lasts. That it is the T which the request
-// wants is what the caller of `ioctl` promises.
+// SAFETY: the pointer is to a T that is borrowed for as long as the call lasts. That it is the T
+// which the request wants is what the caller of `ioctl` promises.
 unsafe impl<T> Ioctl for Call<'_, T> {
     type Output = ();
     const IS_MUTATING: bool = true;
@@ -53,7 +55,8 @@ unsafe impl<T> Ioctl for Call<'_, T> {
 /// Any request with any argument.
 ///
 /// # Safety
-/// `T` must be what `request` takes on `fd`, and the pointers in it must be valid for what the request does with them.
+/// `T` must be what `request` takes on `fd`, and the pointers in it must be valid for what the
+/// request does with them.
 pub unsafe fn ioctl<T>(fd: impl AsFd, request: u32, args: &mut T) -> Result<()> {
     // SAFETY: passed on to the caller.
     unsafe { rustix::ioctl::ioctl(fd, Call { request, args }) }
@@ -83,7 +86,8 @@ pub fn open(fd: impl AsFd, name: Option<&[u8]>, args: &mut sys::postbox_open) ->
     args.size = size_of::<sys::postbox_open>();
     args.name = name.map_or(0, |name| name.as_ptr() as u64);
     args.name_len = name.map_or(0, |name| length(name.len()));
-    // SAFETY: the request takes this struct and reads `name_len` bytes at `name`, which is borrowed.
+    // SAFETY: the request takes this struct and reads `name_len` bytes at `name`, which is
+    // borrowed.
     unsafe { ioctl(fd, sys::POSTBOX_OPEN, args) }
 }
 
@@ -116,7 +120,8 @@ pub fn unlink(fd: impl AsFd, name: &[u8]) -> Result<()> {
         name_len: length(name.len()),
         name: name.as_ptr() as u64,
     };
-    // SAFETY: the request takes this struct and reads `name_len` bytes at `name`, which is borrowed.
+    // SAFETY: the request takes this struct and reads `name_len` bytes at `name`, which is
+    // borrowed.
     unsafe { ioctl(fd, sys::POSTBOX_UNLINK, &mut args) }
 }
 
@@ -157,8 +162,8 @@ pub fn list(fd: impl AsFd, after: u64, infos: &mut [sys::postbox_info]) -> Resul
         after,
         ..Default::default()
     };
-    // SAFETY: the request takes this struct and writes at most `count` entries of `info_size` bytes at `infos`, which
-    // is mutably borrowed; any bytes are a valid `postbox_info`.
+    // SAFETY: the request takes this struct and writes at most `count` entries of `info_size` bytes
+    // at `infos`, which is mutably borrowed; any bytes are a valid `postbox_info`.
     unsafe { ioctl(fd, sys::POSTBOX_LIST, &mut args)? };
     Ok(infos.len().min(args.count as usize))
 }
@@ -190,7 +195,8 @@ pub fn send(fd: impl AsFd, data: &[u8], args: &sys::postbox_send) -> Result<()> 
     unsafe { ioctl(fd, sys::POSTBOX_SEND, &mut args) }
 }
 
-/// Receives one message into `buf` and returns its length. With `EMSGSIZE`, `args.msg_len` is the length needed.
+/// Receives one message into `buf` and returns its length. With `EMSGSIZE`, `args.msg_len` is the
+/// length needed.
 ///
 /// *References*: `POSTBOX_RECV`, [`sys::postbox_recv`].
 pub fn recv(fd: impl AsFd, buf: &mut [u8], args: &mut sys::postbox_recv) -> Result<usize> {
@@ -233,7 +239,8 @@ unsafe fn recv_at(
     args.size = size_of::<sys::postbox_recv>();
     args.data = data as u64;
     args.len = len as u64;
-    // SAFETY: the request takes this struct and writes at most `len` bytes at `data`, which the caller vouches for.
+    // SAFETY: the request takes this struct and writes at most `len` bytes at `data`, which the
+    // caller vouches for.
     unsafe { ioctl(fd, sys::POSTBOX_RECV, args)? };
     Ok(len.min(args.msg_len as usize))
 }
@@ -299,8 +306,8 @@ pub fn send_batch(
         entry_size: size_of::<sys::postbox_send>(),
         timeout_ns,
     };
-    // SAFETY: the request takes this struct and reads `count` entries of `entry_size` bytes at `entries`; the payloads
-    // that they point to are borrowed for as long as the entries live.
+    // SAFETY: the request takes this struct and reads `count` entries of `entry_size` bytes at
+    // `entries`; the payloads that they point to are borrowed for as long as the entries live.
     unsafe { ioctl(fd, sys::POSTBOX_SEND_BATCH, &mut args)? };
     Ok(entries.len().min(args.count as usize))
 }
@@ -322,7 +329,8 @@ impl<'a> RecvEntry<'a> {
         RecvEntry(args, PhantomData)
     }
 
-    /// What the kernel says of the message. After `EMSGSIZE` the first entry's `msg_len` is the length needed.
+    /// What the kernel says of the message. After `EMSGSIZE` the first entry's `msg_len` is the
+    /// length needed.
     pub fn args(&self) -> &sys::postbox_recv {
         &self.0
     }
@@ -332,8 +340,9 @@ impl<'a> RecvEntry<'a> {
         if self.0.msg_len > self.0.len {
             return &[];
         }
-        // SAFETY: `msg_len` is zero until `recv_batch` ran, which leaves it zero, or larger than `len`, in entries that
-        // the kernel has not filled. In the others that many bytes of the borrowed buffer are initialised.
+        // SAFETY: `msg_len` is zero until `recv_batch` ran, which leaves it zero, or larger than
+        // `len`, in entries that the kernel has not filled. In the others that many bytes of the
+        // borrowed buffer are initialised.
         unsafe { core::slice::from_raw_parts(self.0.data as *const u8, self.0.msg_len as usize) }
     }
 }
@@ -358,8 +367,9 @@ pub fn recv_batch(
         entry_size: size_of::<sys::postbox_recv>(),
         timeout_ns,
     };
-    // SAFETY: the request takes this struct, reads and writes `count` entries of `entry_size` bytes at `entries`, and
-    // writes at most `len` bytes to each buffer, all of which are mutably borrowed.
+    // SAFETY: the request takes this struct, reads and writes `count` entries of `entry_size` bytes
+    // at `entries`, and writes at most `len` bytes to each buffer, all of which are mutably
+    // borrowed.
     let result = unsafe { ioctl(fd, sys::POSTBOX_RECV_BATCH, &mut args) };
     let filled = if result.is_ok() {
         entries.len().min(args.count as usize)

@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Identity {
-    /// The process, as the pid namespace that the receiving handle was opened in numbers it; 0: not visible there.
+    /// The process, as the pid namespace that the receiving handle was opened in numbers it; 0: not
+    /// visible there.
     pub pid: u32,
     /// The thread, likewise.
     pub tid: u32,
@@ -146,8 +147,10 @@ impl Received {
 /// Messages up to this size are received on the stack and then put into a vector of their own size.
 const STACK: usize = 4096;
 
-/// About as much memory as one batch is received into.
-const ARENA: usize = 256 * 1024;
+/// As much memory as one batch is received into, if one message does not need more, and the least
+/// of a message's share. Larger memory would come fresh from the kernel each time.
+const ARENA: usize = 64 * 1024;
+const SHARE: usize = 256;
 
 impl Inner {
     /// Receives a message of any size, with the token to settle it.
@@ -172,18 +175,21 @@ impl Inner {
             };
             match received {
                 Ok(mut payload) => {
-                    // Small messages after a large one bring the expectation down again.
-                    if payload.len() < expected {
-                        self.expected
-                            .store(payload.len().max(expected / 2), Relaxed);
-                        payload.shrink_to_fit();
-                    }
+                    self.learn(expected, payload.len());
+                    payload.shrink_to_fit();
                     return Ok((Message::new(payload, &args), args.token));
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::MSGSIZE) => self.expect(args.msg_len),
                 Err(errno) => return Err(self.error(Action::Receive, errno)),
             }
+        }
+    }
+
+    /// Small messages after a large one bring the expectation down again.
+    fn learn(&self, expected: usize, seen: usize) {
+        if seen < expected {
+            self.expected.store(seen.max(expected / 2), Relaxed);
         }
     }
 
@@ -206,7 +212,8 @@ impl Inner {
         }
         let (wait, timeout_ns) = wait.flags();
         loop {
-            let size = self.expected.load(Relaxed).max(STACK);
+            let expected = self.expected.load(Relaxed);
+            let size = expected.max(SHARE);
             let count = limit.min(self.batch_max).min(ARENA / size).max(1);
             let mut arena = Vec::<u8>::new();
             if arena.try_reserve_exact(count.saturating_mul(size)).is_err() {
@@ -220,6 +227,8 @@ impl Inner {
                 .collect();
             match raw::recv_batch(&self.fd, &mut entries, flags | wait, timeout_ns) {
                 Ok(received) => {
+                    let payloads = entries[..received].iter().map(raw::RecvEntry::payload);
+                    self.learn(expected, payloads.map(<[u8]>::len).max().unwrap_or(0));
                     for entry in &entries[..received] {
                         each(
                             Message::new(entry.payload().to_vec(), entry.args()),
@@ -238,13 +247,15 @@ impl Inner {
 
 /// # Receiving
 ///
-/// Each message goes to exactly one receiver: the highest priority first, and in the order of sending within it.
+/// Each message goes to exactly one receiver: the highest priority first, and in the order of
+/// sending within it.
 ///
-/// What can fail: [`Disconnected`](ErrorKind::Disconnected) (the last sender is gone and nothing is left; not if the
-/// mailbox is persistent); [`Empty`](ErrorKind::Empty) where the call does not wait; [`Timeout`](ErrorKind::Timeout) where it
-/// has a limit. A failed receive has taken nothing.
+/// What can fail: [`Disconnected`](ErrorKind::Disconnected) (the last sender is gone and nothing is
+/// left; not if the mailbox is persistent); [`Empty`](ErrorKind::Empty) where the call does not
+/// wait; [`Timeout`](ErrorKind::Timeout) where it has a limit. A failed receive has taken nothing.
 ///
-/// Who waits for a message gets it in the order of arrival. A signal handler does not end a wait: see [`Wait`].
+/// Who waits for a message gets it in the order of arrival. A signal handler does not end a wait:
+/// see [`Wait`].
 impl<A: CanReceive> Handle<A> {
     /// Receives a message of whatever size, and waits for one.
     ///
@@ -308,8 +319,8 @@ impl<A: CanReceive> Handle<A> {
     /// ```
     ///
     /// # Errors
-    /// [`TooLarge`](ErrorKind::TooLarge) says which size is needed; the message stays at the head. And see
-    /// [Receiving](#receiving).
+    /// [`TooLarge`](ErrorKind::TooLarge) says which size is needed; the message stays at the head.
+    /// And see [Receiving](#receiving).
     pub fn recv_into(&self, buf: &mut [u8]) -> Result<Received> {
         self.recv_into_with(buf, Wait::Forever)
     }
@@ -360,8 +371,9 @@ impl<A: CanReceive> Handle<A> {
         }
     }
 
-    /// Receives up to `limit` messages in one call to the kernel and appends them to `messages`; returns how many. `wait` is
-    /// for the first of them: the call then takes what else is there. It may take less than there is.
+    /// Receives up to `limit` messages in one call to the kernel and appends them to `messages`;
+    /// returns how many. `wait` is for the first of them: the call then takes what else is there.
+    /// It may take less than there is.
     ///
     /// # Errors
     /// See [Receiving](#receiving).
@@ -377,8 +389,9 @@ impl<A: CanReceive> Handle<A> {
 
     /// Receives a message that is to be acknowledged, and waits for one.
     ///
-    /// It is done with when [`Delivery::ack`] says so. If this process dies before, or the delivery is dropped, the message goes
-    /// back to the head and to the next receiver, marked as redelivered.
+    /// It is done with when [`Delivery::ack`] says so. If this process dies before, or the delivery
+    /// is dropped, the message goes back to the head and to the next receiver, marked as
+    /// redelivered.
     ///
     /// ```no_run
     /// # fn build(job: &[u8]) -> postbox::Result<()> { Ok(()) }
@@ -392,7 +405,8 @@ impl<A: CanReceive> Handle<A> {
     /// ```
     ///
     /// # Errors
-    /// [`Quota`](ErrorKind::Quota): the handle has too many unsettled messages. And see [Receiving](#receiving).
+    /// [`Quota`](ErrorKind::Quota): the handle has too many unsettled messages. And see
+    /// [Receiving](#receiving).
     pub fn take(&self) -> Result<Delivery<'_>> {
         self.take_with(Wait::Forever)
     }
@@ -430,7 +444,8 @@ impl<A: CanReceive> Handle<A> {
         Ok(Delivery::new(&self.inner, taken))
     }
 
-    /// Takes up to `limit` messages in one call to the kernel, as [`recv_many`](Self::recv_many) receives them.
+    /// Takes up to `limit` messages in one call to the kernel, as [`recv_many`](Self::recv_many)
+    /// receives them.
     ///
     /// # Errors
     /// As [`take`](Self::take).
@@ -443,7 +458,8 @@ impl<A: CanReceive> Handle<A> {
         Ok(deliveries)
     }
 
-    /// Receives message after message, and waits for each. It ends when the last sender is gone and nothing is left.
+    /// Receives message after message, and waits for each. It ends when the last sender is gone and
+    /// nothing is left.
     ///
     /// ```no_run
     /// # fn main() -> postbox::Result<()> {
@@ -509,7 +525,8 @@ impl<'a, A: CanReceive> IntoIterator for &'a Handle<A> {
     }
 }
 
-/// The iterator of a [`Receiver`](crate::Receiver) or [`Mailbox`](crate::Mailbox) that it owns; as [`Handle::iter`].
+/// The iterator of a [`Receiver`](crate::Receiver) or [`Mailbox`](crate::Mailbox) that it owns; as
+/// [`Handle::iter`].
 #[derive(Debug)]
 pub struct IntoIter<A: CanReceive>(Handle<A>);
 
@@ -530,10 +547,11 @@ impl<A: CanReceive> IntoIterator for Handle<A> {
     }
 }
 
-/// A message that was taken and is to be settled: by [`ack`](Self::ack) or [`requeue`](Self::requeue). It derefs to the message.
+/// A message that was taken and is to be settled: by [`ack`](Self::ack) or
+/// [`requeue`](Self::requeue). It derefs to the message.
 ///
-/// Dropping it, and the end of the process, put the message back to the head of its priority, marked as redelivered. A
-/// child made by `fork` cannot keep it.
+/// Dropping it, and the end of the process, put the message back to the head of its priority,
+/// marked as redelivered. A child made by `fork` cannot keep it.
 #[must_use = "dropping it puts the message back"]
 pub struct Delivery<'a> {
     message: Message,

@@ -28,16 +28,19 @@ impl Inner {
 
 /// # Sending
 ///
-/// A payload is anything that is bytes: `Vec<u8>`, `String`, `&[u8]`, `[u8; N]`. The error gives it back. A failed send
-/// has left nothing in the mailbox.
+/// A payload is anything that is bytes: `Vec<u8>`, `String`, `&[u8]`, `[u8; N]`. The error gives it
+/// back. A failed send has left nothing in the mailbox.
 ///
-/// What can fail: [`Disconnected`](ErrorKind::Disconnected) (the last receiver is gone; not if the mailbox is
-/// persistent), [`TooLarge`](ErrorKind::TooLarge), [`Quota`](ErrorKind::Quota); [`Full`](ErrorKind::Full) where the call
-/// does not wait; [`Timeout`](ErrorKind::Timeout) where it has a limit; [`Os`](ErrorKind::Os) when memory is short.
+/// What can fail: [`Disconnected`](ErrorKind::Disconnected) (the last receiver is gone; not if the
+/// mailbox is persistent), [`TooLarge`](ErrorKind::TooLarge), [`Quota`](ErrorKind::Quota);
+/// [`Full`](ErrorKind::Full) where the call does not wait; [`Timeout`](ErrorKind::Timeout) where it
+/// has a limit; [`Os`](ErrorKind::Os) when memory is short.
 ///
-/// Who waits for room gets it in the order of arrival. A signal handler does not end a wait: see [`Wait`].
+/// Who waits for room gets it in the order of arrival. A signal handler does not end a wait: see
+/// [`Wait`].
 impl<A: CanSend> Handle<A> {
-    /// Sends a message, and waits for room, or, on a rendezvous mailbox, until a receiver has the bytes.
+    /// Sends a message, and waits for room, or, on a rendezvous mailbox, until a receiver has the
+    /// bytes.
     ///
     /// ```no_run
     /// # fn main() -> postbox::Result<()> {
@@ -85,7 +88,8 @@ impl<A: CanSend> Handle<A> {
         self.send_with(payload, 0, Wait::Deadline(deadline))
     }
 
-    /// Sends a message with a priority, 0 to [`PRIORITY_MAX`](crate::PRIORITY_MAX): the higher is received first.
+    /// Sends a message with a priority, 0 to [`PRIORITY_MAX`](crate::PRIORITY_MAX): the higher is
+    /// received first.
     ///
     /// # Errors
     /// See [Sending](#sending). A priority out of range is `EINVAL`, [`Os`](ErrorKind::Os).
@@ -108,7 +112,8 @@ impl<A: CanSend> Handle<A> {
         }
     }
 
-    /// Sends many messages in few calls to the kernel, in their order. `wait` is for all of them together.
+    /// Sends many messages in few calls to the kernel, in their order. `wait` is for all of them
+    /// together.
     ///
     /// ```no_run
     /// # fn main() -> postbox::Result<()> {
@@ -149,7 +154,8 @@ impl<A: CanSend> Handle<A> {
         Ok(())
     }
 
-    /// Gets room for one message of at most `len` bytes, and waits until there is some. Sending it then does not wait.
+    /// Gets room for one message of at most `len` bytes, and waits until there is some. Sending it
+    /// then does not wait.
     ///
     /// ```no_run
     /// # fn build() -> Vec<u8> { Vec::new() }
@@ -162,7 +168,8 @@ impl<A: CanSend> Handle<A> {
     /// ```
     ///
     /// # Errors
-    /// See [Sending](#sending). A rendezvous mailbox has no room to reserve: [`Unsupported`](ErrorKind::Unsupported).
+    /// See [Sending](#sending). A rendezvous mailbox has no room to reserve:
+    /// [`Unsupported`](ErrorKind::Unsupported).
     pub fn reserve(&self, len: usize) -> Result<Permit<'_>> {
         self.reserve_with(len, Wait::Forever)
     }
@@ -219,8 +226,8 @@ impl Permit<'_> {
     /// Sends a message of at most the reserved length. It never waits.
     ///
     /// # Errors
-    /// [`Disconnected`](ErrorKind::Disconnected), [`TooLarge`](ErrorKind::TooLarge) (more than was reserved); the room is
-    /// given back.
+    /// [`Disconnected`](ErrorKind::Disconnected), [`TooLarge`](ErrorKind::TooLarge) (more than was
+    /// reserved); the room is given back.
     pub fn send<T: AsRef<[u8]>>(self, payload: T) -> Result<(), SendError<T>> {
         self.send_with_priority(payload, 0)
     }
@@ -246,7 +253,7 @@ impl Permit<'_> {
                 len,
                 limit: self.len,
             };
-            Err(self.inner.error_of_kind(Action::Reserve, kind))
+            Err(self.inner.error_of_kind(Action::SendReserved, kind))
         } else {
             self.inner.send(payload.as_ref(), &args)
         };

@@ -4,12 +4,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a call may wait.
 ///
-/// A wait that a signal handler interrupts is taken up again, and [`Wait::Timeout`] counts from the beginning of the call
-/// all the same. To be woken by something else, wait with [`Handle::ready`](crate::Handle::ready) or an epoll of your own, or use
-/// [`raw`](crate::raw), which gives `EINTR`.
+/// A wait that a signal handler interrupts is taken up again, and [`Wait::Timeout`] counts from the
+/// beginning of the call all the same. To be woken by something else, wait with
+/// [`Handle::ready`](crate::Handle::ready) or an epoll of your own, or use [`raw`](crate::raw),
+/// which gives `EINTR`.
+///
+/// What can be done without waiting is done, also when the time is up already. Nothing waits on a
+/// handle that was made non-blocking.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Wait {
-    /// As long as it takes; not at all if the handle was made non-blocking.
+    /// As long as it takes.
     #[default]
     Forever,
     /// Not at all.
@@ -23,7 +27,8 @@ pub enum Wait {
 }
 
 impl Wait {
-    /// The flags and the time that the kernel takes. A time out of the kernel's range is as good as its last.
+    /// The flags and the time that the kernel takes. A time out of the kernel's range is as good as
+    /// its last.
     pub(crate) fn flags(self) -> (u32, u64) {
         match self {
             Wait::Forever => (0, 0),

@@ -29,7 +29,8 @@ pub fn exit_status_help() -> String {
 
 /// Look at and use the mailboxes of the postbox kernel module
 ///
-/// Data goes to standard output, messages to standard error. Sizes are given as 512, 64KiB, 1MiB; times as 10ms, 2s, 1m.
+/// Data goes to standard output, messages to standard error. Sizes are given as 512, 64KiB, 1MiB;
+/// times as 10ms, 2s, 1m.
 #[derive(Parser)]
 #[command(name = "postbox", version, after_long_help = exit_status_help(), max_term_width = 100)]
 pub struct Cli {
@@ -57,12 +58,13 @@ pub enum Command {
     },
     /// Make a mailbox that stays until it is removed
     ///
-    /// It is persistent: it outlives this command and every handle, until `postbox rm`, and does not tell one side that the
-    /// other is gone.
+    /// It is persistent: it outlives this command and every handle, until `postbox rm`, and does
+    /// not tell one side that the other is gone.
     Create {
         /// At most 63 of A-Z a-z 0-9 . _ - and single '/' between parts
         name: String,
-        /// Messages that it holds: a number, "rendezvous" (none: a send meets a receive) or "unbounded"
+        /// Messages that it holds: a number, "rendezvous" (none: a send meets a receive) or
+        /// "unbounded"
         #[arg(long, short, default_value = "1024", value_parser = capacity)]
         capacity: Capacity,
         /// Bytes that it holds [default: no limit of its own]
@@ -80,7 +82,8 @@ pub enum Command {
     },
     /// Remove mailboxes: take their names away
     ///
-    /// Handles that are open go on working; a mailbox is gone with its messages when the last of them is closed.
+    /// Handles that are open go on working; a mailbox is gone with its messages when the last of
+    /// them is closed.
     Rm {
         /// The mailboxes
         #[arg(required = true, value_name = "NAME")]
@@ -106,7 +109,8 @@ pub enum Command {
     },
     /// Send messages
     ///
-    /// The message is what --data says, or else the contents of --file, which is standard input if nothing is said.
+    /// The message is what --data says, or else the contents of --file, which is standard input if
+    /// nothing is said.
     Send(Send),
     /// Receive messages
     ///
@@ -164,7 +168,7 @@ pub struct Send {
     #[arg(long, short, default_value_t = 1, conflicts_with = "lines")]
     pub count: u64,
     /// 0 to 32767: the higher is received first
-    #[arg(long, short, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=i64::from(postbox::PRIORITY_MAX)))]
+    #[arg(long, short, default_value_t = 0, value_parser = priority())]
     pub priority: u32,
     #[command(flatten)]
     pub wait: Wait,
@@ -186,7 +190,8 @@ pub struct Recv {
     /// Print who sent it, too: pid, tid, uid, gid and priority
     #[arg(long)]
     pub creds: bool,
-    /// Acknowledge each message after it has been written: if that fails, it goes back to the mailbox
+    /// Acknowledge each message after it has been written: if that fails, it goes back to the
+    /// mailbox
     #[arg(long)]
     pub ack: bool,
     #[command(flatten)]
@@ -223,8 +228,13 @@ pub enum Format {
     Quoted,
     /// A line each, in hexadecimal
     Hex,
-    /// A line each: an object with "text" (or "hex", if it is not UTF-8), "priority", "redelivered" and "sender"
+    /// A line each: an object with "text" (or "hex", if it is not UTF-8), "priority", "redelivered"
+    /// and "sender"
     Json,
+}
+
+fn priority() -> impl clap::builder::TypedValueParser<Value = u32> {
+    clap::value_parser!(u32).range(..=i64::from(postbox::PRIORITY_MAX))
 }
 
 fn capacity(text: &str) -> Result<Capacity, String> {

@@ -93,43 +93,27 @@ pub fn doctor(output: &Output) -> Result<ExitCode, Failure> {
         let check = |check: &Check| json!({ "check": check.name, "status": check.status.name(), "found": check.found, "fix": check.fix });
         json("checks", checks.iter().map(check).collect::<Vec<_>>())?;
     } else {
-        let row = |check: &Check| {
-            let fix = if check.fix.is_empty() {
-                String::new()
-            } else {
-                format!("fix: {}", check.fix)
-            };
-            vec![
-                check.status.name().into(),
-                check.name.into(),
-                check.found.clone(),
-                fix,
-            ]
+        let rows = |check: &Check| {
+            let (status, name) = (check.status.name().into(), check.name.into());
+            let mut rows = vec![vec![status, name, check.found.clone()]];
+            if output.plain {
+                rows[0].push(check.fix.clone());
+            } else if !check.fix.is_empty() {
+                // On a line of its own: it is for reading and for copying.
+                let fix = format!("fix: {}", check.fix);
+                rows.push(vec![String::new(), String::new(), fix]);
+            }
+            rows
         };
-        let mut rows: Vec<_> = checks.iter().map(row).collect();
-        if !output.plain {
-            // The fix on a line of its own: it is for reading and for copying.
-            rows = rows
-                .into_iter()
-                .flat_map(|mut row| fix_below(&mut row))
-                .collect();
-        }
+        let columns = if output.plain { 4 } else { 3 };
+        let heading = &["STATUS", "CHECK", "FOUND", "FIX"][..columns];
         table(
             output,
-            &["STATUS", "CHECK", "FOUND", "FIX"][..if output.plain { 4 } else { 3 }],
-            &rows,
+            heading,
+            &checks.iter().flat_map(rows).collect::<Vec<_>>(),
         )?;
     }
     Ok(ExitCode::from(worst as u8))
-}
-
-fn fix_below(row: &mut Vec<String>) -> Vec<Vec<String>> {
-    let fix = row.pop().unwrap_or_default();
-    let mut rows = vec![std::mem::take(row)];
-    if !fix.is_empty() {
-        rows.push(vec![String::new(), String::new(), fix]);
-    }
-    rows
 }
 
 fn read(path: &str) -> Option<String> {
@@ -207,7 +191,8 @@ fn quota() -> Check {
         || tight(usage.bytes, usage.bytes_max)
         || tight(usage.objects, usage.objects_max);
     if any {
-        let fix = "receive what is queued, remove mailboxes (postbox ls, postbox rm), or raise the parameters in /sys/module/postbox/parameters";
+        let fix = "receive what is queued, remove mailboxes (postbox ls, postbox rm), or raise the \
+            parameters in /sys/module/postbox/parameters";
         return warn("quota", found, fix);
     }
     pass("quota", found)
