@@ -62,6 +62,18 @@ need_cargo() {
 	die "cargo is not on the PATH" "install Rust with rustup (https://rustup.rs) and run this again"
 }
 
+# take_lock FILE WHAT: holds the lock until the script ends; who comes second says so and waits.
+take_lock() {
+	local fd
+	mkdir -p "$(dirname "$1")"
+	exec {fd}>"$1"
+	flock -n "$fd" || {
+		say "another run is busy with $2; waiting for it"
+		flock "$fd"
+	}
+	LOCK=$fd
+}
+
 # following LOG COMMAND...: runs it and says every 20 s where its log is.
 following() {
 	local log=$1 follower clock status=0
@@ -82,28 +94,26 @@ following() {
 # item NAME MAKER [ARG...]: one entry of the cache. MAKER gets an empty directory and fills it; it is renamed into place
 # when it is whole. Who comes second waits; what an interrupted run left is removed.
 item() {
-	local name=$1 maker=$2 tmp fd
+	local name=$1 maker=$2 tmp
 	shift 2
 	[ ! -d "$CACHE/$name" ] || return 0
-	mkdir -p "$CACHE"
-	exec {fd}>"$CACHE/lock-$name"
-	if ! flock -n "$fd"; then
-		say "another run is making $name; waiting for it"
-		flock "$fd"
-	fi
+	take_lock "$CACHE/lock-$name" "$name"
 	if [ ! -d "$CACHE/$name" ]; then
 		rm -rf "$CACHE/tmp.$name".*
 		tmp=$(mktemp -d "$CACHE/tmp.$name.XXXXXX")
 		chmod 755 "$tmp"
-		"$maker" "$tmp" "$@" {fd}>&-
+		# What is started here must not hold the lock when this script is gone.
+		"$maker" "$tmp" "$@" {LOCK}>&-
 		mv -T "$tmp" "$CACHE/$name"
 	fi
-	exec {fd}>&-
+	exec {LOCK}>&-
 }
 
 # How to get a mount name space: as root, in a user name space, or with sudo.
 enter_mode() {
 	if [ "$(id -u)" = 0 ]; then
+		unshare -m true 2>/dev/null || die "root may not mount anything here (a container?)" \
+			"give the container the right to: --cap-add SYS_ADMIN --security-opt apparmor=unconfined"
 		echo root
 	elif unshare -rm true 2>/dev/null; then
 		echo userns
