@@ -264,14 +264,15 @@ impl Error {
                 "permission denied; add this user to its group (`sudo usermod -aG postbox $USER`) \
                  and log in again"
             }
+            (ErrorKind::Denied, _) if self.errno == Some(Errno::PERM) => {
+                "only its owner and root may do this"
+            }
             (ErrorKind::Denied, Action::Open) => {
                 "its mode forbids it (w: send, r: receive); its owner can change that with \
                  `postbox chmod`"
             }
-            (ErrorKind::Denied, Action::Unlink) => "only its owner and root may do this",
             (ErrorKind::Denied, Action::Attributes) => {
-                "only its owner and root may do this, with a handle that was opened for it \
-                 (Options::admin, Admin)"
+                "this handle was not opened for it (Options::admin, Admin)"
             }
             (ErrorKind::Denied, _) => "this handle does not have the right",
             (ErrorKind::NotFound, Action::Settle) => "it is not there to settle any more",

@@ -46,6 +46,7 @@ impl From<postbox::Error> for Failure {
     }
 }
 
+/// Writing to standard output failed.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         // Who reads our output has seen enough.
@@ -55,7 +56,7 @@ impl From<io::Error> for Failure {
                 message: String::new(),
             };
         }
-        Failure::new(error.to_string())
+        Failure::new(format!("cannot write the output: {error}"))
     }
 }
 
