@@ -12,11 +12,12 @@ pub type Result<T, E = Error> = core::result::Result<T, E>;
 ///
 /// The fields are public, so that patterns can name them:
 ///
-/// ```no_run
-/// use postbox::{Error, ErrorKind, Receiver};
+/// ```
+/// use postbox::{Error, ErrorKind, Mailbox};
 ///
 /// # fn main() -> postbox::Result<()> {
-/// let jobs = Receiver::open("jobs")?;
+/// # if !std::fs::exists(postbox::DEVICE).unwrap_or(false) { return Ok(()); } // no module here
+/// let jobs = Mailbox::options().anonymous()?;
 /// match jobs.try_recv() {
 ///     Ok(job) => println!("{} bytes", job.len()),
 ///     Err(Error { kind: ErrorKind::Empty, .. }) => println!("nothing to do"),

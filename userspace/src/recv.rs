@@ -259,11 +259,14 @@ impl Inner {
 impl<A: CanReceive> Handle<A> {
     /// Receives a message of whatever size, and waits for one.
     ///
-    /// ```no_run
+    /// ```
     /// # fn main() -> postbox::Result<()> {
-    /// let jobs = postbox::Receiver::open("jobs")?;
+    /// # if !std::fs::exists(postbox::DEVICE).unwrap_or(false) { return Ok(()); } // no module here
+    /// let jobs = postbox::Mailbox::bounded("doc/recv", 16)?;
+    /// jobs.send("build")?;
     /// let job = jobs.recv()?;
-    /// println!("{} bytes from process {}", job.len(), job.sender.pid);
+    /// assert_eq!(&*job, b"build");
+    /// assert_eq!(job.sender.pid, std::process::id());
     /// # Ok(())
     /// # }
     /// ```
@@ -308,12 +311,18 @@ impl<A: CanReceive> Handle<A> {
 
     /// Receives a message into `buf`, and waits for one.
     ///
-    /// ```no_run
+    /// ```
+    /// use postbox::{ErrorKind, Mailbox};
+    ///
     /// # fn main() -> postbox::Result<()> {
-    /// let samples = postbox::Receiver::open("samples")?;
+    /// # if !std::fs::exists(postbox::DEVICE).unwrap_or(false) { return Ok(()); } // no module here
+    /// let samples = Mailbox::unbounded("doc/recv_into")?;
+    /// samples.send([7; 100])?;
+    /// let error = samples.recv_into(&mut [0; 10]).unwrap_err();
+    /// assert_eq!(error.kind, ErrorKind::TooLarge { len: 100, limit: 10 });
     /// let mut buf = [0; 512];
     /// let received = samples.recv_into(&mut buf)?;
-    /// println!("{:?}", &buf[..received.len]);
+    /// assert_eq!(buf[..received.len], [7; 100]);
     /// # Ok(())
     /// # }
     /// ```
@@ -393,13 +402,20 @@ impl<A: CanReceive> Handle<A> {
     /// is dropped, the message goes back to the head and to the next receiver, marked as
     /// redelivered.
     ///
-    /// ```no_run
-    /// # fn build(job: &[u8]) -> postbox::Result<()> { Ok(()) }
+    /// ```
+    /// # fn build(job: &[u8]) -> bool { job == b"build" }
     /// # fn main() -> postbox::Result<()> {
-    /// let jobs = postbox::Receiver::open("jobs")?;
+    /// # if !std::fs::exists(postbox::DEVICE).unwrap_or(false) { return Ok(()); } // no module here
+    /// let jobs = postbox::Mailbox::bounded("doc/take", 16)?;
+    /// jobs.send("build")?;
+    /// drop(jobs.take()?); // not done
+    ///
     /// let job = jobs.take()?;
-    /// build(&job)?;
-    /// job.ack()?;
+    /// assert!(job.redelivered);
+    /// if build(&job) {
+    ///     job.ack()?;
+    /// }
+    /// assert!(jobs.try_take().is_err_and(|error| error.is_empty()));
     /// # Ok(())
     /// # }
     /// ```
@@ -461,9 +477,13 @@ impl<A: CanReceive> Handle<A> {
     /// Receives message after message, and waits for each. It ends when the last sender is gone and
     /// nothing is left.
     ///
-    /// ```no_run
+    /// ```
     /// # fn main() -> postbox::Result<()> {
-    /// for job in postbox::Receiver::open("jobs")?.iter() {
+    /// # if !std::fs::exists(postbox::DEVICE).unwrap_or(false) { return Ok(()); } // no module here
+    /// let (sender, jobs) = postbox::Mailbox::unbounded("doc/iter")?.split()?;
+    /// sender.send_many(&["configure", "build"], 0, postbox::Wait::Forever)?;
+    /// drop(sender);
+    /// for job in jobs.iter() {
     ///     println!("{} bytes", job?.len());
     /// }
     /// # Ok(())

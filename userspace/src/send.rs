@@ -42,10 +42,19 @@ impl<A: CanSend> Handle<A> {
     /// Sends a message, and waits for room, or, on a rendezvous mailbox, until a receiver has the
     /// bytes.
     ///
-    /// ```no_run
+    /// ```
+    /// use postbox::Mailbox;
+    ///
     /// # fn main() -> postbox::Result<()> {
-    /// let jobs = postbox::Sender::open("jobs")?;
+    /// # if !std::fs::exists(postbox::DEVICE).unwrap_or(false) { return Ok(()); } // no module here
+    /// let jobs = Mailbox::bounded("doc/send", 1)?;
     /// jobs.send("build")?;
+    ///
+    /// // What was not sent comes back.
+    /// let failed = jobs.try_send(String::from("test")).unwrap_err();
+    /// assert!(failed.error.is_full());
+    /// let job: String = failed.into_payload();
+    /// # assert_eq!(job, "test");
     /// # Ok(())
     /// # }
     /// ```
@@ -115,10 +124,14 @@ impl<A: CanSend> Handle<A> {
     /// Sends many messages in few calls to the kernel, in their order. `wait` is for all of them
     /// together.
     ///
-    /// ```no_run
+    /// ```
+    /// use postbox::{Mailbox, Wait};
+    ///
     /// # fn main() -> postbox::Result<()> {
-    /// let jobs = postbox::Sender::open("jobs")?;
-    /// jobs.send_many(&["configure", "build", "test"], 0, postbox::Wait::Forever)?;
+    /// # if !std::fs::exists(postbox::DEVICE).unwrap_or(false) { return Ok(()); } // no module here
+    /// let jobs = Mailbox::bounded("doc/send_many", 16)?;
+    /// jobs.send_many(&["configure", "build", "test"], 0, Wait::Forever)?;
+    /// assert_eq!(jobs.info()?.messages, 3);
     /// # Ok(())
     /// # }
     /// ```
@@ -157,11 +170,13 @@ impl<A: CanSend> Handle<A> {
     /// Gets room for one message of at most `len` bytes, and waits until there is some. Sending it
     /// then does not wait.
     ///
-    /// ```no_run
+    /// ```
     /// # fn build() -> Vec<u8> { Vec::new() }
     /// # fn main() -> postbox::Result<()> {
-    /// let results = postbox::Sender::open("results")?;
+    /// # if !std::fs::exists(postbox::DEVICE).unwrap_or(false) { return Ok(()); } // no module here
+    /// let results = postbox::Mailbox::bounded("doc/reserve", 1)?;
     /// let permit = results.reserve(4096)?;
+    /// assert!(results.try_send("too late").is_err());
     /// permit.send(build())?;
     /// # Ok(())
     /// # }
