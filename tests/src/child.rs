@@ -31,6 +31,7 @@ pub const BOB: User = User {
 };
 
 /// How a process ended.
+#[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// With this status. A panic in the closure gives 101.
@@ -344,7 +345,7 @@ impl Drop for Child {
         if !self.reaped {
             // SAFETY: no pointers; not reaped, so that the number is still its own.
             unsafe { libc::kill(self.pid, libc::SIGKILL) };
-            wait_for(self.pid);
+            let _ = wait_for(self.pid);
         }
     }
 }

@@ -5,16 +5,27 @@
 //! time only tells a hang from slowness.
 
 mod child;
+mod fds;
+mod handle;
 mod rng;
 mod shared;
+mod signal;
+mod slow;
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub use child::{ALICE, BOB, Child, Exit, Spawn, User, isolated, spawn, spawn_as};
+pub use fds::{receive_fd, send_fd};
+pub use handle::{
+    ADMIN, Errno, FOREVER, Got, Handle, Make, NEVER, RECEIVE, Result, SEND, UNBOUNDED, Wait, list,
+    name_of, recv_args, send_args, unlink, until, until_realtime, within,
+};
 pub use rng::{Rng, seed};
 pub use shared::{Gate, Ledger};
+pub use signal::handle_signal;
+pub use slow::{Fault, PAGE, SlowPage};
 
 /// After this time something hangs.
 pub const WATCHDOG: Duration = Duration::from_secs(60);

@@ -1,0 +1,691 @@
+//! The guided tour: what postbox does, shown with real processes, each promise beside what came of it. It fails if
+//! anything came out differently from what was promised.
+
+use std::error::Error;
+use std::fmt::Debug;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+use postbox::{Admin, Capacity, ErrorKind, Mailbox, Options, Receiver, SendError, Sender};
+use postbox_bench::{Case, Plan, Transport, Work, measure};
+use postbox_tests::{
+    ALICE, BOB, Child, Exit, Gate, Ledger, User, WATCHDOG, spawn, spawn_as, wait_until,
+};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// One thing that is shown.
+struct Scene {
+    title: &'static str,
+    promise: &'static str,
+    show: fn(&mut Notes) -> Result<()>,
+}
+
+const SCENES: [Scene; 9] = [
+    Scene {
+        title: "producer and consumer",
+        promise: "every message once, in order, never more inside than the mailbox holds",
+        show: producer_and_consumer,
+    },
+    Scene {
+        title: "blocking and non-blocking",
+        promise: "all four combinations of send and receive, each with its outcome",
+        show: four_combinations,
+    },
+    Scene {
+        title: "rendezvous at its limit",
+        promise: "send returns only when a receiver has the message",
+        show: rendezvous,
+    },
+    Scene {
+        title: "bounded at its limit",
+        promise: "a full mailbox makes senders wait, or says so",
+        show: bounded,
+    },
+    Scene {
+        title: "unbounded at its limit",
+        promise: "the sender never waits; the user's quota ends it",
+        show: unbounded,
+    },
+    Scene {
+        title: "a worker dies",
+        promise: "a job that was taken and not acknowledged is done by another",
+        show: worker_dies,
+    },
+    Scene {
+        title: "the last peer dies",
+        promise: "who waits for it is told, and not left waiting",
+        show: last_peer_dies,
+    },
+    Scene {
+        title: "who sent what",
+        promise: "the kernel says who sent, and the sender cannot",
+        show: identity,
+    },
+    Scene {
+        title: "permission denied",
+        promise: "the object's mode decides who may send and receive",
+        show: permissions,
+    },
+];
+
+/// What was observed in a scene.
+#[derive(Default)]
+struct Notes {
+    wrong: usize,
+    /// For the table at the end.
+    summary: String,
+}
+
+impl Notes {
+    /// Tells what happens.
+    fn tell(&self, text: &str) {
+        println!("     {text}");
+    }
+
+    /// Compares what was observed with what was promised.
+    fn expect<T: PartialEq + Debug>(&mut self, what: &str, promised: T, observed: T) {
+        if promised == observed {
+            println!("  ok {what}: {observed:?}");
+        } else {
+            self.wrong += 1;
+            println!(" BAD {what}: {observed:?}, and promised was {promised:?}");
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    // A hang must end.
+    // SAFETY: no pointers.
+    unsafe { libc::alarm(5 * WATCHDOG.as_secs() as u32) };
+    match postbox::version() {
+        Ok(version) => println!(
+            "postbox, ABI {}: a tour in {} scenes",
+            version.abi,
+            SCENES.len()
+        ),
+        Err(error) => {
+            eprintln!("postbox-tour: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    let start = Instant::now();
+    let mut table = Vec::new();
+    for (number, scene) in SCENES.iter().enumerate() {
+        println!("\n{}. {}: {}", number + 1, scene.title, scene.promise);
+        let mut notes = Notes::default();
+        match catch_unwind(AssertUnwindSafe(|| (scene.show)(&mut notes))) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                notes.wrong += 1;
+                println!(" BAD the scene ended early: {error}");
+            }
+            // The panic's message was printed.
+            Err(_) => notes.wrong += 1,
+        }
+        table.push((scene, notes));
+    }
+
+    println!("\n{:<27}{:<4}observed", "scene", "");
+    let mut wrong = 0;
+    for (scene, notes) in &table {
+        wrong += usize::from(notes.wrong > 0);
+        let verdict = if notes.wrong == 0 { "ok" } else { "BAD" };
+        println!("{:<27}{verdict:<4}{}", scene.title, notes.summary);
+        println!("{:<27}    promised: {}", "", scene.promise);
+    }
+    let measured = match ratios() {
+        Ok(()) => true,
+        Err(error) => {
+            println!(" BAD the measurements failed: {error}");
+            false
+        }
+    };
+    println!(
+        "\n{} of {} scenes came out as promised, in {:.0} s.",
+        table.len() - wrong,
+        table.len(),
+        start.elapsed().as_secs_f64()
+    );
+    if wrong == 0 && measured {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// A new mailbox of that name. The handle looks on: it is neither a sender nor a receiver.
+fn make(name: &str, capacity: Capacity) -> Result<Admin> {
+    Ok(new(capacity).open_admin(name)?)
+}
+
+fn new(capacity: Capacity) -> Options {
+    let mut options = Mailbox::options();
+    options.create_new(true).capacity(capacity);
+    options
+}
+
+fn waiting_senders(admin: &Admin, count: u32) {
+    wait_until(&format!("{count} waiting senders"), || {
+        admin.info().is_ok_and(|info| info.waiting_senders == count)
+    });
+}
+
+fn waiting_receivers(admin: &Admin, count: u32) {
+    wait_until(&format!("{count} waiting receivers"), || {
+        admin
+            .info()
+            .is_ok_and(|info| info.waiting_receivers == count)
+    });
+}
+
+fn text(payload: &[u8]) -> String {
+    String::from_utf8_lossy(payload).into_owned()
+}
+
+/// What a send came to, and the payload that a failure gives back.
+fn sent(result: std::result::Result<(), SendError<&str>>) -> String {
+    match result {
+        Ok(()) => "sent".into(),
+        Err(SendError { payload, error, .. }) => {
+            format!("{:?}, '{payload}' given back", error.kind)
+        }
+    }
+}
+
+fn received(result: postbox::Result<postbox::Message>) -> String {
+    match result {
+        Ok(message) => format!("received '{}'", text(&message)),
+        Err(error) => format!("{:?}", error.kind),
+    }
+}
+
+/// What a child's receive or send came to, told in shared memory: 1 is well.
+fn well(exit: Exit) -> &'static str {
+    if exit == Exit::Code(0) {
+        "came through"
+    } else {
+        "failed"
+    }
+}
+
+fn producer_and_consumer(notes: &mut Notes) -> Result<()> {
+    const COUNT: u64 = 500;
+    const NAME: &str = "tour/jobs";
+    let mailbox = make(NAME, Capacity::Bounded(4))?;
+    let ledger = Ledger::new(2);
+    let consumer = spawn(|| {
+        let jobs = Receiver::open(NAME).expect("open to receive");
+        for job in &jobs {
+            let job = job.expect("receive");
+            let number = u64::from_le_bytes(job.payload.try_into().expect("eight bytes"));
+            let count = ledger[0].fetch_add(1, SeqCst);
+            if number == count {
+                ledger[1].fetch_add(1, SeqCst);
+            }
+        }
+    });
+    waiting_receivers(&mailbox, 1);
+    notes.tell(&format!(
+        "process {} receives, and waits: the mailbox is empty",
+        consumer.pid()
+    ));
+    let producer = spawn(|| {
+        let jobs = Sender::open(NAME).expect("open to send");
+        for number in 0..COUNT {
+            jobs.send(number.to_le_bytes()).expect("send");
+        }
+    });
+    notes.tell(&format!(
+        "process {} sends {COUNT} messages to {NAME:?}, which holds 4",
+        producer.pid()
+    ));
+    producer.ok();
+    notes.expect(
+        "the consumer finds the end when the producer is gone",
+        "came through",
+        well(consumer.wait()),
+    );
+    let (count, ordered) = (ledger[0].load(SeqCst), ledger[1].load(SeqCst));
+    let info = mailbox.info()?;
+    notes.expect("messages received", COUNT, count);
+    notes.expect("of them in order", COUNT, ordered);
+    notes.expect("never more than 4 inside", true, info.high_messages <= 4);
+    notes.expect("left over", 0, info.messages + info.unacknowledged);
+    notes.summary = format!(
+        "{count} of {COUNT} received, in order; at most {} inside",
+        info.high_messages
+    );
+    Ok(())
+}
+
+fn four_combinations(notes: &mut Notes) -> Result<()> {
+    const NAME: &str = "tour/four";
+    let mailbox = make(NAME, Capacity::Bounded(1))?;
+    let (sender, receiver) = (Sender::open(NAME)?, Receiver::open(NAME)?);
+    let receives = |expected: &'static str| {
+        spawn(move || {
+            let message = Receiver::open(NAME)
+                .and_then(|mailbox| mailbox.recv())
+                .expect("receive");
+            assert_eq!(text(&message), expected);
+        })
+    };
+    let sends = |payload: &'static str| {
+        spawn(move || {
+            Sender::open(NAME)
+                .expect("open")
+                .send(payload)
+                .expect("send")
+        })
+    };
+    let mut outcomes = Vec::new();
+
+    notes.tell("a mailbox that holds 1 message");
+    let child = receives("one");
+    waiting_receivers(&mailbox, 1);
+    sender.send("one")?;
+    let outcome = well(child.wait());
+    notes.expect(
+        "blocking send, blocking receive: the receiver waited, and was woken with the message",
+        "came through",
+        outcome,
+    );
+    outcomes.push(outcome == "came through");
+
+    sender.send("two")?;
+    let child = sends("three");
+    waiting_senders(&mailbox, 1);
+    let first = received(receiver.try_recv());
+    let outcome = well(child.wait());
+    let second = received(receiver.try_recv());
+    let observed = [first, outcome.into(), second];
+    let promised = ["received 'two'", "came through", "received 'three'"].map(String::from);
+    outcomes.push(observed == promised);
+    notes.expect(
+        "blocking send, non-blocking receive: the sender waited for room, and got it",
+        promised,
+        observed,
+    );
+
+    let child = receives("four");
+    waiting_receivers(&mailbox, 1);
+    let outcome = [sent(sender.try_send("four")), well(child.wait()).into()];
+    let promised = ["sent", "came through"].map(String::from);
+    outcomes.push(outcome == promised);
+    notes.expect(
+        "non-blocking send, blocking receive: handed to the receiver that waited",
+        promised,
+        outcome,
+    );
+
+    let observed = [
+        received(receiver.try_recv()),
+        sent(sender.try_send("five")),
+        sent(sender.try_send("six")),
+        received(receiver.try_recv()),
+    ];
+    let promised = ["Empty", "sent", "Full, 'six' given back", "received 'five'"].map(String::from);
+    outcomes.push(observed == promised);
+    notes.expect(
+        "non-blocking send, non-blocking receive: nobody waits",
+        promised,
+        observed,
+    );
+    notes.summary = format!(
+        "{} of 4 as promised",
+        outcomes.iter().filter(|well| **well).count()
+    );
+    Ok(())
+}
+
+fn rendezvous(notes: &mut Notes) -> Result<()> {
+    const NAME: &str = "tour/meet";
+    let mailbox = make(NAME, Capacity::Rendezvous)?;
+    let receiver = Receiver::open(NAME)?;
+    let returned = Ledger::new(1);
+    let child = spawn(|| {
+        Sender::open(NAME).expect("open").send("now").expect("send");
+        returned[0].store(1, SeqCst);
+    });
+    waiting_senders(&mailbox, 1);
+    notes.expect(
+        "send has returned before anybody received",
+        0,
+        returned[0].load(SeqCst),
+    );
+    notes.expect(
+        "the receiver gets",
+        "received 'now'".into(),
+        received(receiver.recv_timeout(WATCHDOG)),
+    );
+    child.ok();
+    notes.expect("send has returned after that", 1, returned[0].load(SeqCst));
+
+    let sender = Sender::open(NAME)?;
+    let nobody = sent(sender.try_send("anybody?"));
+    notes.expect(
+        "non-blocking send while nobody receives",
+        "Full, 'anybody?' given back".into(),
+        nobody.clone(),
+    );
+    let child = spawn(|| drop(Receiver::open(NAME).expect("open").recv().expect("receive")));
+    waiting_receivers(&mailbox, 1);
+    notes.expect(
+        "non-blocking send while somebody does",
+        "sent".into(),
+        sent(sender.try_send("anybody?")),
+    );
+    child.ok();
+    let start = Instant::now();
+    let late = sent(sender.send_timeout("hello?", Duration::from_millis(20)));
+    notes.expect(
+        "send with a timeout of 20 ms",
+        "Timeout, 'hello?' given back".into(),
+        late,
+    );
+    notes.expect(
+        "it waited that long",
+        true,
+        start.elapsed() >= Duration::from_millis(20),
+    );
+    notes.summary = "send waited for the receiver; without one: Full, and Timeout".into();
+    Ok(())
+}
+
+fn bounded(notes: &mut Notes) -> Result<()> {
+    const NAME: &str = "tour/three";
+    let mailbox = make(NAME, Capacity::Bounded(3))?;
+    let (sender, receiver) = (Sender::open(NAME)?, Receiver::open(NAME)?);
+    let outcomes: Vec<String> = ["a", "b", "c", "d"]
+        .map(|payload| sent(sender.try_send(payload)))
+        .into();
+    let promised = ["sent", "sent", "sent", "Full, 'd' given back"]
+        .map(String::from)
+        .to_vec();
+    notes.expect("four sends to a mailbox for three", promised, outcomes);
+    let child = spawn(|| Sender::open(NAME).expect("open").send("e").expect("send"));
+    waiting_senders(&mailbox, 1);
+    notes.expect(
+        "a blocking send waits; inside are",
+        3,
+        mailbox.info()?.messages,
+    );
+    notes.expect(
+        "somebody receives",
+        "received 'a'".into(),
+        received(receiver.try_recv()),
+    );
+    notes.expect(
+        "and the sender that waited",
+        "came through",
+        well(child.wait()),
+    );
+    let rest: Vec<String> = receiver.try_iter().map(received).collect();
+    notes.expect(
+        "the rest, in order",
+        ["b", "c", "e"]
+            .map(|text| format!("received '{text}'"))
+            .to_vec(),
+        rest,
+    );
+    notes.summary =
+        "3 accepted, the fourth: Full; a blocking sender waited until there was room".into();
+    Ok(())
+}
+
+/// What a child of another user found, in words of a ledger.
+fn as_user(user: User, f: impl FnOnce(&Ledger)) -> Result<[u64; 4]> {
+    let found = Ledger::new(4);
+    let child = spawn_as(user, || f(&found));
+    match child.wait() {
+        Exit::Code(0) => Ok([0, 1, 2, 3].map(|i| found[i].load(SeqCst))),
+        other => Err(format!("the process of user {} ended with {other:?}", user.uid).into()),
+    }
+}
+
+fn unbounded(notes: &mut Notes) -> Result<()> {
+    const SIZE: usize = 1 << 20;
+    notes.tell(&format!(
+        "user {} sends messages of 1 MiB that nobody receives",
+        ALICE.uid
+    ));
+    let [accepted, ended, max, after] = as_user(ALICE, |found| {
+        let mailbox = new(Capacity::Unbounded)
+            .anonymous()
+            .expect("make a mailbox");
+        let payload = vec![1; SIZE];
+        let error = loop {
+            match mailbox.send(&payload) {
+                Ok(()) => found[0].fetch_add(1, SeqCst),
+                Err(error) => break error.error,
+            };
+        };
+        found[1].store(u64::from(error.kind == ErrorKind::Quota), SeqCst);
+        found[2].store(postbox::usage().expect("usage").bytes_max, SeqCst);
+        drop(mailbox);
+        found[3].store(postbox::usage().expect("usage").bytes, SeqCst);
+    })?;
+    notes.tell(&format!(
+        "{accepted} were accepted; the quota is {} MiB",
+        max >> 20
+    ));
+    notes.expect("what ended it was the quota", 1, ended);
+    notes.expect(
+        "all that the quota allows was accepted",
+        max / SIZE as u64,
+        accepted,
+    );
+    notes.expect("the user's bytes once the mailbox is gone", 0, after);
+    notes.summary = format!("{accepted} MiB accepted without waiting, then: Quota");
+    Ok(())
+}
+
+fn worker_dies(notes: &mut Notes) -> Result<()> {
+    const NAME: &str = "tour/work";
+    let mailbox = make(NAME, Capacity::Bounded(8))?;
+    let sender = Sender::open(NAME)?;
+    for job in ["job 1", "job 2", "job 3"] {
+        sender.send(job)?;
+    }
+    let taken = Gate::new();
+    let victim = spawn(|| {
+        let jobs = Receiver::open(NAME).expect("open");
+        let job = jobs.take().expect("take");
+        assert_eq!(text(&job), "job 1");
+        taken.open(1);
+        // In the middle of the job.
+        std::thread::sleep(10 * WATCHDOG);
+    });
+    taken.pass();
+    notes.tell(&format!(
+        "process {} has taken job 1 and works on it",
+        victim.pid()
+    ));
+    let info = mailbox.info()?;
+    notes.expect(
+        "messages waiting, and taken without acknowledgement",
+        (2, 1),
+        (info.messages, info.unacknowledged),
+    );
+    let jobs = Receiver::open(NAME)?;
+    notes.tell("kill -9");
+    victim.destroy();
+    let info = mailbox.info()?;
+    notes.expect("and now", (3, 0), (info.messages, info.unacknowledged));
+    let mut done = Vec::new();
+    for _ in 0..3 {
+        let job = jobs.take_timeout(WATCHDOG)?;
+        let mark = if job.redelivered {
+            " (redelivered)"
+        } else {
+            ""
+        };
+        done.push(format!("{}{mark}", text(&job)));
+        job.ack()?;
+    }
+    let promised = ["job 1 (redelivered)", "job 2", "job 3"]
+        .map(String::from)
+        .to_vec();
+    notes.expect("another worker does", promised, done.clone());
+    let info = mailbox.info()?;
+    notes.expect(
+        "accepted, done for good, redelivered",
+        (3, 3, 1),
+        (info.sent, info.received, info.redelivered),
+    );
+    notes.summary = format!("killed in job 1; another did {}", done.join(", "));
+    Ok(())
+}
+
+fn last_peer_dies(notes: &mut Notes) -> Result<()> {
+    const NAME: &str = "tour/alone";
+    let mailbox = make(NAME, Capacity::Bounded(1))?;
+    let open = Gate::new();
+    let victim = spawn(|| {
+        let _receiver = Receiver::open(NAME).expect("open");
+        open.open(1);
+        std::thread::sleep(10 * WATCHDOG);
+    });
+    open.pass();
+    let told = Ledger::new(1);
+    let child = spawn(|| {
+        let sender = Sender::open(NAME).expect("open");
+        sender.send("fits").expect("there is room for one");
+        let error = sender.send("waits").expect_err("nobody received");
+        told[0].store(u64::from(error.error.is_disconnected()), SeqCst);
+    });
+    waiting_senders(&mailbox, 1);
+    notes.tell("a sender waits for room; kill -9 to the only receiver");
+    victim.destroy();
+    notes.expect("the sender comes back", "came through", well(child.wait()));
+    notes.expect("and was told that nobody is there", 1, told[0].load(SeqCst));
+    notes.summary = "the waiting sender woke with: Disconnected".into();
+    Ok(())
+}
+
+fn identity(notes: &mut Notes) -> Result<()> {
+    const NAME: &str = "tour/signed";
+    let mut options = new(Capacity::Bounded(8));
+    let receiver = options.mode(0o622).open_receiver(NAME)?;
+    let stay = Gate::new();
+    let mut seen = Vec::new();
+    for (user, claim) in [(ALICE, "I am root"), (BOB, "I am alice")] {
+        let child: Child = spawn_as(user, || {
+            Sender::open(NAME).expect("open").send(claim).expect("send");
+            stay.pass();
+        });
+        let message = receiver.recv_timeout(WATCHDOG)?;
+        let sender = message.sender;
+        notes.tell(&format!("a message says {:?}", text(&message)));
+        notes.expect(
+            "the kernel says: user, group, process",
+            (user.uid, user.gid, child.pid()),
+            (sender.uid, sender.gid, sender.pid),
+        );
+        notes.expect(
+            "the process is there, and that very one",
+            true,
+            sender.verify().is_ok(),
+        );
+        stay.open(1);
+        child.ok();
+        notes.expect(
+            "when it has ended, its number proves nothing any more",
+            false,
+            sender.verify().is_ok(),
+        );
+        seen.push(sender.uid.to_string());
+    }
+    notes.summary = format!(
+        "messages of users {}, whatever they said",
+        seen.join(" and ")
+    );
+    Ok(())
+}
+
+fn permissions(notes: &mut Notes) -> Result<()> {
+    const NAME: &str = "tour/private";
+    let ready = Gate::new();
+    let (changed, go, end) = (Gate::new(), Gate::new(), Gate::new());
+    let owner = spawn_as(ALICE, || {
+        let _mailbox = new(Capacity::Bounded(8))
+            .open(NAME)
+            .expect("make a mailbox");
+        ready.open(1);
+        go.pass();
+        Admin::open(NAME)
+            .expect("the owner")
+            .set_mode(0o602)
+            .expect("the owner");
+        changed.open(1);
+        end.pass();
+    });
+    ready.pass();
+    // 1: allowed, 2: denied.
+    let tries = || {
+        as_user(BOB, |found| {
+            let outcome = |result: postbox::Result<()>| match result {
+                Ok(()) => 1,
+                Err(error) if error.is_denied() => 2,
+                Err(error) => panic!("{error}"),
+            };
+            found[0].store(outcome(Sender::open(NAME).map(drop)), SeqCst);
+            found[1].store(outcome(Receiver::open(NAME).map(drop)), SeqCst);
+            found[2].store(outcome(Admin::open(NAME).map(drop)), SeqCst);
+            found[3].store(outcome(postbox::unlink(NAME)), SeqCst);
+        })
+        .map(|found| found.map(|found| if found == 1 { "allowed" } else { "denied" }))
+    };
+    notes.tell(&format!(
+        "user {} makes a mailbox of mode 0600; user {} tries",
+        ALICE.uid, BOB.uid
+    ));
+    notes.expect(
+        "to send, to receive, to change it, to remove it",
+        ["denied"; 4],
+        tries()?,
+    );
+    go.open(1);
+    changed.pass();
+    notes.tell("its owner sets the mode to 0602");
+    let now = tries()?;
+    notes.expect(
+        "to send, to receive, to change it, to remove it",
+        ["allowed", "denied", "denied", "denied"],
+        now,
+    );
+    end.open(1);
+    owner.ok();
+    notes.summary = "0600: all denied to another user; 0602: may send, nothing else".into();
+    Ok(())
+}
+
+/// A few figures beside those of a pipe and a POSIX queue.
+fn ratios() -> Result<()> {
+    println!(
+        "\nmeasured in this machine, one CPU, medians; below 1 is faster than postbox. Emulated time says little:"
+    );
+    println!("`make bench-count` counts instructions");
+    let plan = Plan {
+        windows: 5,
+        rounds: 200,
+    };
+    for case in [
+        Case::new(Work::RoundTrip, 64),
+        Case::new(Work::RoundTrip, 1024),
+        Case::new(Work::Queued, 64),
+    ] {
+        let own = measure(case, Transport::Postbox, plan)?.median;
+        let pipe = measure(case, Transport::Pipe, plan)?.median / own;
+        let queue = measure(case, Transport::Mq, plan)?.median / own;
+        println!(
+            "  {:<50} {:>9.1} us   pipe {pipe:.2}   POSIX queue {queue:.2}",
+            case.title(),
+            own / 1000.0
+        );
+    }
+    Ok(())
+}
