@@ -128,7 +128,7 @@ fn main() -> ExitCode {
         table.push((scene, notes));
     }
 
-    println!("\n{:<27}{:<4}observed", "scene", "");
+    println!("\n{:<31}observed", "scene");
     let mut wrong = 0;
     for (scene, notes) in &table {
         wrong += usize::from(notes.wrong > 0);
@@ -202,7 +202,11 @@ fn received(result: postbox::Result<postbox::Message>) -> String {
     }
 }
 
-/// What a child's receive or send came to, told in shared memory: 1 is well.
+fn yes_or_no(answer: bool) -> &'static str {
+    if answer { "yes" } else { "no" }
+}
+
+/// What a child's work came to.
 fn well(exit: Exit) -> &'static str {
     if exit == Exit::Code(0) {
         "came through"
@@ -252,7 +256,11 @@ fn producer_and_consumer(notes: &mut Notes) -> Result<()> {
     let info = mailbox.info()?;
     notes.expect("messages received", COUNT, count);
     notes.expect("of them in order", COUNT, ordered);
-    notes.expect("never more than 4 inside", true, info.high_messages <= 4);
+    notes.expect(
+        "were there never more than 4 inside",
+        "yes",
+        yes_or_no(info.high_messages <= 4),
+    );
     notes.expect("left over", 0, info.messages + info.unacknowledged);
     notes.summary = format!(
         "{count} of {COUNT} received, in order; at most {} inside",
@@ -352,9 +360,9 @@ fn rendezvous(notes: &mut Notes) -> Result<()> {
     });
     waiting_senders(&mailbox, 1);
     notes.expect(
-        "send has returned before anybody received",
-        0,
-        returned[0].load(SeqCst),
+        "has send returned before anybody received",
+        "no",
+        yes_or_no(returned[0].load(SeqCst) == 1),
     );
     notes.expect(
         "the receiver gets",
@@ -362,7 +370,11 @@ fn rendezvous(notes: &mut Notes) -> Result<()> {
         received(receiver.recv_timeout(WATCHDOG)),
     );
     child.ok();
-    notes.expect("send has returned after that", 1, returned[0].load(SeqCst));
+    notes.expect(
+        "and after that",
+        "yes",
+        yes_or_no(returned[0].load(SeqCst) == 1),
+    );
 
     let sender = Sender::open(NAME)?;
     let nobody = sent(sender.try_send("anybody?"));
@@ -387,9 +399,9 @@ fn rendezvous(notes: &mut Notes) -> Result<()> {
         late,
     );
     notes.expect(
-        "it waited that long",
-        true,
-        start.elapsed() >= Duration::from_millis(20),
+        "did it wait that long",
+        "yes",
+        yes_or_no(start.elapsed() >= Duration::from_millis(20)),
     );
     notes.summary = "send waited for the receiver; without one: Full, and Timeout".into();
     Ok(())
@@ -472,7 +484,7 @@ fn unbounded(notes: &mut Notes) -> Result<()> {
         "{accepted} were accepted; the quota is {} MiB",
         max >> 20
     ));
-    notes.expect("what ended it was the quota", 1, ended);
+    notes.expect("did the quota end it", "yes", yes_or_no(ended == 1));
     notes.expect(
         "all that the quota allows was accepted",
         max / SIZE as u64,
@@ -561,15 +573,18 @@ fn last_peer_dies(notes: &mut Notes) -> Result<()> {
     notes.tell("a sender waits for room; kill -9 to the only receiver");
     victim.destroy();
     notes.expect("the sender comes back", "came through", well(child.wait()));
-    notes.expect("and was told that nobody is there", 1, told[0].load(SeqCst));
+    notes.expect(
+        "was it told that nobody is there",
+        "yes",
+        yes_or_no(told[0].load(SeqCst) == 1),
+    );
     notes.summary = "the waiting sender woke with: Disconnected".into();
     Ok(())
 }
 
 fn identity(notes: &mut Notes) -> Result<()> {
     const NAME: &str = "tour/signed";
-    let mut options = new(Capacity::Bounded(8));
-    let receiver = options.mode(0o622).open_receiver(NAME)?;
+    let receiver = new(Capacity::Bounded(8)).mode(0o622).open(NAME)?;
     let stay = Gate::new();
     let mut seen = Vec::new();
     for (user, claim) in [(ALICE, "I am root"), (BOB, "I am alice")] {
@@ -586,16 +601,16 @@ fn identity(notes: &mut Notes) -> Result<()> {
             (sender.uid, sender.gid, sender.pid),
         );
         notes.expect(
-            "the process is there, and that very one",
-            true,
-            sender.verify().is_ok(),
+            "is that process there, and the very one that sent",
+            "yes",
+            yes_or_no(sender.verify().is_ok()),
         );
         stay.open(1);
         child.ok();
         notes.expect(
-            "when it has ended, its number proves nothing any more",
-            false,
-            sender.verify().is_ok(),
+            "is that so when it has ended",
+            "no",
+            yes_or_no(sender.verify().is_ok()),
         );
         seen.push(sender.uid.to_string());
     }
