@@ -9,10 +9,9 @@
 use crate::{
     compat,
     handle::{Handle, Shared},
-    helpers::{self, c, limits},
+    helpers::{self, c, limits, UserBytes},
     inspect,
     mailbox::{Failure, Receive},
-    message::Message,
     queue::Capacity,
     registry::{Attributes, Changes, Name},
     uapi,
@@ -30,7 +29,6 @@ use kernel::{
     prelude::*,
     sync::{aref::ARef, Arc},
     types::{ForeignOwnable, Opaque},
-    uaccess::{UserPtr, UserSlice},
 };
 
 /// The most entries of a batch: what one call does before it looks at signals again.
@@ -107,12 +105,8 @@ impl Place {
             core::slice::from_raw_parts(core::ptr::from_ref(args).cast::<u8>(), size_of::<T>())
         };
         let known = bytes.get(..self.size).unwrap_or(bytes);
-        slice(self.address, known.len()).writer().write_slice(known)
+        UserBytes::at(self.address).copy_from(known)
     }
-}
-
-fn slice(address: usize, len: usize) -> UserSlice {
-    UserSlice::new(UserPtr::from_addr(address), len)
 }
 
 fn address(pointer: u64) -> Result<usize> {
@@ -122,9 +116,7 @@ fn address(pointer: u64) -> Result<usize> {
 fn name(pointer: u64, len: u32) -> Result<Name> {
     let mut bytes = [0; uapi::POSTBOX_NAME_MAX as usize];
     let bytes = bytes.get_mut(..len as usize).ok_or(ENAMETOOLONG)?;
-    slice(address(pointer)?, bytes.len())
-        .reader()
-        .read_slice(bytes)?;
+    UserBytes::at(address(pointer)?).copy_to(bytes)?;
     Name::new(bytes)
 }
 
@@ -286,8 +278,9 @@ fn send_one(handle: &Handle, args: &uapi::postbox_send, wait: &Wait) -> Result {
     }
     let len = args.len as usize;
     let charge = handle.charge_message(len)?;
-    let mut payload = slice(address(args.data)?, len).reader();
-    let message = Message::new(args.priority as u16, len, charge, &mut payload)?;
+    let mut payload = UserBytes::at(address(args.data)?);
+    let mut message = mailbox.message()?;
+    message.fill(args.priority as u16, len, charge, &mut payload)?;
     if args.flags & uapi::POSTBOX_SEND_RESERVED != 0 {
         mailbox.send_reserved(&handle.state, message, args.reserved_len)
     } else {
@@ -316,11 +309,11 @@ fn recv_one(
         wait,
         lease: lease.then(|| (&handle.state, helpers::process())),
     };
-    let to = address(args.data)?;
+    let to = UserBytes::at(address(args.data)?);
     let received = mailbox.receive(&how, |message| {
         let payload = message.payload();
-        slice(to, payload.len()).writer().write_slice(payload)?;
-        let (node, sender) = (message.node(), message.sender().see());
+        to.copy_from(payload)?;
+        let (node, sender) = (message.node(), message.sender());
         args.msg_len = payload.len() as u64;
         args.token = if lease { node.token() } else { 0 };
         args.priority = node.priority().into();
@@ -703,7 +696,9 @@ unsafe extern "C" fn fop_write_iter(
             return Err(EMSGSIZE);
         }
         let charge = handle.charge_message(len)?;
-        mailbox.send(Message::new(0, len, charge, iter)?, &wait)?;
+        let mut message = mailbox.message()?;
+        message.fill(0, len, charge, iter)?;
+        mailbox.send(message, &wait)?;
         Ok(len)
     };
     write().map_or_else(|error| error.to_errno() as isize, |len| len as isize)

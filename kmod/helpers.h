@@ -49,6 +49,9 @@ extern unsigned long postbox_max_message;
 int postbox_read_args(void *args, size_t args_size, size_t min_size,
 		      const void __user *from, size_t *user_size);
 
+bool postbox_copy_in(void *to, const void __user *from, size_t len);
+bool postbox_copy_out(void __user *to, const void *from, size_t len);
+
 void postbox_identity_get(struct postbox_identity *id);
 void postbox_identity_put(const struct postbox_identity *id);
 void postbox_identity_see(const struct postbox_identity *id,

@@ -69,6 +69,9 @@ pub(crate) mod c {
             realtime: bool,
         ) -> i32;
 
+        pub(super) fn postbox_copy_in(to: *mut u8, from: *const c_void, len: usize) -> bool;
+        pub(super) fn postbox_copy_out(to: *mut c_void, from: *const u8, len: usize) -> bool;
+
         pub(super) fn postbox_identity_get(id: *mut RawIdentity);
         pub(super) fn postbox_identity_put(id: *const RawIdentity);
         pub(super) fn postbox_identity_see(id: *const RawIdentity, seen: *mut Seen);
@@ -89,6 +92,54 @@ pub(crate) mod c {
         pub(super) fn postbox_exiting() -> bool;
         pub(super) fn postbox_process() -> usize;
         pub(super) fn postbox_now() -> i64;
+    }
+}
+
+/// Bytes in user memory.
+#[derive(Clone, Copy)]
+pub(crate) struct UserBytes {
+    address: usize,
+}
+
+impl UserBytes {
+    /// Those at an address, which need not be good.
+    pub(crate) fn at(address: usize) -> Self {
+        Self { address }
+    }
+
+    /// Copies as many as `out` has.
+    pub(crate) fn copy_to(self, out: &mut [u8]) -> Result {
+        let from = self.address as *const c_void;
+        // SAFETY: The slice is valid for writing.
+        if unsafe { c::postbox_copy_in(out.as_mut_ptr(), from, out.len()) } {
+            Ok(())
+        } else {
+            Err(EFAULT)
+        }
+    }
+
+    /// Copies `len` of them to the end of a vector that has room for them.
+    pub(crate) fn append_to(self, len: usize, out: &mut KVVec<u8>) -> Result {
+        let room = out.spare_capacity_mut().get_mut(..len).ok_or(ENOMEM)?;
+        let from = self.address as *const c_void;
+        // SAFETY: `room` is valid for writing `len` bytes.
+        if !unsafe { c::postbox_copy_in(room.as_mut_ptr().cast(), from, len) } {
+            return Err(EFAULT);
+        }
+        // SAFETY: So many bytes of the spare capacity were just written.
+        unsafe { out.inc_len(len) };
+        Ok(())
+    }
+
+    /// Overwrites them.
+    pub(crate) fn copy_from(self, bytes: &[u8]) -> Result {
+        let to = self.address as *mut c_void;
+        // SAFETY: The slice is valid for reading.
+        if unsafe { c::postbox_copy_out(to, bytes.as_ptr(), bytes.len()) } {
+            Ok(())
+        } else {
+            Err(EFAULT)
+        }
     }
 }
 

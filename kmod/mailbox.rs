@@ -8,8 +8,8 @@ use crate::{
     helpers,
     message::Message,
     queue::{
-        self, Capacity, Commit, Counters, HandleState, Received, Reserving, Returned, Sending,
-        Sent, Take,
+        self, Capacity, Commit, Counters, HandleState, List, Received, Reserving, Returned,
+        Sending, Sent, Take,
     },
     wait::{Outcome, Pollers, Wait, Waiter, WaiterPtr, Wake},
 };
@@ -26,7 +26,50 @@ use kernel::{
 
 type Guard<'a> = SpinLockGuard<'a, Inner>;
 
-type Inner = queue::Mailbox<KBox<Message>, WaiterPtr>;
+/// What the lock guards.
+struct Inner {
+    queue: queue::Mailbox<KBox<Message>, WaiterPtr>,
+    /// Memory of messages that were received, for others to be sent. The memory cgroup that it is
+    /// charged to is that of the sender who needed it first.
+    spares: List<KBox<Message>>,
+    spare_bytes: usize,
+}
+
+/// How much of that a mailbox keeps.
+const SPARE_BYTES: usize = 8192;
+
+impl Inner {
+    fn spare(&mut self) -> Option<KBox<Message>> {
+        let message = self.spares.pop_front()?;
+        self.spare_bytes -= message.footprint();
+        Some(message)
+    }
+
+    /// Keeps the memory of a message, or gives it back to be freed.
+    fn recycle(&mut self, message: KBox<Message>) -> Option<KBox<Message>> {
+        let bytes = self.spare_bytes.saturating_add(message.footprint());
+        if bytes > SPARE_BYTES {
+            return Some(message);
+        }
+        self.spare_bytes = bytes;
+        self.spares.push_front(message);
+        None
+    }
+}
+
+impl core::ops::Deref for Inner {
+    type Target = queue::Mailbox<KBox<Message>, WaiterPtr>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.queue
+    }
+}
+
+impl core::ops::DerefMut for Inner {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.queue
+    }
+}
 
 pub(crate) const IN: u32 = bindings::POLLIN | bindings::POLLRDNORM;
 pub(crate) const OUT: u32 = bindings::POLLOUT | bindings::POLLWRNORM;
@@ -92,7 +135,14 @@ impl Mailbox {
         persistent: bool,
     ) -> impl PinInit<Self> {
         pin_init!(Self {
-            inner <- new_spinlock!(Inner::new(capacity, persistent), "postbox_mailbox"),
+            inner <- new_spinlock!(
+                Inner {
+                    queue: queue::Mailbox::new(capacity, persistent),
+                    spares: List::new(),
+                    spare_bytes: 0,
+                },
+                "postbox_mailbox"
+            ),
             pollers <- Pollers::new(),
             message_max: message_max.min(if capacity.messages == 0 {
                 u64::MAX
@@ -181,6 +231,15 @@ impl Mailbox {
     }
 
     // Sending.
+
+    /// A message to fill and send.
+    pub(crate) fn message(&self) -> Result<KBox<Message>> {
+        let spare = self.inner.lock().spare();
+        match spare {
+            Some(message) => Ok(message),
+            None => Message::new(),
+        }
+    }
 
     /// Sends a message.
     pub(crate) fn send(&self, message: KBox<Message>, wait: &Wait) -> Result {
@@ -373,17 +432,19 @@ impl Mailbox {
     }
 
     /// Ends a receive whose bytes were copied. `false`: the sender withdrew the message.
-    fn commit(&self, message: KBox<Message>, how: &Receive<'_>) -> bool {
-        let mut inner = self.inner.lock();
-        let (commit, message) = match how.lease {
-            None => (inner.commit(&message), Some(message)),
-            Some((state, holder)) => match inner.lease(&mut state.lock(), message, holder) {
-                Commit::Done(wake) => (Commit::Done(wake), None),
-                Commit::Withdrawn(message) => (Commit::Withdrawn(()), Some(message)),
-            },
+    fn commit(&self, mut message: KBox<Message>, how: &Receive<'_>) -> bool {
+        let Some((state, holder)) = how.lease else {
+            message.empty();
+            let mut inner = self.inner.lock();
+            let commit = inner.commit(&message);
+            let message = inner.recycle(message);
+            self.settle(inner);
+            drop(message);
+            return matches!(commit, Commit::Done(_));
         };
+        let mut inner = self.inner.lock();
+        let commit = inner.lease(&mut state.lock(), message, holder);
         self.settle(inner);
-        drop(message);
         matches!(commit, Commit::Done(_))
     }
 

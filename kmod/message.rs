@@ -2,7 +2,7 @@
 //! A message: its payload, who sent it, and what it is charged to.
 
 use crate::{
-    helpers::Identity,
+    helpers::{Identity, Seen, UserBytes},
     queue::{self, Linked, Links, Node},
     quota::Charge,
     wait::WaiterPtr,
@@ -12,7 +12,6 @@ use kernel::{
     alloc::{flags::__GFP_NOWARN, Flags},
     iov::IovIterSource,
     prelude::*,
-    uaccess::UserSliceReader,
 };
 
 /// Payloads up to this size need no allocation of their own: with it a message fills one of 256
@@ -24,19 +23,18 @@ pub(crate) trait Source {
     /// The next `out.len()` bytes.
     fn read(&mut self, out: &mut [u8]) -> Result;
 
-    /// All `len` bytes, as an allocation of their own.
-    fn read_vec(&mut self, len: usize) -> Result<KVVec<u8>>;
+    /// The next `len` bytes, at the end of `out`.
+    fn append(&mut self, len: usize, out: &mut KVVec<u8>) -> Result;
 }
 
-impl Source for UserSliceReader {
+impl Source for UserBytes {
     fn read(&mut self, out: &mut [u8]) -> Result {
-        self.read_slice(out)
+        self.copy_to(out)
     }
 
-    fn read_vec(&mut self, len: usize) -> Result<KVVec<u8>> {
-        let mut bytes = KVVec::with_capacity(len, payload_flags())?;
-        self.clone_reader().read_all(&mut bytes, payload_flags())?;
-        Ok(bytes)
+    fn append(&mut self, len: usize, out: &mut KVVec<u8>) -> Result {
+        out.reserve(len, payload_flags())?;
+        self.append_to(len, out)
     }
 }
 
@@ -48,12 +46,11 @@ impl Source for IovIterSource<'_> {
         Ok(())
     }
 
-    fn read_vec(&mut self, len: usize) -> Result<KVVec<u8>> {
-        let mut bytes = KVVec::new();
-        if self.copy_from_iter_vec(&mut bytes, payload_flags())? != len {
+    fn append(&mut self, len: usize, out: &mut KVVec<u8>) -> Result {
+        if self.copy_from_iter_vec(out, payload_flags())? != len {
             return Err(EFAULT);
         }
-        Ok(bytes)
+        Ok(())
     }
 }
 
@@ -62,69 +59,89 @@ fn payload_flags() -> Flags {
     GFP_KERNEL_ACCOUNT | __GFP_NOWARN
 }
 
-enum Body {
-    Inline([u8; INLINE]),
-    Separate(KVVec<u8>),
-}
-
-/// A message, from the send on until it is received for good.
-pub(crate) struct Message {
-    node: Node<KBox<Message>>,
-    len: usize,
-    body: Body,
+/// What a message has while it is one.
+struct Envelope {
     sender: Identity,
     _charge: Charge,
 }
 
+/// A message, from the send on until it is received for good. Its memory can then be used for
+/// another one.
+pub(crate) struct Message {
+    node: Node<KBox<Message>>,
+    len: usize,
+    inline: [u8; INLINE],
+    /// The payload where it is larger.
+    separate: KVVec<u8>,
+    envelope: Option<Envelope>,
+}
+
 impl Message {
-    /// A message of `len` bytes with a payload that `fill` writes.
-    pub(crate) fn new(
-        priority: u16,
-        len: usize,
-        charge: Charge,
-        source: &mut impl Source,
-    ) -> Result<KBox<Self>> {
-        let body = if len <= INLINE {
-            let mut bytes = [0; INLINE];
-            source.read(bytes.get_mut(..len).ok_or(EINVAL)?)?;
-            Body::Inline(bytes)
-        } else {
-            Body::Separate(source.read_vec(len)?)
-        };
-        Self::with(Node::new(priority, len as u64), len, body, charge)
-    }
-
-    /// What waits in the place of a reservation.
-    pub(crate) fn stand_in(len: u64) -> Result<KBox<Self>> {
-        let body = Body::Inline([0; INLINE]);
-        Self::with(Node::reservation(len), 0, body, Charge::none())
-    }
-
-    fn with(node: Node<KBox<Self>>, len: usize, body: Body, charge: Charge) -> Result<KBox<Self>> {
-        let sender = Identity::current();
+    /// The memory of a message.
+    pub(crate) fn new() -> Result<KBox<Self>> {
         Ok(KBox::new(
             Self {
-                node,
-                len,
-                body,
-                sender,
-                _charge: charge,
+                node: Node::new(0, 0),
+                len: 0,
+                inline: [0; INLINE],
+                separate: KVVec::new(),
+                envelope: None,
             },
             GFP_KERNEL_ACCOUNT,
         )?)
     }
 
-    /// The payload.
-    pub(crate) fn payload(&self) -> &[u8] {
-        match &self.body {
-            Body::Inline(bytes) => bytes.get(..self.len).unwrap_or_default(),
-            Body::Separate(bytes) => bytes,
-        }
+    /// What waits in the place of a reservation.
+    pub(crate) fn stand_in(len: u64) -> Result<KBox<Self>> {
+        let mut message = Self::new()?;
+        message.node = Node::reservation(len);
+        Ok(message)
     }
 
-    /// Who sent it.
-    pub(crate) fn sender(&self) -> &Identity {
-        &self.sender
+    /// Makes it a message of the current task, with the `len` bytes that come from `source`.
+    pub(crate) fn fill(
+        &mut self,
+        priority: u16,
+        len: usize,
+        charge: Charge,
+        source: &mut impl Source,
+    ) -> Result {
+        self.node = Node::new(priority, len as u64);
+        self.len = len;
+        match self.inline.get_mut(..len) {
+            Some(inline) => source.read(inline)?,
+            None => {
+                self.separate.clear();
+                source.append(len, &mut self.separate)?;
+            }
+        }
+        self.envelope = Some(Envelope {
+            sender: Identity::current(),
+            _charge: charge,
+        });
+        Ok(())
+    }
+
+    /// Gives back what it was charged and who sent it, so that only memory is left.
+    pub(crate) fn empty(&mut self) {
+        self.envelope = None;
+    }
+
+    /// The bytes of memory that it occupies.
+    pub(crate) fn footprint(&self) -> usize {
+        core::mem::size_of::<Self>() + self.separate.capacity()
+    }
+
+    /// The payload.
+    pub(crate) fn payload(&self) -> &[u8] {
+        self.inline.get(..self.len).unwrap_or(&self.separate)
+    }
+
+    /// Who sent it, as the current task sees that.
+    pub(crate) fn sender(&self) -> Seen {
+        self.envelope
+            .as_ref()
+            .map_or_else(Seen::default, |envelope| envelope.sender.see())
     }
 
     /// The part that the queue looks at.

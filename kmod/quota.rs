@@ -151,7 +151,7 @@ impl Pinned {
             return Err(error);
         }
         Ok(Charge {
-            user: Some(self.0.clone()),
+            user: self.0.clone(),
             what: What::Message(bytes),
         })
     }
@@ -160,7 +160,7 @@ impl Pinned {
     pub(crate) fn charge_object(&self) -> Result<Charge> {
         self.objects.charge(1, limits::user_objects())?;
         Ok(Charge {
-            user: Some(self.0.clone()),
+            user: self.0.clone(),
             what: What::Object,
         })
     }
@@ -173,30 +173,18 @@ enum What {
 
 /// Something that is charged to a user. Dropping it gives it back.
 pub(crate) struct Charge {
-    user: Option<Arc<User>>,
+    user: Arc<User>,
     what: What,
-}
-
-impl Charge {
-    /// Nothing.
-    pub(crate) fn none() -> Self {
-        Self {
-            user: None,
-            what: What::Object,
-        }
-    }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        if let Some(user) = &self.user {
-            match self.what {
-                What::Message(bytes) => {
-                    user.bytes.uncharge(bytes);
-                    user.messages.uncharge(1);
-                }
-                What::Object => user.objects.uncharge(1),
+        match self.what {
+            What::Message(bytes) => {
+                self.user.bytes.uncharge(bytes);
+                self.user.messages.uncharge(1);
             }
+            What::Object => self.user.objects.uncharge(1),
         }
     }
 }

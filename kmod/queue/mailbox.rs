@@ -513,6 +513,13 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         self.end()
     }
 
+    /// Whether nobody has to be let in or told that the other side is gone.
+    pub fn settled(&self) -> bool {
+        self.blocked.is_empty()
+            && (self.offers == 0 || !self.closed())
+            && (self.waiting.is_empty() || !self.ended())
+    }
+
     /// Which waits have to be ended.
     pub fn end(&self) -> End {
         End {
