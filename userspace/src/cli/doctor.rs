@@ -150,7 +150,7 @@ fn device() -> Check {
     }
     let (mode, group) = (node.mode() & 0o777, Names::groups().name(node.gid()));
     let found = format!("{path} has mode {mode:04o} and group {group}");
-    let fix = "install 60-postbox.rules in /etc/udev/rules.d, or: \
+    let fix = "install 60-postbox.rules (sudo make install), or: \
         sudo chgrp postbox /dev/postbox && sudo chmod 0660 /dev/postbox";
     if access(path, Access::READ_OK | Access::WRITE_OK).is_err() {
         return fail(
