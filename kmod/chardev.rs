@@ -7,7 +7,7 @@
 //!   whose description cannot be written is not received.
 
 use crate::{
-    compat,
+    compat::{self, eisconn, enametoolong, eopnotsupp},
     handle::{Handle, Shared},
     helpers::{self, c, limits, UserBytes},
     inspect,
@@ -115,7 +115,7 @@ fn address(pointer: u64) -> Result<usize> {
 
 fn name(pointer: u64, len: u32) -> Result<Name> {
     let mut bytes = [0; uapi::POSTBOX_NAME_MAX as usize];
-    let bytes = bytes.get_mut(..len as usize).ok_or(ENAMETOOLONG)?;
+    let bytes = bytes.get_mut(..len as usize).ok_or_else(enametoolong)?;
     UserBytes::at(address(pointer)?).copy_to(bytes)?;
     Name::new(bytes)
 }
@@ -188,10 +188,10 @@ fn open(handle: &Handle, at: Place, mut args: uapi::postbox_open) -> Result {
     let persistent = args.flags & uapi::POSTBOX_O_PERSIST != 0;
     ensure(create || !(exclusive || persistent))?;
     if args.kind != uapi::POSTBOX_KIND_MAILBOX {
-        return Err(EOPNOTSUPP);
+        return Err(eopnotsupp());
     }
     if handle.bound().is_ok() {
-        return Err(EISCONN);
+        return Err(eisconn());
     }
     let name = if args.name == 0 {
         ensure(args.name_len == 0 && create && !persistent)?;

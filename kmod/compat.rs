@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What differs between the supported kernels, 7.2 and 7.3.
 
-use kernel::bindings;
+use kernel::{bindings, prelude::*};
 
 /// The module, for what must not outlive it.
 #[cfg(postbox_this_module_fn)]
@@ -11,3 +11,22 @@ pub(crate) const THIS_MODULE_PTR: *mut bindings::module =
 /// The module, for what must not outlive it.
 #[cfg(not(postbox_this_module_fn))]
 pub(crate) const THIS_MODULE_PTR: *mut bindings::module = crate::THIS_MODULE.as_ptr();
+
+/// Error codes that 7.2 has no names for.
+macro_rules! errors {
+    ($($name:ident = $code:ident),* $(,)?) => {$(
+        #[doc = concat!("`", stringify!($code), "`.")]
+        #[cold]
+        pub(crate) fn $name() -> Error {
+            Error::from_errno(-(bindings::$code as i32))
+        }
+    )*};
+}
+
+errors! {
+    ebadfd = EBADFD,
+    edquot = EDQUOT,
+    eisconn = EISCONN,
+    enametoolong = ENAMETOOLONG,
+    eopnotsupp = EOPNOTSUPP,
+}

@@ -2,6 +2,7 @@
 //! A handle, which is an open file: what it is bound to, with which rights, and who pays.
 
 use crate::{
+    compat::{ebadfd, eisconn},
     helpers,
     mailbox::{Mailbox, State},
     queue::HandleState,
@@ -84,7 +85,7 @@ impl Handle {
 
     /// What it is bound to.
     pub(crate) fn bound(&self) -> Result<&Bound> {
-        self.bound.as_ref().ok_or(EBADFD)
+        self.bound.as_ref().ok_or_else(ebadfd)
     }
 
     /// The mailbox, if this handle has the right.
@@ -107,7 +108,7 @@ impl Handle {
         let (sends, receives) = (bound.sends(), bound.receives());
         if !self.bound.populate(bound) {
             self.shared.registry.close(id);
-            return Err(EISCONN);
+            return Err(eisconn());
         }
         opened.mailbox.open(sends, receives);
         Ok(())

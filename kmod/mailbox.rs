@@ -5,6 +5,7 @@
 //! User memory is copied, memory allocated and freed, and tasks woken, outside the lock.
 
 use crate::{
+    compat::{edquot, eopnotsupp},
     helpers,
     message::Message,
     queue::{
@@ -298,7 +299,7 @@ impl Mailbox {
     /// Reserves room for a message of `len` bytes.
     pub(crate) fn reserve(&self, state: &State, len: u64, wait: &Wait) -> Result {
         if self.rendezvous {
-            return Err(EOPNOTSUPP);
+            return Err(eopnotsupp());
         }
         let stand_in = Message::stand_in(len)?;
         let waiter = pin!(Waiter::new());
@@ -363,7 +364,7 @@ impl Mailbox {
     ) -> Result<T, Failure> {
         if let Some((state, _)) = how.lease {
             if state.lock().leases() >= LEASES_MAX {
-                return Err(EDQUOT.into());
+                return Err(edquot().into());
             }
         }
         let mut again = false;

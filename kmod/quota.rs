@@ -6,7 +6,10 @@
 //! account in whatever user namespace it acts. The memory itself is charged to the memory cgroup
 //! of the sender, by the allocations.
 
-use crate::helpers::{self, limits};
+use crate::{
+    compat::edquot,
+    helpers::{self, limits},
+};
 use kernel::{
     prelude::*,
     rbtree::{RBTree, RBTreeNode},
@@ -28,7 +31,7 @@ impl Account {
         let before = self.0.fetch_add(amount, Relaxed);
         if before.checked_add(amount).is_none_or(|now| now > limit) {
             self.uncharge(amount);
-            return Err(EDQUOT);
+            return Err(edquot());
         }
         Ok(())
     }
@@ -144,7 +147,7 @@ impl core::ops::Deref for Pinned {
 impl Pinned {
     /// Charges a message of `bytes` bytes.
     pub(crate) fn charge_message(&self, bytes: usize) -> Result<Charge> {
-        let bytes = i64::try_from(bytes).map_err(|_| EDQUOT)?;
+        let bytes = i64::try_from(bytes).map_err(|_| edquot())?;
         self.messages.charge(1, limits::user_messages())?;
         if let Err(error) = self.bytes.charge(bytes, limits::user_bytes()) {
             self.messages.uncharge(1);

@@ -10,6 +10,7 @@
 //! a namespace that is gone cannot turn up in another.
 
 use crate::{
+    compat::{edquot, enametoolong},
     helpers::{self, limits, Owner},
     mailbox::Mailbox,
     queue::Capacity,
@@ -37,7 +38,7 @@ impl Name {
         let mut bytes = [0; NAME_MAX];
         bytes
             .get_mut(..name.len())
-            .ok_or(ENAMETOOLONG)?
+            .ok_or_else(enametoolong)?
             .copy_from_slice(name);
         let good = |part: &[u8]| {
             !matches!(part, b"" | b"." | b"..")
@@ -171,7 +172,7 @@ impl Inner {
         if rights & uapi::POSTBOX_RIGHT_ADMIN != 0 && !object.owner.owned(ipc_ns) {
             return Err(EPERM);
         }
-        object.handles = object.handles.checked_add(1).ok_or(EDQUOT)?;
+        object.handles = object.handles.checked_add(1).ok_or_else(edquot)?;
         Ok(Opened {
             id,
             mailbox: object.mailbox.clone(),
@@ -265,7 +266,7 @@ impl Registry {
     pub(crate) fn reopen(&self, id: u64) -> Result {
         let mut inner = self.inner.lock();
         let object = inner.objects.get_mut(&id).ok_or(ENOENT)?;
-        object.handles = object.handles.checked_add(1).ok_or(EDQUOT)?;
+        object.handles = object.handles.checked_add(1).ok_or_else(edquot)?;
         Ok(())
     }
 

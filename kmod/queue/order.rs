@@ -19,14 +19,23 @@ type Raw<M> = NonNull<<M as Owner>::Target>;
 ///
 /// `list` is sorted by descending priority, then ascending sequence number. An entry is the last
 /// of its priority if and only if it is on the chain that starts with the list's tail and goes
-/// `up`; `down` undoes `up`.
+/// `up`; `down` undoes `up`. `returned` is in the list.
 pub(super) struct Ordered<M: Message> {
     list: List<M>,
+    /// The message that last came back to its place among others of its priority. Those of a
+    /// receiver that dies come back one after the other, and each goes right behind the last.
+    returned: Option<Raw<M>>,
 }
+
+// SAFETY: `returned` points to what the list owns, and only it leads there.
+unsafe impl<M: Message + Send> Send for Ordered<M> {}
 
 impl<M: Message> Ordered<M> {
     pub(super) const fn new() -> Self {
-        Self { list: List::new() }
+        Self {
+            list: List::new(),
+            returned: None,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -68,8 +77,7 @@ impl<M: Message> Ordered<M> {
             self.set_level(new, level, below);
             return new;
         };
-        // Newer than all of its priority, unless it was in the queue before. Then only messages
-        // that were taken at about the same time can be in front of it.
+        // Newer than all of its priority, unless it was in the queue before.
         if Self::node(&last).sequence.get() < sequence {
             // SAFETY: `last` is an element.
             let new = unsafe { self.list.insert_after(Some(last), message) };
@@ -78,7 +86,18 @@ impl<M: Message> Ordered<M> {
             self.set_level(new, up, below);
             return new;
         }
-        let mut after = Self::node(&last).up.get();
+        // Only messages that were taken before can be in front of it.
+        let near = self
+            .returned
+            .filter(|near| Self::node(near).priority == priority);
+        let mut after = near.or(Self::node(&last).up.get());
+        while let Some(at) = after.filter(|at| {
+            let node = Self::node(at);
+            node.priority == priority && node.sequence.get() > sequence
+        }) {
+            // SAFETY: `at` is an element.
+            after = unsafe { self.list.prev(at) };
+        }
         loop {
             let next = match after {
                 // SAFETY: `at` is an element.
@@ -91,7 +110,9 @@ impl<M: Message> Ordered<M> {
             }
         }
         // SAFETY: `after` is an element or `None`.
-        unsafe { self.list.insert_after(after, message) }
+        let new = unsafe { self.list.insert_after(after, message) };
+        self.returned = Some(new);
+        new
     }
 
     /// Makes `last` the last of a level between the levels whose last ones are `up` and `down`.
@@ -144,6 +165,9 @@ impl<M: Message> Ordered<M> {
                     }
                 }
             }
+        }
+        if self.returned == Some(at) {
+            self.returned = None;
         }
         // SAFETY: `at` is an element.
         unsafe { self.list.remove(at) }
