@@ -540,7 +540,7 @@ impl Options {
 
     /// Make it, and fail if there is one.
     pub fn create_new(&mut self, create_new: bool) -> &mut Self {
-        self.flag(sys::POSTBOX_O_CREATE | sys::POSTBOX_O_EXCL, create_new)
+        self.flag(sys::POSTBOX_O_EXCL, create_new)
     }
 
     /// When made, it stays until its name is removed, and does not tell one side that the other is
@@ -612,6 +612,8 @@ impl Options {
         let mut args = self.args;
         if name.is_none() {
             args.flags = sys::POSTBOX_O_CREATE;
+        } else if args.flags & sys::POSTBOX_O_EXCL != 0 {
+            args.flags |= sys::POSTBOX_O_CREATE;
         }
         let admin = if self.admin {
             Rights::ADMIN
@@ -657,5 +659,34 @@ impl<A: Access> TryFrom<OwnedFd> for Handle<A> {
 
     fn try_from(fd: OwnedFd) -> Result<Self, FromFdError> {
         Inner::adopt(fd, A::RIGHTS).map(Self::from_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_of_another_abi_is_refused_by_name() {
+        let version = |abi| sys::postbox_version {
+            abi,
+            ..Default::default()
+        };
+        assert_eq!(check(&version(sys::POSTBOX_ABI)), Ok(()));
+        let text = check(&version(7)).unwrap_err().to_string();
+        assert!(text.contains("the postbox module has ABI 7"), "{text}");
+    }
+
+    #[test]
+    fn capacities_are_what_the_kernel_counts() {
+        for capacity in [
+            Capacity::Rendezvous,
+            Capacity::Bounded(1),
+            Capacity::Unbounded,
+        ] {
+            assert_eq!(Capacity::from_raw(capacity.to_raw()), capacity);
+        }
+        let zero = Capacity::from_raw(Capacity::Bounded(0).to_raw());
+        assert_eq!(zero, Capacity::Rendezvous);
     }
 }
