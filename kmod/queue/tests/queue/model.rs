@@ -1049,8 +1049,12 @@ impl Pair {
     }
 
     fn step(&mut self, step: Step) {
+        let settled = self.world.mailbox.settled();
         let expected = self.model.step(step);
         let seen = self.world.step(step);
+        if settled && matches!(step, Step::Settle) {
+            assert_eq!(seen, [], "it said that it was settled");
+        }
         assert_eq!(seen, expected, "{step:?}");
         for event in seen {
             if let Freed(id) = event {
