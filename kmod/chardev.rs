@@ -83,19 +83,19 @@ struct Place {
 
 impl Place {
     /// Reads an argument.
-    fn read<T: Args>(address: usize) -> Result<(Self, T)> {
-        let (mut args, mut size) = (T::default(), 0);
-        // SAFETY: `args` can be made of any bytes.
+    fn read<T: Args>(address: usize, args: &mut T) -> Result<Self> {
+        let mut size = 0;
+        // SAFETY: `args` is valid for writing, and can be made of any bytes.
         kernel::error::to_result(unsafe {
             c::postbox_read_args(
-                (&raw mut args).cast(),
+                core::ptr::from_mut(args).cast(),
                 size_of::<T>(),
                 T::MIN,
                 address as *const c_void,
                 &mut size,
             )
         })?;
-        Ok((Self { address, size }, args))
+        Ok(Self { address, size })
     }
 
     /// Writes an argument back, as much of it as the caller knows.
@@ -107,6 +107,13 @@ impl Place {
         let known = bytes.get(..self.size).unwrap_or(bytes);
         UserBytes::at(self.address).copy_from(known)
     }
+}
+
+/// Calls `request` with the argument at an address.
+fn with<T: Args>(address: usize, request: impl FnOnce(Place, &mut T) -> Result) -> Result {
+    let mut args = T::default();
+    let at = Place::read(address, &mut args)?;
+    request(at, &mut args)
 }
 
 fn address(pointer: u64) -> Result<usize> {
@@ -130,16 +137,16 @@ fn ensure(condition: bool) -> Result {
 
 // What works on every handle.
 
-fn version(at: Place, mut args: uapi::postbox_version) -> Result {
+fn version(at: Place, args: &mut uapi::postbox_version) -> Result {
     ensure(args.reserved == 0)?;
     args.abi = uapi::POSTBOX_ABI;
     args.features = 0;
     args.message_max = limits::message();
     args.batch_max = BATCH_MAX;
-    at.write(&args)
+    at.write(args)
 }
 
-fn list(handle: &Handle, at: Place, mut args: uapi::postbox_list) -> Result {
+fn list(handle: &Handle, at: Place, args: &mut uapi::postbox_list) -> Result {
     let size = args.info_size as usize;
     ensure(args.reserved == 0 && (uapi::postbox_info::MIN..=4096).contains(&size))?;
     let mut done = 0;
@@ -160,16 +167,16 @@ fn list(handle: &Handle, at: Place, mut args: uapi::postbox_list) -> Result {
         }
     }
     args.count = done;
-    at.write(&args)
+    at.write(args)
 }
 
-fn usage(handle: &Handle, at: Place, mut args: uapi::postbox_usage) -> Result {
+fn usage(handle: &Handle, at: Place, args: &mut uapi::postbox_usage) -> Result {
     let usage = handle.user.usage();
     args.uid = helpers::see_uid(handle.user.uid);
     (args.messages, args.messages_max) = usage.messages;
     (args.bytes, args.bytes_max) = usage.bytes;
     (args.objects, args.objects_max) = usage.objects;
-    at.write(&args)
+    at.write(args)
 }
 
 fn unlink(handle: &Handle, args: &uapi::postbox_unlink) -> Result {
@@ -179,7 +186,7 @@ fn unlink(handle: &Handle, args: &uapi::postbox_unlink) -> Result {
 
 // Binding a handle, and what a bound one can tell and change.
 
-fn open(handle: &Handle, at: Place, mut args: uapi::postbox_open) -> Result {
+fn open(handle: &Handle, at: Place, args: &mut uapi::postbox_open) -> Result {
     const FLAGS: u32 = uapi::POSTBOX_O_CREATE | uapi::POSTBOX_O_EXCL | uapi::POSTBOX_O_PERSIST;
     ensure(args.reserved == 0 && args.flags & !FLAGS == 0)?;
     ensure(args.rights != 0 && args.rights & !RIGHTS == 0 && args.mode <= 0o777)?;
@@ -224,20 +231,20 @@ fn open(handle: &Handle, at: Place, mut args: uapi::postbox_open) -> Result {
     };
     args.id = opened.id;
     args.created = opened.created.into();
-    if let Err(error) = at.write(&args) {
+    if let Err(error) = at.write(args) {
         registry.close(opened.id);
         return Err(error);
     }
     handle.bind(opened, args.rights)
 }
 
-fn dup(handle: &Handle, at: Place, mut args: uapi::postbox_dup) -> Result {
+fn dup(handle: &Handle, at: Place, args: &mut uapi::postbox_dup) -> Result {
     ensure(args.reserved == 0 && args.rights & !RIGHTS == 0)?;
     let second = handle.dup(args.rights)?;
     let fd = FileDescriptorReservation::get_unused_fd_flags(flags::O_CLOEXEC)?;
     let file = new_file(second)?;
     args.fd = fd.reserved_fd() as i32;
-    at.write(&args)?;
+    at.write(args)?;
     fd.fd_install(file);
     Ok(())
 }
@@ -340,11 +347,11 @@ fn recv_one(
     }
 }
 
-fn recv(handle: &Handle, at: Place, mut args: uapi::postbox_recv, nonblocking: bool) -> Result {
+fn recv(handle: &Handle, at: Place, args: &mut uapi::postbox_recv, nonblocking: bool) -> Result {
     ensure(args.flags & !(Wait::FLAGS | uapi::POSTBOX_RECV_ACK) == 0)?;
     let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
     let lease = args.flags & uapi::POSTBOX_RECV_ACK != 0;
-    recv_one(handle, at, &mut args, wait, lease)
+    recv_one(handle, at, args, wait, lease)
 }
 
 fn ack(handle: &Handle, args: &uapi::postbox_ack) -> Result {
@@ -372,8 +379,8 @@ fn reserve(handle: &Handle, args: &uapi::postbox_reserve, nonblocking: bool) -> 
 /// Calls `one` for each entry of a batch until one fails.
 fn batch<T: Args>(
     at: Place,
-    mut args: uapi::postbox_batch,
-    mut one: impl FnMut(u32, Place, T) -> Result,
+    args: &mut uapi::postbox_batch,
+    mut one: impl FnMut(u32, Place, &mut T) -> Result,
 ) -> Result {
     ensure((1..=BATCH_MAX).contains(&args.count))?;
     let size = args.entry_size as usize;
@@ -383,9 +390,13 @@ fn batch<T: Args>(
     while done < args.count {
         result = (|| {
             let offset = (done as usize).checked_mul(size).ok_or(EFAULT)?;
-            let (place, entry) = Place::read(entries.checked_add(offset).ok_or(EFAULT)?)?;
-            ensure(place.size == size)?;
-            one(done, place, entry)
+            with(
+                entries.checked_add(offset).ok_or(EFAULT)?,
+                |place, entry| {
+                    ensure(place.size == size)?;
+                    one(done, place, entry)
+                },
+            )
         })();
         if result.is_err() {
             break;
@@ -396,72 +407,63 @@ fn batch<T: Args>(
         return result;
     }
     args.count = done;
-    at.write(&args)
+    at.write(args)
 }
 
-fn send_batch(handle: &Handle, at: Place, args: uapi::postbox_batch, nonblocking: bool) -> Result {
+fn send_batch(
+    handle: &Handle,
+    at: Place,
+    args: &mut uapi::postbox_batch,
+    nonblocking: bool,
+) -> Result {
     ensure(args.flags & !Wait::FLAGS == 0)?;
     let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
-    batch(at, args, |_, _, entry: uapi::postbox_send| {
+    batch(at, args, |_, _, entry: &mut uapi::postbox_send| {
         ensure(entry.flags == 0 && entry.timeout_ns == 0 && entry.reserved_len == 0)?;
-        send_one(handle, &entry, &wait)
+        send_one(handle, entry, &wait)
     })
 }
 
-fn recv_batch(handle: &Handle, at: Place, args: uapi::postbox_batch, nonblocking: bool) -> Result {
+fn recv_batch(
+    handle: &Handle,
+    at: Place,
+    args: &mut uapi::postbox_batch,
+    nonblocking: bool,
+) -> Result {
     ensure(args.flags & !(Wait::FLAGS | uapi::POSTBOX_RECV_ACK) == 0)?;
     let lease = args.flags & uapi::POSTBOX_RECV_ACK != 0;
     let first = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
-    batch(at, args, |done, place, mut entry: uapi::postbox_recv| {
+    batch(at, args, |done, place, entry: &mut uapi::postbox_recv| {
         ensure(entry.flags == 0 && entry.timeout_ns == 0)?;
         let wait = if done == 0 { first } else { Wait::Never };
-        recv_one(handle, place, &mut entry, wait, lease)
+        recv_one(handle, place, entry, wait, lease)
     })
 }
 
 fn dispatch(handle: &Handle, request: u32, arg: usize, nonblocking: bool) -> Result {
     match request {
-        uapi::POSTBOX_SEND => send(handle, &Place::read(arg)?.1, nonblocking),
-        uapi::POSTBOX_RECV => {
-            let (at, args) = Place::read(arg)?;
-            recv(handle, at, args, nonblocking)
-        }
-        uapi::POSTBOX_ACK => ack(handle, &Place::read(arg)?.1),
-        uapi::POSTBOX_RESERVE => reserve(handle, &Place::read(arg)?.1, nonblocking),
-        uapi::POSTBOX_SEND_BATCH => {
-            let (at, args) = Place::read(arg)?;
-            send_batch(handle, at, args, nonblocking)
-        }
-        uapi::POSTBOX_RECV_BATCH => {
-            let (at, args) = Place::read(arg)?;
-            recv_batch(handle, at, args, nonblocking)
-        }
-        uapi::POSTBOX_VERSION => {
-            let (at, args) = Place::read(arg)?;
-            version(at, args)
-        }
-        uapi::POSTBOX_OPEN => {
-            let (at, args) = Place::read(arg)?;
-            open(handle, at, args)
-        }
-        uapi::POSTBOX_DUP => {
-            let (at, args) = Place::read(arg)?;
-            dup(handle, at, args)
-        }
-        uapi::POSTBOX_UNLINK => unlink(handle, &Place::read(arg)?.1),
-        uapi::POSTBOX_SET_ATTR => set_attr(handle, &Place::read(arg)?.1),
-        uapi::POSTBOX_INFO => {
-            let (at, _) = Place::read::<uapi::postbox_info>(arg)?;
-            info(handle, at)
-        }
-        uapi::POSTBOX_LIST => {
-            let (at, args) = Place::read(arg)?;
-            list(handle, at, args)
-        }
-        uapi::POSTBOX_USAGE => {
-            let (at, args) = Place::read(arg)?;
-            usage(handle, at, args)
-        }
+        uapi::POSTBOX_SEND => with(arg, |_, args| send(handle, args, nonblocking)),
+        uapi::POSTBOX_RECV => with(arg, |at, args| recv(handle, at, args, nonblocking)),
+        _ => dispatch_other(handle, request, arg, nonblocking),
+    }
+}
+
+/// Apart, so that the stack frames of the two above stay small.
+#[inline(never)]
+fn dispatch_other(handle: &Handle, request: u32, arg: usize, nonblocking: bool) -> Result {
+    match request {
+        uapi::POSTBOX_ACK => with(arg, |_, args| ack(handle, args)),
+        uapi::POSTBOX_RESERVE => with(arg, |_, args| reserve(handle, args, nonblocking)),
+        uapi::POSTBOX_SEND_BATCH => with(arg, |at, args| send_batch(handle, at, args, nonblocking)),
+        uapi::POSTBOX_RECV_BATCH => with(arg, |at, args| recv_batch(handle, at, args, nonblocking)),
+        uapi::POSTBOX_VERSION => with(arg, version),
+        uapi::POSTBOX_OPEN => with(arg, |at, args| open(handle, at, args)),
+        uapi::POSTBOX_DUP => with(arg, |at, args| dup(handle, at, args)),
+        uapi::POSTBOX_UNLINK => with(arg, |_, args| unlink(handle, args)),
+        uapi::POSTBOX_SET_ATTR => with(arg, |_, args| set_attr(handle, args)),
+        uapi::POSTBOX_INFO => with(arg, |at, _: &mut uapi::postbox_info| info(handle, at)),
+        uapi::POSTBOX_LIST => with(arg, |at, args| list(handle, at, args)),
+        uapi::POSTBOX_USAGE => with(arg, |at, args| usage(handle, at, args)),
         _ => Err(ENOTTY),
     }
 }

@@ -486,18 +486,27 @@ impl Mailbox {
     }
 
     /// Does what follows from a change: lets senders in for whom there is room now, and tells
-    /// those whose other side is gone. One at a time: each is woken, and what it leaves behind
-    /// freed, outside the lock.
-    fn settle<'a>(&'a self, mut inner: Guard<'a>) {
+    /// those whose other side is gone.
+    fn settle<'a>(&'a self, inner: Guard<'a>) {
+        if !inner.settled() {
+            self.settle_waits(inner);
+        } else {
+            drop(inner);
+        }
+        self.pollers.wake(OUT);
+    }
+
+    /// One at a time: each is woken, and what it leaves behind freed, outside the lock.
+    #[inline(never)]
+    fn settle_waits<'a>(&'a self, mut inner: Guard<'a>) {
         loop {
             let ended = (inner.admit(), inner.end_one_send(), inner.end_one_receive());
             drop(inner);
             if let (None, None, None) = ended {
-                break;
+                return;
             }
             drop(ended);
             inner = self.inner.lock();
         }
-        self.pollers.wake(OUT);
     }
 }

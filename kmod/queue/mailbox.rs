@@ -465,6 +465,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         self.had_sender && self.senders == 0 && !self.persistent && self.used_messages == 0
     }
 
+    #[inline]
     fn fits(&self, len: u64) -> bool {
         self.used_messages < self.capacity.messages
             && self
@@ -473,6 +474,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
                 .is_some_and(|bytes| bytes <= self.capacity.bytes)
     }
 
+    #[inline]
     fn use_up(&mut self, len: u64) {
         self.used_messages += 1;
         self.used_bytes += len;
@@ -485,6 +487,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
             .max(self.used_bytes - self.reserved_bytes);
     }
 
+    #[inline]
     fn give_room(&mut self, len: u64) {
         self.used_messages -= 1;
         self.used_bytes -= len;
@@ -661,6 +664,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     }
 
     /// Takes a message for which there is room: to a receiver that waits, or into the queue.
+    #[inline]
     fn accept(&mut self, message: M) -> Option<R::Wake> {
         self.counters.sent += 1;
         match self.waiting.pop_front() {
@@ -672,11 +676,13 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         }
     }
 
+    #[inline]
     fn enqueue(&mut self, message: M) {
         self.number(message.entry().node());
         self.requeue(message);
     }
 
+    #[inline]
     fn requeue(&mut self, message: M) {
         let node = message.entry().node();
         node.place.set(Place::Queued);
@@ -697,6 +703,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     }
 
     /// Gives a new message to a receiver that waits.
+    #[inline]
     fn give(&mut self, receiver: R, message: M) -> R::Wake {
         self.number(message.entry().node());
         self.hand_over(receiver, message)
@@ -708,6 +715,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     }
 
     /// A message enters: it uses room, and gets its place in the order.
+    #[inline]
     fn number(&mut self, node: &Node<M>) {
         self.use_up(node.len);
         self.sequence += 1;
@@ -715,6 +723,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     }
 
     /// A receiver takes a message. Every taking has a token of its own.
+    #[inline]
     fn hold(&mut self, node: &Node<M>) {
         self.token += 1;
         node.token.set(self.token);
@@ -857,6 +866,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     }
 
     /// The sender of a rendezvous is done as soon as a receiver has the bytes.
+    #[inline]
     fn finish_sender(&mut self, node: &Node<M>) -> Option<Wake<M>> {
         let sender = node.sender.take()?;
         self.offers -= 1;
