@@ -202,7 +202,13 @@ fn poll_wakes_when_the_state_changes() {
         woken(&rx, POLLIN, POLLIN, || rx.requeue(job.token).expect("ours"));
         let second = mailbox.receiver();
         second.take(NEVER).expect("back");
-        woken(&rx, POLLIN, POLLIN, || drop(second));
+        let child = spawn(|| {
+            second.close_copy();
+            assert_eq!(poll(&rx, POLLIN, WATCHDOG), POLLIN);
+        });
+        child.wait_asleep();
+        drop(second);
+        child.ok();
         rx.get();
         tx.reserve(1, NEVER).expect("room");
         woken(&mailbox, POLLOUT, POLLOUT, || {

@@ -210,8 +210,8 @@ fn g04_a_relative_timeout_ends_every_wait_and_not_early() {
 fn g04_a_deadline_ends_every_wait_and_not_early() {
     isolated(|| {
         // Every call has the same deadline; the first one waits for it.
-        for deadline in [until(30), until_realtime(30)] {
-            let results = waiting_calls(deadline);
+        for deadline in [until, until_realtime] {
+            let results = waiting_calls(deadline(30));
             assert!(
                 results[0].2 >= Duration::from_millis(20),
                 "{:?} waited {:?}",

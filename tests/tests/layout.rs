@@ -1,0 +1,62 @@
+//! The C program that knows the header alone, and the library, agree on numbers and layouts, in 64 and in 32 bits.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use postbox::sys;
+
+/// What `tests/c/abi.c` says: request numbers, and sizes of structs.
+fn told(program: &str) -> BTreeMap<String, u64> {
+    let output = Command::new(program)
+        .arg("--layout")
+        .output()
+        .unwrap_or_else(|e| panic!("{program}: {e}; tests/vm/suite puts the C program there"));
+    let text = String::from_utf8(output.stdout).expect("it prints text");
+    assert!(
+        output.status.success(),
+        "{program} found a layout that is not the header's:\n{text}"
+    );
+    let number = |word: &str| match word.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16).expect("a number"),
+        None => word.parse().expect("a number"),
+    };
+    let mut told = BTreeMap::new();
+    for line in text.lines() {
+        match line.split(' ').collect::<Vec<_>>()[..] {
+            ["request", name, value] => told.insert(name.to_string(), number(value)),
+            ["ok:", "sizeof(struct", name, "is", value] => {
+                told.insert(name.trim_end_matches(')').to_string(), number(value))
+            }
+            _ => None,
+        };
+    }
+    told
+}
+
+fn ours() -> BTreeMap<String, u64> {
+    macro_rules! requests {
+        ($($name:ident)*) => { vec![$((stringify!($name).to_string(), u64::from(sys::$name))),*] };
+    }
+    macro_rules! sizes {
+        ($($name:ident)*) => { vec![$((stringify!($name).to_string(), size_of::<sys::$name>() as u64)),*] };
+    }
+    let requests = requests!(
+        POSTBOX_VERSION POSTBOX_OPEN POSTBOX_DUP POSTBOX_UNLINK POSTBOX_SET_ATTR POSTBOX_INFO POSTBOX_LIST POSTBOX_USAGE
+        POSTBOX_SEND POSTBOX_RECV POSTBOX_ACK POSTBOX_RESERVE POSTBOX_SEND_BATCH POSTBOX_RECV_BATCH
+    );
+    let sizes = sizes!(
+        postbox_version postbox_open postbox_dup postbox_unlink postbox_attr postbox_info postbox_list postbox_usage
+        postbox_send postbox_recv postbox_ack postbox_reserve postbox_batch
+    );
+    requests.into_iter().chain(sizes).collect()
+}
+
+#[test]
+fn the_header_in_c_and_in_rust_64_bits() {
+    assert_eq!(told("/tests/abi64"), ours());
+}
+
+#[test]
+fn the_header_in_c_and_in_rust_32_bits() {
+    assert_eq!(told("/tests/abi32"), ours());
+}

@@ -1,0 +1,310 @@
+//! Guarantee 12: the module unloads only when no handle is open, and leaves nothing behind.
+//!
+//! These tests take the module out and put it back, so that they run one at a time, and nothing else beside them.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use postbox::sys;
+use postbox_tests::*;
+
+/// The file that is loaded.
+const FILE: &str = "/vm/postbox.ko";
+
+/// The module while a test plays with it: loaded again, as it was, in the end.
+struct Module {
+    device: (u32, u32, u32),
+    parameters: String,
+    _one_at_a_time: MutexGuard<'static, ()>,
+}
+
+fn parameters() -> String {
+    let read = |name: &str| {
+        let value = fs::read_to_string(format!("/sys/module/postbox/parameters/{name}"));
+        format!(
+            "{name}={}",
+            value.expect("the module has the parameter").trim()
+        )
+    };
+    [
+        "max_user_messages",
+        "max_user_bytes",
+        "max_user_objects",
+        "max_message",
+    ]
+    .map(read)
+    .join(" ")
+}
+
+impl Module {
+    fn new() -> Self {
+        use std::os::unix::fs::MetadataExt;
+        static LOCK: Mutex<()> = Mutex::new(());
+        let lock = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(
+            fs::exists(FILE).expect("a path"),
+            "{FILE} is not there; tests/vm/vm puts the module's file there"
+        );
+        let device = fs::metadata(DEVICE).expect("the module is loaded");
+        Module {
+            device: (device.uid(), device.gid(), device.mode() & 0o7777),
+            parameters: parameters(),
+            _one_at_a_time: lock,
+        }
+    }
+
+    /// As delete_module(2): never waits.
+    fn unload(&self) -> Result<()> {
+        // SAFETY: a string that ends in NUL.
+        result(unsafe {
+            libc::syscall(
+                libc::SYS_delete_module,
+                c"postbox".as_ptr(),
+                libc::O_NONBLOCK,
+            )
+        })
+    }
+
+    /// As finit_module(2), with these parameters.
+    fn load(&self, parameters: &str) -> Result<()> {
+        use std::os::fd::AsRawFd;
+        let file = fs::File::open(FILE).expect("it is there");
+        let parameters = std::ffi::CString::new(parameters).expect("no NUL in it");
+        // SAFETY: an open file, and a string that ends in NUL.
+        result(unsafe {
+            libc::syscall(
+                libc::SYS_finit_module,
+                file.as_raw_fd(),
+                parameters.as_ptr(),
+                0,
+            )
+        })?;
+        // As the udev rule does it.
+        let (uid, gid, mode) = self.device;
+        chown(DEVICE, Some(uid), Some(gid)).expect("root may");
+        fs::set_permissions(DEVICE, fs::Permissions::from_mode(mode)).expect("root may");
+        Ok(())
+    }
+
+    /// Waits until nothing uses it; files of processes that have just ended are closed in a moment.
+    fn idle(&self) {
+        wait_until("the module to be idle", || {
+            fs::read_to_string("/sys/module/postbox/refcnt").is_ok_and(|count| count.trim() == "0")
+        });
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        if !fs::exists("/sys/module/postbox").unwrap_or(false) {
+            self.load(&self.parameters).expect("it can be loaded again");
+        }
+    }
+}
+
+fn result(result: i64) -> Result<()> {
+    match result {
+        0 => Ok(()),
+        _ => Err(Errno::from_io_error(&std::io::Error::last_os_error())
+            .expect("the error of a system call")),
+    }
+}
+
+fn loaded() -> bool {
+    fs::exists("/sys/module/postbox").expect("sysfs is mounted")
+}
+
+#[test]
+fn g12_it_does_not_unload_while_a_handle_is_open() {
+    let module = Module::new();
+    module.idle();
+    let unbound = Handle::unbound();
+    assert_eq!(
+        module.unload(),
+        Err(Errno::AGAIN),
+        "an unbound handle is one"
+    );
+    let mailbox = Handle::anonymous(4);
+    mailbox.put("x");
+    drop(unbound);
+    assert_eq!(module.unload(), Err(Errno::AGAIN));
+    // A duplicate does not come through the device.
+    let receiver = mailbox.receiver();
+    drop(mailbox);
+    assert_eq!(
+        module.unload(),
+        Err(Errno::AGAIN),
+        "a duplicate is a handle"
+    );
+    assert_eq!(receiver.get(), "x");
+    let waiting = spawn(|| drop(receiver.recv(within(60_000))));
+    drop(receiver);
+    assert_eq!(module.unload(), Err(Errno::AGAIN), "somebody waits");
+    drop(waiting);
+    module.idle();
+    assert_eq!(module.unload(), Ok(()));
+    assert!(!loaded() && !fs::exists(DEVICE).expect("a path"));
+    assert_eq!(postbox::raw::device().map(drop), Err(Errno::NOENT));
+    assert!(!fs::exists("/sys/kernel/debug/postbox").expect("a path"));
+    let kind = postbox::version().map(drop).map_err(|error| error.kind);
+    assert_eq!(kind, Err(postbox::ErrorKind::ModuleMissing));
+}
+
+#[test]
+fn g12_a_handle_in_a_socket_keeps_it() {
+    let module = Module::new();
+    module.idle();
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
+    send_fd(&ours, Handle::anonymous(1));
+    assert_eq!(module.unload(), Err(Errno::AGAIN));
+    drop((ours, theirs));
+    module.idle();
+    assert_eq!(module.unload(), Ok(()));
+}
+
+#[test]
+fn g12_persistent_objects_go_with_the_module() {
+    let module = Module::new();
+    module.idle();
+    let make = Make {
+        flags: sys::POSTBOX_O_CREATE | sys::POSTBOX_O_PERSIST,
+        ..Make::default()
+    };
+    for i in 0..20 {
+        let mailbox = make
+            .open(format!("test/persistent-{i}").as_str())
+            .expect("new");
+        (0..10).for_each(|len| mailbox.put(vec![0; len * 100]));
+        mailbox.take(NEVER).expect("sent");
+    }
+    let usage = Handle::unbound().usage();
+    assert_eq!((usage.0, usage.2), (200, 20));
+    module.idle();
+    assert_eq!(
+        module.unload(),
+        Ok(()),
+        "an object is no reason to stay, a handle is"
+    );
+    assert_eq!(module.load(&module.parameters), Ok(()));
+    assert_eq!(list(), Vec::<String>::new());
+    assert_eq!(Handle::unbound().usage(), (0, 0, 0));
+}
+
+#[test]
+fn g12_parameters_can_be_given_at_load() {
+    let module = Module::new();
+    module.idle();
+    assert_eq!(module.unload(), Ok(()));
+    assert_eq!(
+        module.load("max_user_messages=7 max_user_bytes=5000 max_user_objects=3 max_message=1000"),
+        Ok(())
+    );
+    {
+        let mailbox = Handle::anonymous(UNBOUNDED);
+        let usage = postbox::raw::usage(&mailbox).expect("it tells");
+        assert_eq!(
+            (usage.messages_max, usage.bytes_max, usage.objects_max),
+            (7, 5000, 3)
+        );
+        assert_eq!(
+            postbox::raw::version(&mailbox)
+                .expect("it tells")
+                .message_max,
+            1000
+        );
+        (0..7).for_each(|_| mailbox.put("x"));
+        assert_eq!(mailbox.send("x", FOREVER), Err(Errno::DQUOT));
+        assert_eq!(mailbox.send([0; 1001], FOREVER), Err(Errno::MSGSIZE));
+    }
+    module.idle();
+    assert_eq!(module.unload(), Ok(()));
+    for bad in ["max_message=many", "max_user_bytes=-1x"] {
+        assert_eq!(module.load(bad), Err(Errno::INVAL), "{bad}");
+        assert!(!loaded());
+    }
+}
+
+#[test]
+fn g12_loading_and_unloading_many_times_leaves_nothing() {
+    let module = Module::new();
+    module.idle();
+    let slab = || -> i64 {
+        let text = fs::read_to_string("/proc/meminfo").expect("procfs is mounted");
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("SUnreclaim:"))
+            .expect("the kernel tells");
+        line.trim()
+            .trim_end_matches(" kB")
+            .parse()
+            .expect("a number")
+    };
+    let mut after = Vec::new();
+    for _ in 0..30 {
+        assert_eq!(module.unload(), Ok(()));
+        assert_eq!(module.load(&module.parameters), Ok(()));
+        let mailbox = Handle::anonymous(4);
+        mailbox.put("x");
+        assert_eq!(mailbox.get(), "x");
+        drop(mailbox);
+        module.idle();
+        after.push(slab());
+    }
+    let grown = after[29] - after[9];
+    assert!(grown < 2000, "twenty rounds left {grown} kB of slab memory");
+}
+
+#[test]
+fn g12_unloading_and_opening_do_not_meet_half_way() {
+    let module = Module::new();
+    module.idle();
+    // Openers come all the time; now and then the module goes in between, and comes back.
+    let stop = Ledger::new(3);
+    let openers: Vec<Child> = (0..3)
+        .map(|i| {
+            let stop = &stop;
+            spawn(move || {
+                let mut rng = Rng::new(i);
+                while stop[0].load(Relaxed) == 0 {
+                    let Ok(fd) = postbox::raw::device() else {
+                        stop[2].fetch_add(1, Relaxed);
+                        std::thread::yield_now();
+                        continue;
+                    };
+                    let handle = Handle(fd);
+                    if rng.one_in(2) && Make::default().bind(&handle, None).is_ok() {
+                        handle.put("x");
+                        let second = handle.receiver();
+                        assert_eq!(second.get(), "x");
+                    }
+                    stop[1].fetch_add(1, Relaxed);
+                    drop(handle);
+                    if rng.one_in(4) {
+                        std::thread::sleep(std::time::Duration::from_millis(2));
+                    }
+                }
+            })
+        })
+        .collect();
+    let mut cycles = 0;
+    let start = std::time::Instant::now();
+    while cycles < 15 && start.elapsed() < WATCHDOG {
+        match module.unload() {
+            Ok(()) => {
+                assert_eq!(module.load(&module.parameters), Ok(()));
+                cycles += 1;
+            }
+            Err(e) => assert!(matches!(e, Errno::AGAIN | Errno::BUSY), "{e}"),
+        }
+    }
+    stop[0].store(1, Relaxed);
+    openers.into_iter().for_each(Child::ok);
+    let [opened, missed] = [1, 2].map(|i| stop[i].load(Relaxed));
+    eprintln!("{cycles} cycles under {opened} opens; {missed} found no device");
+    assert!(
+        cycles > 0 && opened > 0,
+        "{cycles} cycles under {opened} opens: nothing was tried"
+    );
+}

@@ -1,0 +1,492 @@
+//! Guarantee 10: everything queued is charged, to a quota of the user and to the memory cgroup. Over it: EDQUOT, at once,
+//! nothing half done.
+//!
+//! The limits are module parameters, the same for everybody, so that these tests run one at a time, and as users of
+//! their own.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use postbox::{raw, sys};
+use postbox_tests::*;
+
+/// Module parameters that are put back when this is dropped.
+struct Parameters {
+    before: Vec<(String, String)>,
+    _one_at_a_time: MutexGuard<'static, ()>,
+}
+
+impl Parameters {
+    fn set(values: &[(&str, u64)]) -> Self {
+        static LOCK: Mutex<()> = Mutex::new(());
+        let lock = LOCK.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut parameters = Parameters {
+            before: Vec::new(),
+            _one_at_a_time: lock,
+        };
+        for (name, value) in values {
+            let path = format!("/sys/module/postbox/parameters/{name}");
+            let before = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+            parameters.before.push((path.clone(), before));
+            fs::write(&path, value.to_string()).unwrap_or_else(|e| panic!("{path}: {e}"));
+        }
+        parameters
+    }
+}
+
+impl Drop for Parameters {
+    fn drop(&mut self) {
+        for (path, value) in self.before.iter().rev() {
+            fs::write(path, value).unwrap_or_else(|e| eprintln!("{path}: {e}"));
+        }
+    }
+}
+
+/// Runs a test with these limits, as a user who has nothing yet; in the end, it must have nothing any more.
+fn limited(values: &[(&str, u64)], test: impl FnOnce()) {
+    let _parameters = Parameters::set(values);
+    isolated(|| {
+        let user = fresh_user();
+        let unused = || assert_eq!(Handle::unbound().usage(), (0, 0, 0));
+        spawn_as(user, || {
+            unused();
+            test();
+        })
+        .ok();
+        spawn_as(user, unused).ok();
+    });
+}
+
+/// What a refused call must not change.
+fn state(handle: &Handle) -> ((u64, u64, u64), [u64; 8]) {
+    let i = handle.info();
+    let counters = [
+        i.messages,
+        i.bytes,
+        i.unacknowledged,
+        i.reserved_messages,
+        i.sent,
+        i.full,
+        i.high_messages,
+        i.high_bytes,
+    ];
+    (handle.usage(), counters)
+}
+
+#[test]
+fn g10_messages_are_limited_and_given_back() {
+    limited(&[("max_user_messages", 10)], || {
+        let (one, two) = (Handle::anonymous(UNBOUNDED), Handle::anonymous(100));
+        assert_eq!(raw::usage(&one).expect("it tells").messages_max, 10);
+        // Over all of the user's mailboxes together.
+        for i in 0..10 {
+            if i % 2 == 0 { &one } else { &two }.put("x");
+        }
+        let before = state(&one);
+        assert_eq!(before.0, (10, 10, 2));
+        for wait in [NEVER, FOREVER, within(60_000)] {
+            assert_eq!(
+                one.send("x", wait),
+                Err(Errno::DQUOT),
+                "at once, however long it may wait"
+            );
+            assert_eq!(
+                one.send("", wait),
+                Err(Errno::DQUOT),
+                "an empty message is one"
+            );
+        }
+        assert_eq!(rustix::io::write(&one, b"x"), Err(Errno::DQUOT));
+        assert_eq!(
+            raw::send_batch(&one, &[raw::SendEntry::new(b"x", 0)], 0, 0),
+            Err(Errno::DQUOT)
+        );
+        assert_eq!(state(&one), before);
+        assert_eq!(two.get(), "x");
+        one.put("room for one");
+        assert_eq!(one.send("x", NEVER), Err(Errno::DQUOT));
+        drop(one);
+        assert_eq!(two.usage(), (4, 4, 1), "what was in it is given back");
+        let entries = [raw::SendEntry::new(b"x", 0); 10];
+        assert_eq!(
+            raw::send_batch(&two, &entries, NEVER.0, 0),
+            Ok(6),
+            "as many as may be"
+        );
+    });
+}
+
+#[test]
+fn g10_bytes_are_limited_and_given_back() {
+    limited(&[("max_user_bytes", 1000)], || {
+        let mailbox = Handle::anonymous(UNBOUNDED);
+        mailbox.put([0; 600]);
+        let before = state(&mailbox);
+        assert_eq!(mailbox.send([0; 401], FOREVER), Err(Errno::DQUOT));
+        assert_eq!(mailbox.send(vec![0; 100_000], FOREVER), Err(Errno::DQUOT));
+        assert_eq!(state(&mailbox), before);
+        mailbox.put([0; 400]);
+        mailbox.put("");
+        assert_eq!(mailbox.send("x", NEVER), Err(Errno::DQUOT));
+        assert_eq!(mailbox.usage(), (3, 1000, 1));
+        mailbox.recv(NEVER).expect("sent");
+        mailbox.put([0; 600]);
+        while mailbox.recv(NEVER).is_ok() {}
+    });
+}
+
+#[test]
+fn g10_objects_are_limited_and_given_back() {
+    limited(&[("max_user_objects", 5)], || {
+        let mut made: Vec<Handle> = (0..4).map(|_| Handle::anonymous(1)).collect();
+        let name = unique("persistent");
+        let persist = Make {
+            flags: sys::POSTBOX_O_CREATE | sys::POSTBOX_O_PERSIST,
+            ..Make::default()
+        };
+        drop(persist.open(name.as_str()).expect("the fifth"));
+        assert_eq!(made[0].usage().2, 5, "it stays, and counts");
+        let handle = Handle::unbound();
+        for name in [None, Some("one/too/many")] {
+            assert_eq!(
+                Make::default().bind(&handle, name).map(drop),
+                Err(Errno::DQUOT)
+            );
+        }
+        assert!(!list().contains(&"one/too/many".to_string()));
+        assert_eq!(
+            raw::info(&handle).map(drop),
+            Err(Errno::BADFD),
+            "the handle is still free"
+        );
+        // To open and to duplicate makes no object.
+        drop((
+            made[0].sender(),
+            Handle::open(&name, SEND).expect("it is there"),
+        ));
+        made.pop();
+        assert!(Make::default().bind(&handle, None).is_ok());
+        assert_eq!(unlink(&name), Ok(()));
+        made.push(Handle::anonymous(1));
+        assert_eq!(handle.usage().2, 5);
+    });
+}
+
+#[test]
+fn g10_a_message_is_charged_until_it_is_received_for_good() {
+    limited(&[], || {
+        let mailbox = Handle::anonymous(4);
+        let used = || (mailbox.usage().0, mailbox.usage().1);
+        mailbox.put("12345");
+        assert_eq!(used(), (1, 5));
+        let job = mailbox.take(NEVER).expect("sent");
+        assert_eq!(used(), (1, 5));
+        mailbox.requeue(job.token).expect("ours");
+        let job = mailbox.take(NEVER).expect("back");
+        mailbox.ack(job.token).expect("ours");
+        assert_eq!(used(), (0, 0));
+        // A sender that waits is charged, and one that gives up is not any more.
+        let rendezvous = Handle::anonymous(0);
+        let sender = spawn(|| {
+            rendezvous
+                .send("1234567", FOREVER)
+                .expect("a receiver comes")
+        });
+        rendezvous.wait_senders(1);
+        assert_eq!(used(), (1, 7));
+        sender.destroy();
+        assert_eq!(used(), (0, 0));
+        assert_eq!(rendezvous.send("x", within(5)), Err(Errno::TIMEDOUT));
+        assert_eq!(rendezvous.send("x", NEVER), Err(Errno::AGAIN));
+        assert_eq!(used(), (0, 0));
+    });
+}
+
+#[test]
+fn g10_who_sends_pays() {
+    let _parameters = Parameters::set(&[("max_user_messages", 3)]);
+    isolated(|| {
+        let [owner, sender, receiver] = [(); 3].map(|()| fresh_user());
+        let name = unique("pays");
+        let [made, sent, received] = [(); 3].map(|()| Gate::new());
+        let owns = spawn_as(owner, || {
+            let mailbox = Make {
+                mode: 0o666,
+                capacity: UNBOUNDED,
+                ..Make::default()
+            }
+            .open(name.as_str())
+            .expect("new");
+            made.open(1);
+            received.pass();
+            assert_eq!(mailbox.usage(), (0, 0, 1), "the owner pays for the mailbox");
+        });
+        made.pass();
+        let mailbox = Handle::open(&name, SEND).expect("root may");
+        let sends = spawn_as(sender, || {
+            // With a handle that root opened: it is the sender that counts.
+            (0..3).for_each(|_| mailbox.put("x"));
+            assert_eq!(mailbox.send("x", FOREVER), Err(Errno::DQUOT));
+            assert_eq!(Handle::unbound().usage(), (3, 3, 0));
+            sent.open(1);
+            received.pass();
+            assert_eq!(Handle::unbound().usage(), (0, 0, 0));
+        });
+        sent.pass();
+        let before = Handle::unbound().usage();
+        mailbox.put("another user is not full");
+        assert_eq!(Handle::unbound().usage().0, before.0 + 1);
+        spawn_as(receiver, || {
+            let mine = Handle::open(&name, RECEIVE).expect("everybody may");
+            while mine.recv(NEVER).is_ok() {}
+            assert_eq!(mine.usage(), (0, 0, 0));
+        })
+        .ok();
+        received.open(2);
+        owns.ok();
+        sends.ok();
+    });
+}
+
+#[test]
+fn g10_a_killed_process_gives_everything_back() {
+    limited(
+        &[("max_user_messages", 50), ("max_user_objects", 10)],
+        || {
+            for _ in 0..3 {
+                let full = Gate::new();
+                let victim = spawn(|| {
+                    let mailboxes: Vec<Handle> =
+                        (0..10).map(|_| Handle::anonymous(UNBOUNDED)).collect();
+                    for i in 0..50 {
+                        mailboxes[i % 10].put("some text");
+                    }
+                    let taken: Vec<Got> = (0..5)
+                        .map(|i| mailboxes[i].take(NEVER).expect("sent"))
+                        .collect();
+                    mailboxes[0].reserve(100, NEVER).expect("room");
+                    full.open(1);
+                    std::thread::sleep(WATCHDOG);
+                    drop(taken);
+                });
+                full.pass();
+                assert_eq!(Handle::unbound().usage(), (50, 450, 10));
+                victim.destroy();
+                wait_until("everything to be given back", || {
+                    Handle::unbound().usage() == (0, 0, 0)
+                });
+            }
+        },
+    );
+}
+
+#[test]
+fn g10_the_user_is_the_same_in_its_user_namespace() {
+    let _parameters = Parameters::set(&[("max_user_messages", 5)]);
+    isolated(|| {
+        let user = fresh_user();
+        let (held, done) = (Gate::new(), Gate::new());
+        let outside = spawn_as(user, || {
+            let mailbox = Handle::anonymous(UNBOUNDED);
+            (0..3).for_each(|_| mailbox.put("x"));
+            held.open(1);
+            done.pass();
+        });
+        held.pass();
+        // To be root in a namespace of one's own is no way to a second quota.
+        Spawn::new()
+            .user(user)
+            .user_ns()
+            .ipc_ns()
+            .run(|| {
+                let mailbox = Handle::anonymous(UNBOUNDED);
+                assert_eq!(raw::usage(&mailbox).expect("it tells").uid, 0);
+                (0..2).for_each(|_| mailbox.put("x"));
+                assert_eq!(mailbox.send("x", NEVER), Err(Errno::DQUOT));
+            })
+            .ok();
+        done.open(1);
+        outside.ok();
+    });
+}
+
+#[test]
+fn g10_a_limit_of_zero_and_a_huge_one() {
+    limited(&[("max_user_messages", 0)], || {
+        let mailbox = Handle::anonymous(4);
+        assert_eq!(mailbox.send("x", NEVER), Err(Errno::DQUOT));
+        assert_eq!(mailbox.recv(NEVER), Err(Errno::AGAIN));
+    });
+    limited(
+        &[
+            ("max_user_messages", u64::MAX),
+            ("max_user_bytes", u64::MAX),
+            ("max_user_objects", u64::MAX),
+        ],
+        || {
+            let mailbox = Handle::anonymous(4);
+            mailbox.put("x");
+            assert_eq!(mailbox.get(), "x");
+        },
+    );
+}
+
+#[test]
+fn g10_the_largest_message_is_a_parameter() {
+    limited(&[("max_message", 100)], || {
+        let mailbox = Handle::anonymous(4);
+        assert_eq!(raw::version(&mailbox).expect("it tells").message_max, 100);
+        mailbox.put([0; 100]);
+        assert_eq!(mailbox.send([0; 101], FOREVER), Err(Errno::MSGSIZE));
+        assert_eq!(mailbox.reserve(101, FOREVER), Err(Errno::MSGSIZE));
+        let more = Make {
+            message_max: 1000,
+            ..Make::default()
+        }
+        .open(None)
+        .expect("new");
+        assert_eq!(
+            more.send([0; 101], FOREVER),
+            Err(Errno::MSGSIZE),
+            "a mailbox cannot allow more"
+        );
+        mailbox.recv(NEVER).expect("sent");
+    });
+}
+
+/// A memory cgroup for a child.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new() -> Self {
+        let path = PathBuf::from("/sys/fs/cgroup").join(unique("").replace('/', "-"));
+        fs::create_dir(&path).unwrap_or_else(|e| panic!("{path:?}: {e}; cgroup2 must be mounted"));
+        Cgroup(path)
+    }
+
+    fn read(&self, file: &str) -> String {
+        let path = self.0.join(file);
+        fs::read_to_string(&path)
+            .unwrap_or_else(|e| panic!("{path:?}: {e}; the memory controller must be on"))
+    }
+
+    /// Bytes charged to it.
+    fn current(&self) -> u64 {
+        self.read("memory.current")
+            .trim()
+            .parse()
+            .expect("a number")
+    }
+
+    fn events(&self, name: &str) -> u64 {
+        let events = self.read("memory.events");
+        let line = events
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.expect("the event is counted")
+            .parse()
+            .expect("a number")
+    }
+
+    fn limit(&self, bytes: u64) {
+        fs::write(self.0.join("memory.max"), bytes.to_string()).expect("root may");
+    }
+
+    /// Moves the calling process into it.
+    fn enter(&self) {
+        fs::write(self.0.join("cgroup.procs"), "0").expect("root may");
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // A process that has just died may still be in it.
+        for _ in 0..1000 {
+            if fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        eprintln!("{:?} could not be removed", self.0);
+    }
+}
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn g10_what_is_queued_is_charged_to_the_senders_memory_cgroup() {
+    let _parameters = Parameters::set(&[]);
+    isolated(|| {
+        // Small messages, and such as need memory of their own.
+        for (count, len) in [(20_000, 100), (1000, 3000), (8, 1 << 20)] {
+            let cgroup = Cgroup::new();
+            let mailbox = Handle::anonymous(UNBOUNDED);
+            let [ready, go, filled, end] = [(); 4].map(|()| Gate::new());
+            let sender = spawn(|| {
+                cgroup.enter();
+                let data = vec![1; len];
+                ready.open(1);
+                go.pass();
+                (0..count).for_each(|_| mailbox.put(&data));
+                filled.open(1);
+                end.pass();
+            });
+            ready.pass();
+            let before = cgroup.current();
+            go.open(1);
+            filled.pass();
+            let (full, payload) = (cgroup.current(), count * len as u64);
+            assert!(
+                full >= before + payload,
+                "{payload} bytes were queued, and the charge went from {before} to {full}"
+            );
+            // What is charged bears a proportion to what is queued.
+            assert!(
+                full - before < payload * 5 + 4 * MIB,
+                "{payload} bytes were queued for {}",
+                full - before
+            );
+            while mailbox.recv_room(len, NEVER).is_ok() {}
+            wait_until("the charge to go", || {
+                cgroup.current() < before + payload / 4 + 2 * MIB
+            });
+            end.open(1);
+            sender.ok();
+        }
+    });
+}
+
+#[test]
+fn g10_a_memory_cgroup_that_is_full_refuses_the_sender_and_harms_nobody_else() {
+    let _parameters = Parameters::set(&[]);
+    isolated(|| {
+        for len in [100, 3000, 200_000] {
+            let cgroup = Cgroup::new();
+            let mailbox = Handle::anonymous(UNBOUNDED);
+            let limited = spawn(|| {
+                cgroup.enter();
+                let data = vec![1; len];
+                // Room for this process, and not much more.
+                cgroup.limit(cgroup.current() + 4 * MIB);
+                let refused = (0..200_000).find_map(|_| mailbox.send(&data, FOREVER).err());
+                assert_eq!(refused, Some(Errno::NOMEM), "messages of {len} bytes");
+                let (sent, usage) = (mailbox.info().sent, mailbox.usage().0);
+                assert!(sent > 0);
+                assert_eq!(mailbox.send(&data, NEVER), Err(Errno::NOMEM));
+                assert_eq!(
+                    (mailbox.info().sent, mailbox.usage().0),
+                    (sent, usage),
+                    "a refused send leaves nothing"
+                );
+                // It can go on when there is room.
+                (0..20).for_each(|_| drop(mailbox.recv_room(len, NEVER).expect("sent")));
+                wait_until("room to send", || mailbox.send(&data, NEVER) == Ok(()));
+            });
+            limited.ok();
+            assert_eq!(cgroup.events("oom_kill"), 0, "somebody was killed for it");
+            mailbox.put("outside there is memory");
+        }
+    });
+}
