@@ -174,7 +174,6 @@ fn g11_faults_in_open() {
     );
     let unbound = || (mailbox(), Handle::unbound());
     faults("create without a name", unbound, |_, handle| {
-        // A handle is bound once; it is a new one that shows whether the first is still free.
         Make::default().bind(handle, None).map(drop)
     });
     faults("create", unbound, |_, handle| {
@@ -182,12 +181,17 @@ fn g11_faults_in_open() {
             .bind(handle, unique("faults").as_str())
             .map(drop)
     });
-    faults("open", unbound, |mailbox, handle| {
+    let named = || {
+        let mailbox = mailbox();
+        let name = name_of(&mailbox.info());
+        (mailbox, (Handle::unbound(), name))
+    };
+    faults("open", named, |_, (handle, name)| {
         Make {
             flags: 0,
             ..Make::default()
         }
-        .bind(handle, name_of(&mailbox.info()).as_str())
+        .bind(handle, name.as_str())
         .map(drop)
     });
     faults(
@@ -256,6 +260,8 @@ fn g11_faults_in_a_rendezvous() {
             eprintln!("this kernel has no fault injection (the debug kernel has)");
             return;
         };
+        // What is done once and for all is done.
+        assert_eq!(Handle::anonymous(0).recv(NEVER), Err(Errno::AGAIN));
         for n in 1.. {
             let mailbox = Handle::anonymous(0);
             let sender = spawn(|| mailbox.send("precious", FOREVER).expect("a receiver comes"));
@@ -301,10 +307,11 @@ fn g11_faults_in_the_rest() {
     });
     let other = || {
         let other = mailbox();
-        (mailbox(), other)
+        let name = name_of(&other.info());
+        (mailbox(), (other, name))
     };
-    faults("unlink", other, |handle, other| {
-        raw::unlink(handle, name_of(&other.info()).as_bytes())
+    faults("unlink", other, |handle, (_, name)| {
+        raw::unlink(handle, name.as_bytes())
     });
     faults("poll", empty, |handle, ()| {
         poll(handle, libc::POLLIN, std::time::Duration::ZERO);
