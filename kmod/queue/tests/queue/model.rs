@@ -1428,7 +1428,7 @@ fn config() -> Config {
     };
     let cases = match (cfg!(miri), std::env::var_os("PROPTEST_CASES")) {
         (true, _) => 8,
-        (false, None) => 1000,
+        (false, None) => 500,
         (false, Some(_)) => config.cases,
     };
     Config { cases, ..config }
