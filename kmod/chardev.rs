@@ -382,12 +382,16 @@ fn batch<T: Args>(
     args: &mut uapi::postbox_batch,
     mut one: impl FnMut(u32, Place, &mut T) -> Result,
 ) -> Result {
-    ensure((1..=BATCH_MAX).contains(&args.count))?;
+    let count = args.count;
+    ensure((1..=BATCH_MAX).contains(&count))?;
     let size = args.entry_size as usize;
     let entries = address(args.entries)?;
+    // That it cannot be written is found while nothing has happened yet.
+    args.count = 0;
+    at.write(args)?;
     let mut done = 0;
     let mut result = Ok(());
-    while done < args.count {
+    while done < count {
         result = (|| {
             let offset = (done as usize).checked_mul(size).ok_or(EFAULT)?;
             with(
@@ -587,9 +591,13 @@ unsafe extern "C" fn fop_open(inode: *mut bindings::inode, file: *mut bindings::
 ///
 /// Called as the file operation of that name, with what belongs to it.
 unsafe extern "C" fn fop_flush(file: *mut bindings::file, owner: bindings::fl_owner_t) -> i32 {
-    if helpers::exiting() {
-        // SAFETY: The file is one of ours, and open.
-        unsafe { handle(file) }.process_exits(owner as usize);
+    // SAFETY: The file is one of ours, and open.
+    unsafe {
+        let handle = handle(file);
+        // Looking through all descriptors is worth it only for who has something to give back.
+        if handle.state.lock().leases() > 0 && c::postbox_closed(file) {
+            handle.process_closed(owner as usize);
+        }
     }
     0
 }

@@ -143,8 +143,9 @@ impl Handle {
         self.shared.users.current()?.charge_message(len)
     }
 
-    /// Puts back what a process that exits received and did not acknowledge.
-    pub(crate) fn process_exits(&self, process: usize) {
+    /// Puts back what a process received and did not acknowledge, and cannot any more: it exits, or
+    /// has closed its last descriptor of the handle.
+    pub(crate) fn process_closed(&self, process: usize) {
         if let Some(bound) = self.bound.as_ref().filter(|bound| bound.receives()) {
             bound.mailbox.reclaim(&self.state, Some(process));
         }

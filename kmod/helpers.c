@@ -281,15 +281,25 @@ bool postbox_dying(void)
 	return fatal_signal_pending(current);
 }
 
-bool postbox_exiting(void)
-{
-	return current->flags & PF_EXITING;
-}
-
-/* What ->flush says when this process exits. */
+/* What ->flush says when this process closes a file. */
 unsigned long postbox_process(void)
 {
 	return (unsigned long)current->files;
+}
+
+static int is_file(const void *wanted, struct file *file, unsigned int fd)
+{
+	return file == wanted;
+}
+
+/*
+ * Whether the process, which has just closed a descriptor of @file or is
+ * exiting, has no other one.
+ */
+bool postbox_closed(const struct file *file)
+{
+	return (current->flags & PF_EXITING) || !current->files ||
+	       !iterate_fd(current->files, 0, is_file, file);
 }
 
 s64 postbox_now(void)

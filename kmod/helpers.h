@@ -80,8 +80,8 @@ struct task_struct *postbox_task_get(struct task_struct *task);
 void postbox_task_wake(struct task_struct *task);
 int postbox_wait(const u32 *done, bool timed, s64 until, bool realtime);
 bool postbox_dying(void);
-bool postbox_exiting(void);
 unsigned long postbox_process(void);
+bool postbox_closed(const struct file *file);
 s64 postbox_now(void);
 
 #endif /* POSTBOX_HELPERS_H */

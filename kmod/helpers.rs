@@ -50,6 +50,7 @@ pub(crate) mod c {
             fops: *const bindings::file_operations,
             private: *mut c_void,
         ) -> *mut bindings::file;
+        pub(crate) fn postbox_closed(file: *const bindings::file) -> bool;
         pub(crate) fn postbox_nowait(iocb: *const bindings::kiocb) -> bool;
         pub(crate) fn postbox_poll_init(head: *mut bindings::wait_queue_head);
         pub(crate) fn postbox_poll_add(
@@ -89,7 +90,6 @@ pub(crate) mod c {
             gid: *const u32,
         ) -> i32;
         pub(super) fn postbox_dying() -> bool;
-        pub(super) fn postbox_exiting() -> bool;
         pub(super) fn postbox_process() -> usize;
         pub(super) fn postbox_now() -> i64;
     }
@@ -247,13 +247,7 @@ pub(crate) fn dying() -> bool {
     unsafe { c::postbox_dying() }
 }
 
-/// Whether the current task is exiting.
-pub(crate) fn exiting() -> bool {
-    // SAFETY: As above.
-    unsafe { c::postbox_exiting() }
-}
-
-/// What stands for the current process; the same until it has closed its files.
+/// What stands for the current process, and for its closing of a file.
 pub(crate) fn process() -> usize {
     // SAFETY: As above.
     unsafe { c::postbox_process() }

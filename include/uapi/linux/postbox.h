@@ -123,7 +123,8 @@ struct postbox_version {
  * struct postbox_open - bind a handle to an object, new or existing
  * @size: size of this struct
  * @kind: POSTBOX_KIND_*
- * @name: the name (need not end in NUL); 0: a new object without a name
+ * @name: the name (need not end in NUL); 0: a new object without a name, which
+ *	needs POSTBOX_O_CREATE and cannot be persistent
  * @name_len: bytes of the name
  * @flags: POSTBOX_O_*
  * @rights: the POSTBOX_RIGHT_* that this handle shall have, at least one
@@ -364,10 +365,10 @@ struct postbox_send {
  * @token: out: with POSTBOX_RECV_ACK: what to acknowledge; never used again
  * @priority: out: the message's priority
  * @msg_flags: out: POSTBOX_MSG_*
- * @pid: out: the sender's process, seen from the reader's pid namespace when
- *	it opened the handle; 0: not visible there
+ * @pid: out: the sender's process, seen from the caller's pid namespace; 0: not
+ *	visible there
  * @tid: out: the sender's thread, likewise
- * @uid: out: the sender's effective user, seen from the reader's user
+ * @uid: out: the sender's effective user, seen from the caller's user
  *	namespace; the overflow uid if it has no number there
  * @gid: out: its effective group, likewise
  * @pidfd_ino: out: the inode number that a pidfd of the sender's process has.
@@ -403,7 +404,7 @@ struct postbox_recv {
  * @token: from the receive, on this handle
  *
  * A message that is not settled goes back to the head, too, when the process
- * that received it exits or when the handle is closed for the last time. A
+ * that received it exits or closes its last descriptor of the handle. A
  * handle can have up to 4,096 unsettled messages; more are refused with EDQUOT.
  */
 struct postbox_ack {
