@@ -41,7 +41,8 @@ const RIGHTS: u32 =
 ///
 /// # Safety
 ///
-/// It is made of integers, without padding, and begins with a `u32`: its size.
+/// It is made of integers, without padding, and begins with a `u32`: its size. It consists of
+/// whole words of 64 bits.
 unsafe trait Args: Default {
     /// Its first size, below which it has never been.
     const MIN: usize = size_of::<Self>();
@@ -100,12 +101,15 @@ impl Place {
 
     /// Writes an argument back, as much of it as the caller knows.
     fn write<T: Args>(self, args: &T) -> Result {
-        // SAFETY: `T` has no padding, so that all of its bytes are initialised.
-        let bytes = unsafe {
-            core::slice::from_raw_parts(core::ptr::from_ref(args).cast::<u8>(), size_of::<T>())
-        };
-        let known = bytes.get(..self.size).unwrap_or(bytes);
-        UserBytes::at(self.address).copy_from(known)
+        // SAFETY: `args` is valid for reading, and made of whole words.
+        kernel::error::to_result(unsafe {
+            c::postbox_write_args(
+                core::ptr::from_ref(args).cast(),
+                size_of::<T>(),
+                self.address as *mut c_void,
+                self.size,
+            )
+        })
     }
 }
 

@@ -45,6 +45,12 @@ pub(crate) mod c {
             from: *const c_void,
             user_size: *mut usize,
         ) -> i32;
+        pub(crate) fn postbox_write_args(
+            args: *const c_void,
+            args_size: usize,
+            to: *mut c_void,
+            user_size: usize,
+        ) -> i32;
         pub(crate) fn postbox_file_init(inode: *mut bindings::inode, file: *mut bindings::file);
         pub(crate) fn postbox_file_new(
             fops: *const bindings::file_operations,

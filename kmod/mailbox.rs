@@ -7,7 +7,7 @@
 use crate::{
     compat::{edquot, eopnotsupp},
     helpers,
-    message::Message,
+    message::{Message, Spare, SPARE_BYTES},
     queue::{
         self, Capacity, Commit, Counters, HandleState, List, Received, Reserving, Returned,
         Sending, Sent, Take,
@@ -35,9 +35,6 @@ struct Inner {
     spares: List<KBox<Message>>,
     spare_bytes: usize,
 }
-
-/// How much of that a mailbox keeps.
-const SPARE_BYTES: usize = 8192;
 
 impl Inner {
     fn spare(&mut self) -> Option<KBox<Message>> {
@@ -127,6 +124,8 @@ pub(crate) struct Mailbox {
     /// The most bytes that a message can have.
     message_max: u64,
     rendezvous: bool,
+    /// The first of the spares.
+    spare: Spare,
 }
 
 impl Mailbox {
@@ -151,6 +150,7 @@ impl Mailbox {
                 capacity.bytes
             }),
             rendezvous: capacity.messages == 0,
+            spare: Spare::new(),
         })
     }
 
@@ -235,6 +235,9 @@ impl Mailbox {
 
     /// A message to fill and send.
     pub(crate) fn message(&self) -> Result<KBox<Message>> {
+        if let Some(message) = self.spare.take() {
+            return Ok(message);
+        }
         let spare = self.inner.lock().spare();
         match spare {
             Some(message) => Ok(message),
@@ -438,7 +441,10 @@ impl Mailbox {
             message.empty();
             let mut inner = self.inner.lock();
             let commit = inner.commit(&message);
-            let message = inner.recycle(message);
+            let message = match self.spare.put(message) {
+                Some(message) => inner.recycle(message),
+                None => None,
+            };
             self.settle(inner);
             drop(message);
             return matches!(commit, Commit::Done(_));
@@ -488,22 +494,31 @@ impl Mailbox {
     /// Does what follows from a change: lets senders in for whom there is room now, and tells
     /// those whose other side is gone.
     fn settle<'a>(&'a self, inner: Guard<'a>) {
+        let mut news = OUT;
+        if inner.ended() {
+            news |= IN | bindings::POLLHUP;
+        }
         if !inner.settled() {
-            self.settle_waits(inner);
+            news |= self.settle_waits(inner);
         } else {
             drop(inner);
         }
-        self.pollers.wake(OUT);
+        self.pollers.wake(news);
     }
 
-    /// One at a time: each is woken, and what it leaves behind freed, outside the lock.
+    /// One at a time: each is woken, and what it leaves behind freed, outside the lock. Returns
+    /// what pollers have to know.
     #[inline(never)]
-    fn settle_waits<'a>(&'a self, mut inner: Guard<'a>) {
+    fn settle_waits<'a>(&'a self, mut inner: Guard<'a>) -> u32 {
+        let mut news = 0;
         loop {
             let ended = (inner.admit(), inner.end_one_send(), inner.end_one_receive());
             drop(inner);
             if let (None, None, None) = ended {
-                return;
+                return news;
+            }
+            if ended.0.is_some() {
+                news = IN;
             }
             drop(ended);
             inner = self.inner.lock();

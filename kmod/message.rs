@@ -12,6 +12,7 @@ use kernel::{
     alloc::{flags::__GFP_NOWARN, Flags},
     iov::IovIterSource,
     prelude::*,
+    sync::atomic::{ordering::Full, Atomic},
 };
 
 /// Payloads up to this size need no allocation of their own: with it a message fills one of 256
@@ -147,6 +148,45 @@ impl Message {
     /// The part that the queue looks at.
     pub(crate) fn node(&self) -> &Node<KBox<Self>> {
         &self.node
+    }
+}
+
+/// The memory of one message, for the next. It is taken and put back without a lock.
+pub(crate) struct Spare(Atomic<usize>);
+
+/// How much memory is kept at the most.
+pub(crate) const SPARE_BYTES: usize = 8192;
+
+impl Spare {
+    pub(crate) const fn new() -> Self {
+        Self(Atomic::new(0))
+    }
+
+    pub(crate) fn take(&self) -> Option<KBox<Message>> {
+        match self.0.xchg(0, Full) {
+            0 => None,
+            // SAFETY: `put` left it there, and it was taken out just now.
+            raw => Some(unsafe { KBox::from_raw(raw as *mut Message) }),
+        }
+    }
+
+    /// Keeps the message, or gives it back where there is one already or it is too large.
+    pub(crate) fn put(&self, message: KBox<Message>) -> Option<KBox<Message>> {
+        if message.footprint() > SPARE_BYTES {
+            return Some(message);
+        }
+        let raw = KBox::into_raw(message);
+        match self.0.cmpxchg(0, raw as usize, Full) {
+            Ok(_) => None,
+            // SAFETY: It was turned into a pointer just now, and is not in the slot.
+            Err(_) => Some(unsafe { KBox::from_raw(raw) }),
+        }
+    }
+}
+
+impl Drop for Spare {
+    fn drop(&mut self) {
+        drop(self.take());
     }
 }
 
