@@ -7,6 +7,7 @@
 //!
 //! `PROPTEST_CASES` sets how many sequences are tried, `POSTBOX_SEED` repeats a run.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io::Write;
@@ -156,7 +157,7 @@ fn command() -> impl Strategy<Value = Command> {
             .prop_map(|(which, shorter, priority)| SendReserved { which, shorter, priority }),
         3 => Just(Poll),
         2 => Just(Interrupt),
-        2 => Just(Kill),
+        1 => Just(Kill),
     ]
 }
 
@@ -242,6 +243,7 @@ struct Model {
     full: u64,
     high_messages: u64,
     high_bytes: u64,
+    high_known: bool,
     /// Calls that ended in this step.
     outcomes: BTreeMap<usize, Outcome>,
 }
@@ -264,6 +266,7 @@ impl Model {
             full: 0,
             high_messages: 0,
             high_bytes: 0,
+            high_known: true,
             outcomes: BTreeMap::new(),
         }
     }
@@ -490,11 +493,11 @@ impl Model {
     }
 
     fn reserve(&mut self, worker: usize, len: u64, patience: Patience) -> Option<Outcome> {
-        if self.rendezvous() {
-            return Some(Outcome::Failed(libc::EOPNOTSUPP));
-        }
         if len > self.largest() {
             return Some(Outcome::Failed(libc::EMSGSIZE));
+        }
+        if self.rendezvous() {
+            return Some(Outcome::Failed(libc::EOPNOTSUPP));
         }
         if self.closed() {
             return Some(Outcome::Failed(libc::EPIPE));
@@ -743,7 +746,8 @@ fn obey(
     words: &[u64],
 ) -> postbox_tests::Result<Outcome> {
     if verb == Verb::Open {
-        *bound = Some(Handle::open(name, words[0] as u32)?);
+        let name = format!("{name}.{}", words[1]);
+        *bound = Some(Handle::open(&name, words[0] as u32)?);
         return Ok(Outcome::Done);
     }
     let handle = bound.as_ref().expect("the model knows what is open");
@@ -874,82 +878,122 @@ fn seen(args: &sys::postbox_recv, data: &[u8]) -> Seen {
 /// How often things happened, so that it is known what was tried.
 type Tally = BTreeMap<&'static str, u64>;
 
-struct World {
-    name: String,
-    /// Keeps the object alive, and looks at it; neither sends nor receives.
-    observer: Handle,
+/// The processes that play all the games.
+struct Crew {
     workers: Vec<(Child, UnixDatagram)>,
     /// Whose a process number is, or was.
     pids: BTreeMap<u64, usize>,
+    /// Mailboxes are called this and the number of the game.
+    name: String,
+    games: u64,
+}
+
+impl Crew {
+    fn new() -> Self {
+        let mut crew = Crew {
+            workers: Vec::new(),
+            pids: BTreeMap::new(),
+            name: unique("model"),
+            games: 0,
+        };
+        crew.renew();
+        crew
+    }
+
+    fn renew(&mut self) {
+        self.workers.clear();
+        for at in 0..WORKERS {
+            let worker = self.start(at, None);
+            self.workers.push(worker);
+        }
+    }
+
+    fn start(&mut self, at: usize, observer: Option<&Handle>) -> (Child, UnixDatagram) {
+        let (near, far) = UnixDatagram::pair().expect("a pair of sockets");
+        let child = spawn(|| {
+            if let Some(observer) = observer {
+                observer.close_copy();
+            }
+            worker(&self.name, &far)
+        });
+        self.pids.insert(child.pid().into(), at);
+        (child, near)
+    }
+}
+
+struct World<'a> {
+    crew: &'a mut Crew,
+    name: String,
+    /// Keeps the object alive, and looks at it; neither sends nor receives.
+    observer: Handle,
     model: Model,
     number: u64,
 }
 
-impl World {
-    fn new(shape: Shape) -> Self {
-        let name = unique("model");
-        let mut flags = sys::POSTBOX_O_CREATE | sys::POSTBOX_O_EXCL;
-        flags |= if shape.persist {
+impl<'a> World<'a> {
+    fn new(shape: Shape, crew: &'a mut Crew) -> Self {
+        crew.games += 1;
+        let name = format!("{}.{}", crew.name, crew.games);
+        let persist = if shape.persist {
             sys::POSTBOX_O_PERSIST
         } else {
             0
         };
-        let observer = Make {
-            flags,
+        let make = Make {
+            flags: sys::POSTBOX_O_CREATE | sys::POSTBOX_O_EXCL | persist,
             rights: ADMIN,
             capacity: shape.capacity,
             capacity_bytes: shape.capacity_bytes,
             message_max: shape.message_max,
             ..Make::default()
         };
-        let observer = observer.open(name.as_str()).expect("the name is new");
-        let mut world = World {
+        World {
+            crew,
+            observer: make.open(name.as_str()).expect("the name is new"),
             name,
-            observer,
-            workers: Vec::new(),
-            pids: BTreeMap::new(),
             model: Model::new(shape),
             number: 0,
-        };
-        for at in 0..WORKERS {
-            let worker = world.start(at);
-            world.workers.push(worker);
         }
-        world
     }
 
-    fn start(&mut self, at: usize) -> (Child, UnixDatagram) {
-        let (near, far) = UnixDatagram::pair().expect("a pair of sockets");
-        let child = spawn(|| {
-            self.observer.close_copy();
-            worker(&self.name, &far)
-        });
-        self.pids.insert(child.pid().into(), at);
-        (child, near)
+    /// One of the workers to whom the command applies.
+    fn choose(&self, which: usize, command: &Command) -> Option<usize> {
+        let applies = |at: &usize| {
+            let model = &self.model;
+            let (busy, open) = (model.busy[*at], model.open[*at].as_ref());
+            // Where several processes would act at once, there is more than one right outcome.
+            let taken = open.map_or(0, |open| open.taken.len());
+            let one_each = taken < 2 || model.waiting.len() < 2 || model.blocked.is_empty();
+            match command {
+                Command::Kill => open.is_some() && one_each,
+                Command::Close => !busy && open.is_some() && one_each,
+                Command::SendBatch { .. } => {
+                    !busy && open.is_some() && (model.rendezvous() || model.waiting.is_empty())
+                }
+                Command::Interrupt => busy,
+                Command::Open { .. } => open.is_none(),
+                Command::Acknowledge { .. } | Command::Requeue { .. } => {
+                    !busy && open.is_some_and(|open| !open.taken.is_empty())
+                }
+                Command::Unreserve { .. } | Command::SendReserved { .. } => {
+                    !busy && open.is_some_and(|open| !open.reserved.is_empty())
+                }
+                _ => !busy && open.is_some(),
+            }
+        };
+        let those: Vec<usize> = (0..WORKERS).filter(applies).collect();
+        Some(those[which.checked_rem(those.len())?])
     }
 
-    /// Has the worker do it, and the model. `None`: it does not apply.
-    fn step(
-        &mut self,
-        at: usize,
-        command: &Command,
-        tally: &mut Tally,
-    ) -> Option<Result<(), String>> {
+    /// Has the worker do it, and the model. The command must apply.
+    fn step(&mut self, at: usize, command: &Command, tally: &mut Tally) -> Result<(), String> {
         let model = &mut self.model;
         model.outcomes.clear();
+        let (turns, somebody_waits) = (model.turns, !model.waiting.is_empty());
         let wait = |patience| {
             let Wait(flags, time) = wait_of(patience);
             [u64::from(flags), time]
         };
-        match (command, model.open[at].is_some(), model.busy[at]) {
-            (Command::Kill, ..) => {}
-            (Command::Interrupt, _, busy) if busy => {}
-            (Command::Open { .. }, false, false) => {}
-            (Command::Interrupt | Command::Open { .. }, ..) | (_, false, _) | (_, _, true) => {
-                return None;
-            }
-            _ => {}
-        }
         let open = model.open[at].clone().unwrap_or_default();
         let may = |right| open.rights & right != 0;
         let denied = Some(Outcome::Failed(libc::EACCES));
@@ -978,18 +1022,18 @@ impl World {
                         "killed"
                     })
                     .or_default() += 1;
-                let fresh = self.start(at);
-                let (victim, _) = std::mem::replace(&mut self.workers[at], fresh);
+                let fresh = self.crew.start(at, Some(&self.observer));
+                let (victim, _) = std::mem::replace(&mut self.crew.workers[at], fresh);
                 victim.destroy();
                 self.model.leave(at);
                 self.model.close(at);
-                return Some(self.compare(tally));
+                return self.compare(tally);
             }
             Command::Interrupt => {
-                self.workers[at].0.kill(libc::SIGUSR1);
+                self.crew.workers[at].0.kill(libc::SIGUSR1);
                 model.leave(at);
                 model.done(at, Outcome::Failed(libc::EINTR));
-                return Some(self.compare(tally));
+                return self.compare(tally);
             }
             Command::Open { rights } => {
                 model.open[at] = Some(Open {
@@ -998,7 +1042,10 @@ impl World {
                 });
                 model.had_sender |= rights & SEND != 0;
                 model.had_receiver |= rights & RECEIVE != 0;
-                (vec![Verb::Open as u64, rights.into()], Some(Outcome::Done))
+                (
+                    vec![Verb::Open as u64, rights.into(), self.crew.games],
+                    Some(Outcome::Done),
+                )
             }
             Command::Close => {
                 model.close(at);
@@ -1103,8 +1150,8 @@ impl World {
                 )
             }
             Command::Acknowledge { which } | Command::Requeue { which } => {
-                let taken = &mut model.open[at].as_mut()?.taken;
-                let which = which.checked_rem(taken.len())?;
+                let taken = &mut model.open[at].as_mut().expect("it is open").taken;
+                let which = which % taken.len();
                 let message = taken.remove(which);
                 let flags = if matches!(command, Command::Requeue { .. }) {
                     model.put_back(message);
@@ -1129,8 +1176,8 @@ impl World {
                 (vec![Verb::Reserve as u64, len, flags, time], outcome)
             }
             Command::Unreserve { which } => {
-                let reserved = &mut model.open[at].as_mut()?.reserved;
-                let len = reserved.remove(which.checked_rem(reserved.len())?);
+                let reserved = &mut model.open[at].as_mut().expect("it is open").reserved;
+                let len = reserved.remove(which % reserved.len());
                 model.settle();
                 (vec![Verb::Unreserve as u64, len], Some(Outcome::Done))
             }
@@ -1140,8 +1187,8 @@ impl World {
                 priority,
             } => {
                 let closed = model.closed();
-                let reserved = &mut model.open[at].as_mut()?.reserved;
-                let which = which.checked_rem(reserved.len())?;
+                let reserved = &mut model.open[at].as_mut().expect("it is open").reserved;
+                let which = which % reserved.len();
                 let room = reserved[which];
                 let len = room.saturating_sub(shorter);
                 let outcome = if closed {
@@ -1171,15 +1218,17 @@ impl World {
         if let Some(outcome) = outcome {
             model.done(at, outcome);
         }
-        put(&self.workers[at].1, &request);
-        Some(self.compare(tally))
+        // Two that come in at once may or may not meet, as fast as the receivers are.
+        model.high_known &= model.turns - turns < 2 || !somebody_waits;
+        put(&self.crew.workers[at].1, &request);
+        self.compare(tally)
     }
 
     /// Waits for what the model expects, and looks for what it does not.
     fn compare(&mut self, tally: &mut Tally) -> Result<(), String> {
         let deadline = Instant::now() + HANG;
         for (&at, expected) in &self.model.outcomes {
-            let (child, socket) = &self.workers[at];
+            let (child, socket) = &self.crew.workers[at];
             if !readable(socket, deadline.saturating_duration_since(Instant::now())) {
                 let alive = if child.running() {
                     "does not come back"
@@ -1188,7 +1237,7 @@ impl World {
                 };
                 return Err(format!("worker {at} {alive}; expected {expected:?}"));
             }
-            let found = outcome(&get(socket), &self.pids);
+            let found = outcome(&get(socket), &self.crew.pids);
             if found != *expected {
                 return Err(format!(
                     "worker {at}: {found:?}, and expected was {expected:?}"
@@ -1212,11 +1261,12 @@ impl World {
             std::thread::sleep(Duration::from_micros(200));
         }
         if let Some(at) = self
+            .crew
             .workers
             .iter()
             .position(|(_, socket)| readable(socket, Duration::ZERO))
         {
-            let found = outcome(&get(&self.workers[at].1), &self.pids);
+            let found = outcome(&get(&self.crew.workers[at].1), &self.crew.pids);
             return Err(format!(
                 "worker {at} came back with {found:?}, and should wait"
             ));
@@ -1224,7 +1274,7 @@ impl World {
         if waiting != (0, 0) {
             *tally.entry("steps with calls that wait").or_default() += 1;
         }
-        let found = reported(&self.observer.info(), model.rendezvous());
+        let found = model.reported_by(&self.observer.info());
         let expected = model.reported();
         if found == expected {
             Ok(())
@@ -1255,25 +1305,6 @@ fn kind(outcome: &Outcome) -> &'static str {
 /// What the kernel says of the mailbox.
 type Reported = Vec<(&'static str, u64)>;
 
-fn reported(info: &sys::postbox_info, rendezvous: bool) -> Reported {
-    let mut all = vec![
-        ("messages", info.messages),
-        ("bytes", info.bytes),
-        ("unacknowledged", info.unacknowledged),
-        ("reserved", info.reserved_messages),
-        ("senders", info.senders.into()),
-        ("receivers", info.receivers.into()),
-        ("sent", info.sent),
-        ("received", info.received),
-        ("redelivered", info.redelivered),
-        ("high messages", info.high_messages),
-        ("high bytes", info.high_bytes),
-    ];
-    // It has no room that could be missing.
-    all.extend((!rendezvous).then_some(("full", info.full)));
-    all
-}
-
 impl Model {
     fn waiting_senders(&self) -> u32 {
         let offers = self
@@ -1284,49 +1315,87 @@ impl Model {
         (self.blocked.len() + offers) as u32
     }
 
-    fn reported(&self) -> Reported {
+    fn reported_by(&self, info: &sys::postbox_info) -> Reported {
         let mut all = vec![
-            ("messages", self.queue.len() as u64),
-            ("bytes", self.queue.iter().map(|message| message.len).sum()),
-            ("unacknowledged", self.taken().count() as u64),
-            ("reserved", self.reserved().count() as u64),
-            ("senders", self.count(SEND)),
-            ("receivers", self.count(RECEIVE)),
-            ("sent", self.sent),
-            ("received", self.received),
-            ("redelivered", self.redelivered),
-            ("high messages", self.high_messages),
-            ("high bytes", self.high_bytes),
+            ("messages", info.messages),
+            ("bytes", info.bytes),
+            ("unacknowledged", info.unacknowledged),
+            ("reserved", info.reserved_messages),
+            ("senders", info.senders.into()),
+            ("receivers", info.receivers.into()),
+            ("sent", info.sent),
+            ("received", info.received),
+            ("redelivered", info.redelivered),
         ];
-        all.extend((!self.rendezvous()).then_some(("full", self.full)));
+        if self.high_known {
+            all.extend([
+                ("high messages", info.high_messages),
+                ("high bytes", info.high_bytes),
+            ]);
+        }
+        if !self.rendezvous() {
+            // A rendezvous has no room that could be missing.
+            all.push(("full", info.full));
+        }
         all
+    }
+
+    fn reported(&self) -> Reported {
+        let queued = self.queue.iter().map(|message| message.len);
+        self.reported_by(&sys::postbox_info {
+            messages: self.queue.len() as u64,
+            bytes: queued.sum(),
+            unacknowledged: self.taken().count() as u64,
+            reserved_messages: self.reserved().count() as u64,
+            senders: self.count(SEND) as u32,
+            receivers: self.count(RECEIVE) as u32,
+            sent: self.sent,
+            received: self.received,
+            redelivered: self.redelivered,
+            high_messages: self.high_messages,
+            high_bytes: self.high_bytes,
+            full: self.full,
+            ..Default::default()
+        })
     }
 }
 
-/// Runs one sequence of commands.
+/// Runs one sequence of commands, and then closes everything.
 fn play(
     shape: Shape,
     commands: &[(usize, Command)],
+    crew: &mut Crew,
     tally: &mut Tally,
 ) -> Result<(), TestCaseError> {
-    let mut world = World::new(shape);
+    let mut world = World::new(shape, crew);
+    let mut step = |world: &mut World<'_>, at, command: &Command| {
+        *tally.entry("steps").or_default() += 1;
+        world
+            .step(at, command, tally)
+            .map_err(|error| format!("worker {at}, {command:?}: {error}"))
+    };
     let mut result = Ok(());
-    for (at, command) in commands {
-        match world.step(*at, command, tally) {
-            None => {}
-            Some(Ok(())) => *tally.entry("steps").or_default() += 1,
-            Some(Err(error)) => {
-                result = Err(TestCaseError::fail(format!(
-                    "worker {at}, {command:?}: {error}"
-                )));
-                break;
-            }
+    for (which, command) in commands {
+        if let Some(at) = world.choose(*which, command) {
+            result = result.and_then(|()| step(&mut world, at, command));
+        }
+    }
+    for command in [Command::Interrupt, Command::Close] {
+        while result.is_ok()
+            && let Some(at) = world.choose(0, &command)
+        {
+            result = step(&mut world, at, &command);
         }
     }
     if shape.persist {
         postbox_tests::unlink(&world.name).expect("its owner can remove it");
     }
-    result
+    drop(world);
+    result.map_err(|error| {
+        // They may be anywhere.
+        crew.renew();
+        TestCaseError::fail(error)
+    })
 }
 
 extern "C" fn nothing(_: libc::c_int) {}
@@ -1366,13 +1435,16 @@ fn explore() {
     let cases = config.cases;
     let mut runner =
         TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let tally = std::cell::RefCell::new(Tally::new());
+    let state = RefCell::new((Crew::new(), Tally::new()));
     let result = runner.run(&(shape(), commands()), |(shape, commands)| {
-        play(shape, &commands, &mut tally.borrow_mut())
+        let (crew, tally) = &mut *state.borrow_mut();
+        play(shape, &commands, crew, tally)
     });
     if let Err(error) = result {
         panic!("{error}");
     }
+    let (crew, tally) = state.into_inner();
+    drop(crew);
     let usage = postbox::usage().expect("usage");
     assert_eq!(
         (usage.messages, usage.bytes, usage.objects),
@@ -1380,7 +1452,6 @@ fn explore() {
         "something is still in use"
     );
 
-    let tally = tally.into_inner();
     say(format!("{cases} sequences: {tally:?}"));
     let tried = [
         "steps with calls that wait",

@@ -195,7 +195,11 @@ fn say(text: &str) {
 const STOP: usize = 0;
 const NEXT_ID: usize = 1;
 const NEXT_NOTE: usize = 2;
-const HEAD: usize = 3;
+const REPORTED: usize = 3;
+const HEAD: usize = 4;
+
+/// Producers that are never made to wait stop here until the consumers have caught up.
+const AHEAD: u64 = 1000;
 
 /// Processes that one run may start.
 const PROCESSES: usize = 4096;
@@ -247,6 +251,12 @@ impl Book {
 
     fn stop(&self) -> bool {
         self.words[STOP].load(SeqCst) != 0
+    }
+
+    /// Whether the producers have had much more accepted than was delivered.
+    fn ahead(&self) -> bool {
+        let noted = self.words[NEXT_NOTE].load(SeqCst);
+        self.words[REPORTED].load(SeqCst) > noted + AHEAD
     }
 
     fn deliveries(&self) -> usize {
@@ -442,6 +452,10 @@ impl Worker<'_> {
 
     fn produce(&mut self, mailbox: BorrowedFd<'_>) {
         while !self.book.stop() {
+            if self.book.ahead() {
+                nap();
+                continue;
+            }
             if self.plan.paused {
                 std::thread::sleep(Duration::from_micros(self.rng.below(1500)));
             }
@@ -466,6 +480,7 @@ impl Worker<'_> {
             self.set(Phase::Sending);
             let sent = self.send(mailbox, first, count, priority as u32);
             let accepted = *sent.as_ref().unwrap_or(&0);
+            self.book.words[REPORTED].fetch_add(accepted as u64, SeqCst);
             for id in ids {
                 let mark = if id < first + accepted {
                     ACCEPTED
