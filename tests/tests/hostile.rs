@@ -1507,8 +1507,11 @@ fn g11_buffers_that_come_and_go_during_the_calls() {
         let mailbox = Handle::anonymous(8);
         let arena = Arena::new(3);
         let stop = AtomicBool::new(false);
-        let [sent, received] = [AtomicU64::new(0), AtomicU64::new(0)];
+        let [sent, received, faults] = [(); 3].map(|()| AtomicU64::new(0));
         let middle = arena.at + PAGE as u64;
+        let (flags, timeout_ns) = (sys::POSTBOX_TIMEOUT, 1_000_000);
+        let start = Instant::now();
+        let goes_on = move |n: u64| n < 500 && start.elapsed() < Duration::from_secs(20);
         let address = middle - 8;
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -1534,38 +1537,44 @@ fn g11_buffers_that_come_and_go_during_the_calls() {
             let workers = [
                 scope.spawn(|| {
                     let mut n = 0u64;
-                    for _ in 0..3000 {
-                        let mut args = sys::postbox_send {
+                    while goes_on(n) {
+                        arena.put(address, &n.to_ne_bytes());
+                        let args = sys::postbox_send {
+                            data: address,
                             len: 8 + 2000,
-                            flags: NEVER.0,
+                            flags,
+                            timeout_ns,
                             ..send_args()
                         };
-                        arena.put(address, &n.to_ne_bytes());
-                        args.data = address;
                         match ioctl(&mailbox, sys::POSTBOX_SEND, (&raw const args) as u64) {
                             Ok(()) => n += 1,
-                            Err(Errno::FAULT | Errno::AGAIN) => {}
-                            Err(e) => panic!("send: {e}"),
+                            Err(Errno::FAULT) => {
+                                faults.fetch_add(1, Relaxed);
+                            }
+                            Err(e) => assert_eq!(e, Errno::TIMEDOUT, "send"),
                         }
                     }
                     sent.store(n, Relaxed);
                 }),
                 scope.spawn(|| {
-                    let own = Arena::new(2);
+                    let own = Arena::new(1);
                     let mut n = 0u64;
-                    for _ in 0..3000 {
-                        // Into the page that comes and goes; its beginning is taken from the description alone.
+                    while goes_on(n) {
+                        // Into the page that comes and goes.
                         let args = sys::postbox_recv {
                             data: middle,
-                            len: PAGE as u64,
-                            flags: NEVER.0,
+                            len: 4096,
+                            flags,
+                            timeout_ns,
                             ..recv_args()
                         };
                         own.put(own.at, bytes(&args));
                         match ioctl(&mailbox, sys::POSTBOX_RECV, own.at) {
                             Ok(()) => n += 1,
-                            Err(Errno::FAULT | Errno::AGAIN) => {}
-                            Err(e) => panic!("receive: {e}"),
+                            Err(Errno::FAULT) => {
+                                faults.fetch_add(1, Relaxed);
+                            }
+                            Err(e) => assert_eq!(e, Errno::TIMEDOUT, "receive"),
                         }
                     }
                     received.store(n, Relaxed);
@@ -1577,9 +1586,10 @@ fn g11_buffers_that_come_and_go_during_the_calls() {
             stop.store(true, Relaxed);
         });
         let (sent, mut received) = (sent.load(Relaxed), received.load(Relaxed));
+        let faults = faults.load(Relaxed);
         assert!(
-            sent > 0 && received > 0,
-            "nothing got through: {sent} sent, {received} received"
+            sent > 0 && received > 0 && faults > 0,
+            "nothing was tried: {sent} sent, {received} received, {faults} faults"
         );
         // What is left continues where the receiver was: every faulted receive left its message at the head.
         while let Ok(got) = mailbox.recv(NEVER) {
