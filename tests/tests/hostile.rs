@@ -1437,7 +1437,7 @@ fn g11_random_requests_from_several_processes() {
                     let mut rng = rng.split();
                     let (handles, counts) = (&handles, &counts);
                     spawn(move || {
-                        let done = fuzz(&mut rng, handles, 3000);
+                        let done = fuzz(&mut rng, handles, 15_000);
                         counts[0].fetch_add(done[0], Relaxed);
                         counts[1].fetch_add(done[1], Relaxed);
                     })

@@ -5,6 +5,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use postbox::{raw, sys};
 use postbox_tests::*;
 
+/// In an IPC namespace whose list nobody else changes.
+fn in_a_namespace_of_its_own(test: impl FnOnce()) {
+    isolated(|| Spawn::new().ipc_ns().run(test).ok());
+}
+
 #[test]
 fn creating_and_opening_do_what_their_flags_say() {
     isolated(|| {
@@ -146,7 +151,7 @@ fn an_unbound_handle_does_what_needs_no_object_and_nothing_else() {
 
 #[test]
 fn names_follow_their_rules() {
-    isolated(|| {
+    in_a_namespace_of_its_own(|| {
         let longest = "n".repeat(63);
         for name in [
             "a",
@@ -277,57 +282,52 @@ fn a_persistent_object_of_a_namespace_that_is_gone_does_not_turn_up_elsewhere() 
 
 #[test]
 fn the_list_is_complete_in_order_and_comes_in_pages() {
-    isolated(|| {
-        Spawn::new()
-            .ipc_ns()
-            .run(|| {
-                let mailboxes: Vec<Handle> = (0..50)
-                    .map(|i| Handle::create(&format!("page/{i}"), i))
-                    .collect();
-                let _nameless = Handle::anonymous(1);
-                let names: Vec<String> = (0..50).map(|i| format!("page/{i}")).collect();
-                assert_eq!(list(), names);
-                let handle = Handle::unbound();
-                for page in [1, 7, 50, 100] {
-                    let mut infos = vec![sys::postbox_info::default(); page];
-                    let (mut after, mut got) = (0, Vec::new());
-                    loop {
-                        let n = raw::list(&handle, after, &mut infos).expect("every handle lists");
-                        if n == 0 {
-                            break;
-                        }
-                        assert_eq!(
-                            n,
-                            page.min(50 - got.len()),
-                            "a page is full unless it is the last"
-                        );
-                        after = infos[n - 1].id;
-                        got.extend(
-                            infos[..n]
-                                .iter()
-                                .map(|info| (info.id, info.capacity, info.rights, info.size)),
-                        );
-                    }
-                    let size = size_of::<sys::postbox_info>() as u32;
-                    let expected: Vec<_> = (0..50)
-                        .map(|i| (mailboxes[i as usize].info().id, i, 0, size))
-                        .collect();
-                    assert_eq!(got, expected);
+    in_a_namespace_of_its_own(|| {
+        let mailboxes: Vec<Handle> = (0..50)
+            .map(|i| Handle::create(&format!("page/{i}"), i))
+            .collect();
+        let _nameless = Handle::anonymous(1);
+        let names: Vec<String> = (0..50).map(|i| format!("page/{i}")).collect();
+        assert_eq!(list(), names);
+        let handle = Handle::unbound();
+        for page in [1, 7, 50, 100] {
+            let mut infos = vec![sys::postbox_info::default(); page];
+            let (mut after, mut got) = (0, Vec::new());
+            loop {
+                let n = raw::list(&handle, after, &mut infos).expect("every handle lists");
+                if n == 0 {
+                    break;
                 }
-                // What goes between two pages is left out, and nothing else.
-                let mut infos = [sys::postbox_info::default(); 10];
-                assert_eq!(raw::list(&handle, 0, &mut infos), Ok(10));
-                let after = infos[9].id;
-                assert_eq!(unlink("page/9"), Ok(()));
-                assert_eq!(unlink("page/10"), Ok(()));
-                assert_eq!(raw::list(&handle, after, &mut infos), Ok(10));
-                assert_eq!(name_of(&infos[0]), "page/11");
-                assert_eq!(raw::list(&handle, u64::MAX, &mut infos), Ok(0));
-                assert_eq!(raw::list(&handle, 0, &mut []), Ok(0));
-                drop(mailboxes);
-                assert_eq!(list(), Vec::<String>::new());
-            })
-            .ok();
+                assert_eq!(
+                    n,
+                    page.min(50 - got.len()),
+                    "a page is full unless it is the last"
+                );
+                after = infos[n - 1].id;
+                got.extend(
+                    infos[..n]
+                        .iter()
+                        .map(|info| (info.id, info.capacity, info.rights, info.size)),
+                );
+            }
+            let size = size_of::<sys::postbox_info>() as u32;
+            let expected: Vec<_> = (0..50)
+                .map(|i| (mailboxes[i as usize].info().id, i, 0, size))
+                .collect();
+            assert_eq!(got, expected);
+        }
+        // What goes between two pages is left out, and nothing else.
+        let mut infos = [sys::postbox_info::default(); 10];
+        assert_eq!(raw::list(&handle, 0, &mut infos), Ok(10));
+        let after = infos[9].id;
+        assert_eq!(unlink("page/9"), Ok(()));
+        assert_eq!(unlink("page/10"), Ok(()));
+        assert_eq!(raw::list(&handle, after, &mut infos), Ok(10));
+        assert_eq!(name_of(&infos[0]), "page/11");
+        assert_eq!(raw::list(&handle, u64::MAX, &mut infos), Ok(0));
+        assert_eq!(raw::list(&handle, 0, &mut []), Ok(0));
+        drop(mailboxes);
+        assert_eq!(list(), Vec::<String>::new());
     });
 }
 

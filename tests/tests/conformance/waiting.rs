@@ -525,23 +525,47 @@ fn voluntary_switches(pid: u32) -> u64 {
         .expect("a number")
 }
 
-/// What a wait gives when a signal comes whose handler was set with these flags; it is ended by a message after that,
-/// where it goes on.
-fn signalled(flags: i32, wait: Wait, sender: bool) -> Exit {
+/// A call on a mailbox of capacity one, and whether it waits for room (and not for a message).
+type Call = (&'static str, bool, fn(&Handle, Wait) -> Result<()>);
+
+const CALLS: [Call; 7] = [
+    ("send", true, |mailbox, wait| mailbox.send("x", wait)),
+    ("reserve", true, |mailbox, wait| mailbox.reserve(1, wait)),
+    ("send_batch", true, |mailbox, wait| {
+        let n = raw::send_batch(mailbox, &[raw::SendEntry::new(b"x", 0)], wait.0, wait.1)?;
+        assert_eq!(n, 1);
+        Ok(())
+    }),
+    ("recv", false, |mailbox, wait| {
+        assert_eq!(mailbox.recv(wait)?.text(), "x");
+        Ok(())
+    }),
+    ("recv_batch", false, |mailbox, wait| {
+        assert_eq!(recv_batch_one(mailbox, wait)?, 1);
+        Ok(())
+    }),
+    ("write", true, |mailbox, _| {
+        rustix::io::write(mailbox, b"x").map(drop)
+    }),
+    ("read", false, |mailbox, _| {
+        rustix::io::read(mailbox, &mut [0; 8]).map(drop)
+    }),
+];
+
+/// What a wait gives when a signal comes whose handler was set with these flags. Where it goes on, it is then ended as it
+/// should be.
+fn signalled(flags: i32, (_, sends, call): Call, wait: Wait) -> Result<()> {
+    const INTERRUPTED: i32 = 4;
     let mailbox = Handle::anonymous(1);
-    if sender {
+    if sends {
         mailbox.put("fills it");
     }
     let child = spawn(|| {
         handle_signal(libc::SIGUSR1, flags);
-        let result = if sender {
-            mailbox.send("x", wait)
-        } else {
-            mailbox.recv(wait).map(drop)
-        };
-        match result {
+        match call(&mailbox, wait) {
             Ok(()) => {}
-            Err(Errno::INTR) => std::process::exit(4),
+            // SAFETY: ends this process.
+            Err(Errno::INTR) => unsafe { libc::_exit(INTERRUPTED) },
             Err(e) => panic!("{e}"),
         }
     });
@@ -555,40 +579,49 @@ fn signalled(flags: i32, wait: Wait, sender: bool) -> Exit {
             || (voluntary_switches(child.pid()) > before && waits() == 1 && child.state() == 'S')
     });
     if child.running() {
-        if sender {
+        if sends {
             mailbox.get();
         } else {
             mailbox.put("x");
         }
     }
-    child.wait()
+    match child.wait() {
+        Exit::Code(0) => Ok(()),
+        Exit::Code(INTERRUPTED) => Err(Errno::INTR),
+        other => panic!("it ended with {other:?}"),
+    }
 }
 
 #[test]
 fn g04_a_signal_ends_a_wait_or_restarts_it() {
     isolated(|| {
-        let (interrupted, went_on) = (Exit::Code(4), Exit::Code(0));
-        for sender in [false, true] {
-            for wait in [
-                FOREVER,
-                within(60_000),
-                until(60_000),
-                until_realtime(60_000),
-            ] {
-                assert_eq!(signalled(0, wait, sender), interrupted, "{wait:?}");
-            }
-            for wait in [FOREVER, until(60_000), until_realtime(60_000)] {
+        for call in CALLS {
+            let what = call.0;
+            // read() and write() know no times.
+            let timed = !matches!(what, "read" | "write");
+            let waits = [FOREVER, until(60_000), until_realtime(60_000)];
+            for wait in waits.into_iter().take(if timed { 3 } else { 1 }) {
                 assert_eq!(
-                    signalled(libc::SA_RESTART, wait, sender),
-                    went_on,
-                    "{wait:?}"
+                    signalled(0, call, wait),
+                    Err(Errno::INTR),
+                    "{what}, {wait:?}"
+                );
+                assert_eq!(
+                    signalled(libc::SA_RESTART, call, wait),
+                    Ok(()),
+                    "{what}, {wait:?}"
                 );
             }
-            // To restart a relative one would make it longer.
-            assert_eq!(
-                signalled(libc::SA_RESTART, within(60_000), sender),
-                interrupted
-            );
+            if timed {
+                // To restart a relative one would make it longer.
+                for flags in [0, libc::SA_RESTART] {
+                    assert_eq!(
+                        signalled(flags, call, within(60_000)),
+                        Err(Errno::INTR),
+                        "{what}"
+                    );
+                }
+            }
         }
     });
 }
