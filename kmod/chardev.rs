@@ -390,8 +390,8 @@ fn batch<T: Args>(
     ensure((1..=BATCH_MAX).contains(&count))?;
     let size = args.entry_size as usize;
     let entries = address(args.entries)?;
-    // That it cannot be written is found while nothing has happened yet.
-    args.count = 0;
+    // That it cannot be written is found while nothing has happened yet. It stays as it is until
+    // the end: the call may be restarted.
     at.write(args)?;
     let mut done = 0;
     let mut result = Ok(());

@@ -14,6 +14,7 @@
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
+#include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/uidgid.h>
 #include <linux/user_namespace.h>
@@ -102,6 +103,16 @@ bool postbox_copy_in(void *to, const void __user *from, size_t len)
 bool postbox_copy_out(void __user *to, const void *from, size_t len)
 {
 	return !_copy_to_user(to, from, len);
+}
+
+/*
+ * Memory for messages. Neither a full memory cgroup nor a system short of
+ * memory is a reason to kill somebody: the send fails.
+ */
+void *postbox_alloc(size_t size)
+{
+	return kvmalloc(size, GFP_KERNEL_ACCOUNT | __GFP_RETRY_MAYFAIL |
+				      __GFP_NOWARN);
 }
 
 void postbox_identity_get(struct postbox_identity *id)
@@ -285,6 +296,8 @@ int postbox_wait(const u32 *done, bool timed, s64 until, bool realtime)
 	int ret = 0;
 
 	for (;;) {
+		if (smp_load_acquire(done))
+			return 0;
 		set_current_state(TASK_INTERRUPTIBLE | TASK_FREEZABLE);
 		if (smp_load_acquire(done))
 			break;

@@ -54,6 +54,8 @@ int postbox_write_args(const void *args, size_t args_size, void __user *to,
 bool postbox_copy_in(void *to, const void __user *from, size_t len);
 bool postbox_copy_out(void __user *to, const void *from, size_t len);
 
+void *postbox_alloc(size_t size);
+
 void postbox_identity_get(struct postbox_identity *id);
 void postbox_identity_put(const struct postbox_identity *id);
 void postbox_identity_see(const struct postbox_identity *id,

@@ -51,6 +51,7 @@ pub(crate) mod c {
             to: *mut c_void,
             user_size: usize,
         ) -> i32;
+        pub(crate) fn postbox_alloc(size: usize) -> *mut c_void;
         pub(crate) fn postbox_file_init(inode: *mut bindings::inode, file: *mut bindings::file);
         pub(crate) fn postbox_file_new(
             fops: *const bindings::file_operations,

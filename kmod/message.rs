@@ -2,14 +2,16 @@
 //! A message: its payload, who sent it, and what it is charged to.
 
 use crate::{
-    helpers::{Identity, Seen, UserBytes},
+    helpers::{c, Identity, Seen, UserBytes},
     queue::{self, Linked, Links, Node},
     quota::Charge,
     wait::WaiterPtr,
 };
-use core::ptr::NonNull;
+use core::{
+    mem::{size_of, MaybeUninit},
+    ptr::NonNull,
+};
 use kernel::{
-    alloc::{flags::__GFP_NOWARN, Flags},
     iov::IovIterSource,
     prelude::*,
     sync::atomic::{ordering::Full, Atomic},
@@ -24,7 +26,7 @@ pub(crate) trait Source {
     /// The next `out.len()` bytes.
     fn read(&mut self, out: &mut [u8]) -> Result;
 
-    /// The next `len` bytes, at the end of `out`.
+    /// The next `len` bytes, at the end of `out`, which has room for them.
     fn append(&mut self, len: usize, out: &mut KVVec<u8>) -> Result;
 }
 
@@ -34,7 +36,6 @@ impl Source for UserBytes {
     }
 
     fn append(&mut self, len: usize, out: &mut KVVec<u8>) -> Result {
-        out.reserve(len, payload_flags())?;
         self.append_to(len, out)
     }
 }
@@ -48,16 +49,22 @@ impl Source for IovIterSource<'_> {
     }
 
     fn append(&mut self, len: usize, out: &mut KVVec<u8>) -> Result {
-        if self.copy_from_iter_vec(out, payload_flags())? != len {
+        if self.copy_from_iter_vec(out, GFP_KERNEL_ACCOUNT)? != len {
             return Err(EFAULT);
         }
         Ok(())
     }
 }
 
-/// That a large payload cannot be had is for the sender to know, not for the kernel log.
-fn payload_flags() -> Flags {
-    GFP_KERNEL_ACCOUNT | __GFP_NOWARN
+/// An empty vector with room for `len` bytes.
+fn with_room(len: usize) -> Result<KVVec<u8>> {
+    // SAFETY: It takes any size.
+    let raw = unsafe { c::postbox_alloc(len) }.cast::<u8>();
+    if raw.is_null() {
+        return Err(ENOMEM);
+    }
+    // SAFETY: It is new memory of that size, and what the vector's allocator frees.
+    Ok(unsafe { KVVec::from_raw_parts(raw, 0, len) })
 }
 
 /// What a message has while it is one.
@@ -80,7 +87,16 @@ pub(crate) struct Message {
 impl Message {
     /// The memory of a message.
     pub(crate) fn new() -> Result<KBox<Self>> {
-        Ok(KBox::new(
+        // SAFETY: It takes any size.
+        let raw = unsafe { c::postbox_alloc(size_of::<Self>()) }.cast::<MaybeUninit<Self>>();
+        if raw.is_null() {
+            return Err(ENOMEM);
+        }
+        // SAFETY: It is new memory of that size, aligned for anything, and, being smaller than a
+        // page, what the allocator of a box frees.
+        let memory = unsafe { KBox::<MaybeUninit<Self>>::from_raw(raw) };
+        Ok(KBox::write(
+            memory,
             Self {
                 node: Node::new(0, 0),
                 len: 0,
@@ -88,8 +104,7 @@ impl Message {
                 separate: KVVec::new(),
                 envelope: None,
             },
-            GFP_KERNEL_ACCOUNT,
-        )?)
+        ))
     }
 
     /// What waits in the place of a reservation.
@@ -113,6 +128,9 @@ impl Message {
             Some(inline) => source.read(inline)?,
             None => {
                 self.separate.clear();
+                if self.separate.capacity() < len {
+                    self.separate = with_room(len)?;
+                }
                 source.append(len, &mut self.separate)?;
             }
         }
@@ -130,7 +148,7 @@ impl Message {
 
     /// The bytes of memory that it occupies.
     pub(crate) fn footprint(&self) -> usize {
-        core::mem::size_of::<Self>() + self.separate.capacity()
+        size_of::<Self>() + self.separate.capacity()
     }
 
     /// The payload.

@@ -27,6 +27,7 @@ impl Account {
         Self(Atomic::new(0))
     }
 
+    #[inline]
     fn charge(&self, amount: i64, limit: i64) -> Result {
         let before = self.0.fetch_add(amount, Relaxed);
         if before.checked_add(amount).is_none_or(|now| now > limit) {
@@ -146,6 +147,7 @@ impl core::ops::Deref for Pinned {
 
 impl Pinned {
     /// Charges a message of `bytes` bytes.
+    #[inline]
     pub(crate) fn charge_message(&self, bytes: usize) -> Result<Charge> {
         let bytes = i64::try_from(bytes).map_err(|_| edquot())?;
         self.messages.charge(1, limits::user_messages())?;
