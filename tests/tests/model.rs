@@ -19,7 +19,8 @@ use postbox::raw::{self, RecvEntry, SendEntry};
 use postbox::sys;
 use postbox_tests::{
     ADMIN, Child, Exit, FOREVER, Handle, Make, NEVER, RECEIVE, Rng, SEND, UNBOUNDED, WATCHDOG,
-    Wait, check, fresh_user, isolated, poll, readable, seed, spawn, spawn_as, unique, within,
+    Wait, fresh_user, handle_signal, isolated, poll, readable, seed, spawn, spawn_as, unique,
+    within,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
@@ -1398,8 +1399,6 @@ fn play(
     })
 }
 
-extern "C" fn nothing(_: libc::c_int) {}
-
 fn explore() {
     let seed = seed();
     let say = |text: String| {
@@ -1409,13 +1408,8 @@ fn explore() {
     say(format!(
         "seed {seed:#x} (POSTBOX_SEED={seed:#x} repeats it)"
     ));
-    // SAFETY: all-zero is a valid sigaction.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    action.sa_sigaction = nothing as *const () as usize;
-    // SAFETY: `action` is whole, and the handler does nothing. Without SA_RESTART it ends calls that wait.
-    check("sigaction", unsafe {
-        libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut())
-    });
+    // Ends calls that wait.
+    handle_signal(libc::SIGUSR1, 0);
 
     let mut bytes = [0; 32];
     Rng::new(seed).fill(&mut bytes);

@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 use postbox::raw::{self, RecvEntry, SendEntry};
 use postbox::{Capacity, Errno, Info, Mailbox, Receiver, Sender, sys};
 use postbox_tests::{
-    Child, Exit, Ledger, Rng, WATCHDOG, check, fresh_user, isolated, seed, spawn, spawn_as, unique,
+    Child, Exit, Ledger, Rng, WATCHDOG, check, fresh_user, handle_signal, isolated, seed, spawn,
+    spawn_as, unique,
 };
 
 /// One way to run it.
@@ -393,19 +394,6 @@ fn clock(id: libc::clockid_t) -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// A signal interrupts some of the calls, and the kernel restarts others.
-fn catch_signals(restart: bool) {
-    extern "C" fn nothing(_: libc::c_int) {}
-    // SAFETY: all-zero is a valid sigaction.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    action.sa_sigaction = nothing as *const () as usize;
-    action.sa_flags = if restart { libc::SA_RESTART } else { 0 };
-    // SAFETY: `action` is whole, and the handler does nothing.
-    check("sigaction", unsafe {
-        libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut())
-    });
-}
-
 /// Lets time pass, often none.
 fn dawdle(rng: &mut Rng) {
     match rng.below(16) {
@@ -435,6 +423,8 @@ struct Worker<'a> {
     process: usize,
     rng: Rng,
     state: State,
+    /// The handle is this process's alone: what it reserves goes back when it dies.
+    own: bool,
 }
 
 /// Worth trying again: it was full, empty, too late or interrupted.
@@ -527,7 +517,7 @@ impl Worker<'_> {
             priority,
             ..Default::default()
         };
-        if !matches!(self.plan.capacity, Capacity::Rendezvous) && self.rng.one_in(4) {
+        if self.own && !matches!(self.plan.capacity, Capacity::Rendezvous) && self.rng.one_in(4) {
             let len = payload.len() as u64 + self.rng.below(20);
             raw::reserve(
                 mailbox,
@@ -760,7 +750,7 @@ fn run(plan: Plan) {
         ended: Vec::new(),
     };
     // A signal may come before the worker has chosen what it does.
-    catch_signals(true);
+    handle_signal(libc::SIGUSR1, 0);
     let start = Instant::now();
     for _ in 0..plan.producers {
         run.start(Role::Producer);
@@ -799,7 +789,9 @@ impl Run<'_> {
             self.book
                 .pid(process)
                 .store(u64::from(std::process::id()), SeqCst);
-            catch_signals(rng.one_in(2));
+            // Some calls are interrupted, and others the kernel restarts.
+            let restart = rng.one_in(2);
+            handle_signal(libc::SIGUSR1, if restart { libc::SA_RESTART } else { 0 });
             // Some have a handle of their own, which closes as they die; others share one that stays open.
             let own = rng.one_in(2);
             let (plan, book) = (self.plan, self.book);
@@ -809,6 +801,7 @@ impl Run<'_> {
                 process,
                 rng,
                 state: State::default(),
+                own,
             };
             match (role, &self.sender) {
                 (Role::Producer, Some(sender)) if own => {
