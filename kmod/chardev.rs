@@ -288,10 +288,9 @@ fn send_one(handle: &Handle, args: &uapi::postbox_send, wait: &Wait) -> Result {
         return Err(EMSGSIZE);
     }
     let len = args.len as usize;
-    let charge = handle.charge_message(len)?;
     let mut payload = UserBytes::at(address(args.data)?);
     let mut message = mailbox.message()?;
-    message.fill(args.priority as u16, len, charge, &mut payload)?;
+    message.fill(args.priority as u16, len, handle, &mut payload)?;
     if args.flags & uapi::POSTBOX_SEND_RESERVED != 0 {
         mailbox.send_reserved(&handle.state, message, args.reserved_len)
     } else {
@@ -709,9 +708,8 @@ unsafe extern "C" fn fop_write_iter(
         if len as u64 > mailbox.message_max().min(limits::message()) {
             return Err(EMSGSIZE);
         }
-        let charge = handle.charge_message(len)?;
         let mut message = mailbox.message()?;
-        message.fill(0, len, charge, iter)?;
+        message.fill(0, len, &handle, iter)?;
         mailbox.send(message, &wait)?;
         Ok(len)
     };
@@ -723,7 +721,8 @@ unsafe extern "C" fn fop_write_iter(
 /// `iocb` is valid.
 unsafe fn wait_of(iocb: *const bindings::kiocb) -> Wait {
     // SAFETY: By the contract.
-    if unsafe { c::postbox_nowait(iocb) } {
+    let (iocb_flags, file_flags) = unsafe { ((*iocb).ki_flags, (*(*iocb).ki_filp).f_flags) };
+    if iocb_flags & helpers::IOCB_NOWAIT != 0 || file_flags & flags::O_NONBLOCK != 0 {
         Wait::Never
     } else {
         Wait::Forever

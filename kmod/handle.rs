@@ -3,10 +3,9 @@
 
 use crate::{
     compat::{ebadfd, eisconn},
-    helpers,
     mailbox::{Mailbox, State},
     queue::HandleState,
-    quota::{Charge, Pinned, Users},
+    quota::{Pinned, Users},
     registry::{Opened, Registry},
     uapi,
 };
@@ -134,13 +133,14 @@ impl Handle {
         Ok(handle)
     }
 
-    /// Charges the current user for a message.
-    pub(crate) fn charge_message(&self, len: usize) -> Result<Charge> {
-        if helpers::euid() == self.user.uid {
-            return self.user.charge_message(len);
+    /// Calls `f` with the user who pays for what the current task, whose effective user is `uid`,
+    /// sends.
+    pub(crate) fn with_payer(&self, uid: u32, f: impl FnOnce(&Pinned) -> Result) -> Result {
+        if uid == self.user.uid {
+            return f(&self.user);
         }
         // The handle was passed on, or the process changed its user.
-        self.shared.users.current()?.charge_message(len)
+        f(&self.shared.users.current()?)
     }
 
     /// Puts back what a process received and did not acknowledge, and cannot any more: it exits, or

@@ -115,22 +115,28 @@ void *postbox_alloc(size_t size)
 				      __GFP_NOWARN);
 }
 
-void postbox_identity_get(struct postbox_identity *id)
+static void renew(struct pid **slot, struct pid *pid)
+{
+	if (*slot != pid) {
+		put_pid(*slot);
+		*slot = get_pid(pid);
+	}
+}
+
+/* Makes @id that of the current task; mostly it is already. */
+void postbox_identity_renew(struct postbox_identity *id)
 {
 	const struct cred *cred = current_cred();
 
-	id->tgid = get_pid(task_tgid(current));
-	id->tid = task_pid(current);
-	if (id->tid != id->tgid)
-		get_pid(id->tid);
+	renew(&id->tgid, task_tgid(current));
+	renew(&id->tid, task_pid(current));
 	id->uid = __kuid_val(cred->euid);
 	id->gid = __kgid_val(cred->egid);
 }
 
 void postbox_identity_put(const struct postbox_identity *id)
 {
-	if (id->tid != id->tgid)
-		put_pid(id->tid);
+	put_pid(id->tid);
 	put_pid(id->tgid);
 }
 
@@ -234,6 +240,8 @@ void postbox_file_init(struct inode *inode, struct file *file)
 	/* It cannot fail; a message has no position. */
 	stream_open(inode, file);
 	file->f_mode |= FMODE_NOWAIT;
+	/* As for pipes and sockets: inotify and fanotify do not see messages. */
+	file_set_fsnotify_mode(file, FMODE_NONOTIFY);
 }
 
 /* A file of our own, for which there is no device node. */
@@ -247,11 +255,8 @@ struct file *postbox_file_new(const struct file_operations *fops, void *private)
 	return file;
 }
 
-bool postbox_nowait(const struct kiocb *iocb)
-{
-	return (iocb->ki_flags & IOCB_NOWAIT) ||
-	       (iocb->ki_filp->f_flags & O_NONBLOCK);
-}
+/* As helpers.rs has it. */
+static_assert((__force int)IOCB_NOWAIT == 8);
 
 void postbox_poll_init(struct wait_queue_head *head)
 {
@@ -264,15 +269,9 @@ void postbox_poll_add(struct file *file, struct wait_queue_head *head,
 	poll_wait(file, head, table);
 }
 
-/*
- * Called after the object's lock was held. A poller adds itself before it
- * takes that lock to look, so that either it saw the new state or it is
- * seen here.
- */
 void postbox_poll_wake(struct wait_queue_head *head, u32 mask)
 {
-	if (waitqueue_active(head))
-		wake_up_interruptible_poll(head, (__force __poll_t)mask);
+	wake_up_interruptible_poll(head, (__force __poll_t)mask);
 }
 
 struct task_struct *postbox_task_get(struct task_struct *task)

@@ -11,7 +11,6 @@
 struct file;
 struct file_operations;
 struct inode;
-struct kiocb;
 struct pid;
 struct poll_table_struct;
 struct task_struct;
@@ -56,7 +55,7 @@ bool postbox_copy_out(void __user *to, const void *from, size_t len);
 
 void *postbox_alloc(size_t size);
 
-void postbox_identity_get(struct postbox_identity *id);
+void postbox_identity_renew(struct postbox_identity *id);
 void postbox_identity_put(const struct postbox_identity *id);
 void postbox_identity_see(const struct postbox_identity *id,
 			  struct postbox_seen *seen);
@@ -73,7 +72,6 @@ int postbox_chown(struct postbox_owner *owner, u64 ipc_ns, const u32 *uid,
 
 void postbox_file_init(struct inode *inode, struct file *file);
 struct file *postbox_file_new(const struct file_operations *fops, void *private);
-bool postbox_nowait(const struct kiocb *iocb);
 
 void postbox_poll_init(struct wait_queue_head *head);
 void postbox_poll_add(struct file *file, struct wait_queue_head *head,

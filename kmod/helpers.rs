@@ -58,7 +58,6 @@ pub(crate) mod c {
             private: *mut c_void,
         ) -> *mut bindings::file;
         pub(crate) fn postbox_closed(file: *const bindings::file) -> bool;
-        pub(crate) fn postbox_nowait(iocb: *const bindings::kiocb) -> bool;
         pub(crate) fn postbox_poll_init(head: *mut bindings::wait_queue_head);
         pub(crate) fn postbox_poll_add(
             file: *mut bindings::file,
@@ -80,7 +79,7 @@ pub(crate) mod c {
         pub(super) fn postbox_copy_in(to: *mut u8, from: *const c_void, len: usize) -> bool;
         pub(super) fn postbox_copy_out(to: *mut c_void, from: *const u8, len: usize) -> bool;
 
-        pub(super) fn postbox_identity_get(id: *mut RawIdentity);
+        pub(super) fn postbox_identity_renew(id: *mut RawIdentity);
         pub(super) fn postbox_identity_put(id: *const RawIdentity);
         pub(super) fn postbox_identity_see(id: *const RawIdentity, seen: *mut Seen);
         pub(super) fn postbox_ipc_ns() -> u64;
@@ -101,6 +100,9 @@ pub(crate) mod c {
         pub(super) fn postbox_now() -> i64;
     }
 }
+
+/// A flag of `struct kiocb`, which has no binding; helpers.c checks that it is this one.
+pub(crate) const IOCB_NOWAIT: i32 = 8;
 
 /// Bytes in user memory.
 #[derive(Clone, Copy)]
@@ -201,31 +203,41 @@ unsafe impl Send for Identity {}
 unsafe impl Sync for Identity {}
 
 impl Identity {
-    /// The current task.
-    pub(crate) fn current() -> Self {
-        let mut raw = RawIdentity {
+    /// Nobody.
+    pub(crate) const fn nobody() -> Self {
+        Self(RawIdentity {
             tgid: core::ptr::null_mut(),
             tid: core::ptr::null_mut(),
             uid: 0,
             gid: 0,
-        };
-        // SAFETY: `raw` is valid for writing.
-        unsafe { c::postbox_identity_get(&mut raw) };
-        Self(raw)
+        })
+    }
+
+    /// Makes it the current task.
+    pub(crate) fn renew(&mut self) {
+        // SAFETY: It holds references to its pids, or has none.
+        unsafe { c::postbox_identity_renew(&mut self.0) };
+    }
+
+    /// Its effective user, as the kernel keeps it.
+    pub(crate) fn uid(&self) -> u32 {
+        self.0.uid
     }
 
     /// It, seen from the namespaces of the current task.
     pub(crate) fn see(&self) -> Seen {
         let mut seen = Seen::default();
-        // SAFETY: `self.0` holds references to its pids.
-        unsafe { c::postbox_identity_see(&self.0, &mut seen) };
+        if !self.0.tgid.is_null() {
+            // SAFETY: It holds references to its pids.
+            unsafe { c::postbox_identity_see(&self.0, &mut seen) };
+        }
         seen
     }
 }
 
 impl Drop for Identity {
     fn drop(&mut self) {
-        // SAFETY: The references were taken by `current` and are dropped once.
+        // SAFETY: The references were taken by `renew`, and are dropped once.
         unsafe { c::postbox_identity_put(&self.0) };
     }
 }

@@ -438,7 +438,7 @@ impl Mailbox {
     /// Ends a receive whose bytes were copied. `false`: the sender withdrew the message.
     fn commit(&self, mut message: KBox<Message>, how: &Receive<'_>) -> bool {
         let Some((state, holder)) = how.lease else {
-            message.empty();
+            message.uncharge();
             let mut inner = self.inner.lock();
             let commit = inner.commit(&message);
             let message = match self.spare.put(message) {

@@ -2,9 +2,10 @@
 //! A message: its payload, who sent it, and what it is charged to.
 
 use crate::{
+    handle::Handle,
     helpers::{c, Identity, Seen, UserBytes},
     queue::{self, Linked, Links, Node},
-    quota::Charge,
+    quota::MessageCharge,
     wait::WaiterPtr,
 };
 use core::{
@@ -67,12 +68,6 @@ fn with_room(len: usize) -> Result<KVVec<u8>> {
     Ok(unsafe { KVVec::from_raw_parts(raw, 0, len) })
 }
 
-/// What a message has while it is one.
-struct Envelope {
-    sender: Identity,
-    _charge: Charge,
-}
-
 /// A message, from the send on until it is received for good. Its memory can then be used for
 /// another one.
 pub(crate) struct Message {
@@ -81,7 +76,8 @@ pub(crate) struct Message {
     inline: [u8; INLINE],
     /// The payload where it is larger.
     separate: KVVec<u8>,
-    envelope: Option<Envelope>,
+    sender: Identity,
+    charge: MessageCharge,
 }
 
 impl Message {
@@ -102,7 +98,8 @@ impl Message {
                 len: 0,
                 inline: [0; INLINE],
                 separate: KVVec::new(),
-                envelope: None,
+                sender: Identity::nobody(),
+                charge: MessageCharge::none(),
             },
         ))
     }
@@ -114,14 +111,17 @@ impl Message {
         Ok(message)
     }
 
-    /// Makes it a message of the current task, with the `len` bytes that come from `source`.
+    /// Makes it a message of the current task, with the `len` bytes that come from `source`,
+    /// sent through `handle`.
     pub(crate) fn fill(
         &mut self,
         priority: u16,
         len: usize,
-        charge: Charge,
+        handle: &Handle,
         source: &mut impl Source,
     ) -> Result {
+        self.sender.renew();
+        handle.with_payer(self.sender.uid(), |payer| self.charge.charge(payer, len))?;
         self.node = Node::new(priority, len as u64);
         self.len = len;
         match self.inline.get_mut(..len) {
@@ -134,16 +134,12 @@ impl Message {
                 source.append(len, &mut self.separate)?;
             }
         }
-        self.envelope = Some(Envelope {
-            sender: Identity::current(),
-            _charge: charge,
-        });
         Ok(())
     }
 
-    /// Gives back what it was charged and who sent it, so that only memory is left.
-    pub(crate) fn empty(&mut self) {
-        self.envelope = None;
+    /// Gives back what it was charged: it is received, and only memory is left.
+    pub(crate) fn uncharge(&mut self) {
+        self.charge.uncharge();
     }
 
     /// The bytes of memory that it occupies.
@@ -158,9 +154,7 @@ impl Message {
 
     /// Who sent it, as the current task sees that.
     pub(crate) fn sender(&self) -> Seen {
-        self.envelope
-            .as_ref()
-            .map_or_else(Seen::default, |envelope| envelope.sender.see())
+        self.sender.see()
     }
 
     /// The part that the queue looks at.

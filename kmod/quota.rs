@@ -146,50 +146,68 @@ impl core::ops::Deref for Pinned {
 }
 
 impl Pinned {
-    /// Charges a message of `bytes` bytes.
+    /// Charges an object.
+    pub(crate) fn charge_object(&self) -> Result<ObjectCharge> {
+        self.objects.charge(1, limits::user_objects())?;
+        Ok(ObjectCharge(self.0.clone()))
+    }
+}
+
+/// An object that is charged to a user. Dropping this gives it back.
+pub(crate) struct ObjectCharge(Arc<User>);
+
+impl Drop for ObjectCharge {
+    fn drop(&mut self) {
+        self.0.objects.uncharge(1);
+    }
+}
+
+/// What a message is charged to. It remembers the user for the next message in the same memory,
+/// which mostly is of the same one.
+pub(crate) struct MessageCharge {
+    user: Option<Arc<User>>,
+    bytes: Option<i64>,
+}
+
+impl MessageCharge {
+    /// Nothing.
+    pub(crate) const fn none() -> Self {
+        Self {
+            user: None,
+            bytes: None,
+        }
+    }
+
+    /// Charges a user for a message of `len` bytes.
     #[inline]
-    pub(crate) fn charge_message(&self, bytes: usize) -> Result<Charge> {
-        let bytes = i64::try_from(bytes).map_err(|_| edquot())?;
-        self.messages.charge(1, limits::user_messages())?;
-        if let Err(error) = self.bytes.charge(bytes, limits::user_bytes()) {
-            self.messages.uncharge(1);
+    pub(crate) fn charge(&mut self, user: &Pinned, len: usize) -> Result {
+        self.uncharge();
+        let bytes = i64::try_from(len).map_err(|_| edquot())?;
+        user.messages.charge(1, limits::user_messages())?;
+        if let Err(error) = user.bytes.charge(bytes, limits::user_bytes()) {
+            user.messages.uncharge(1);
             return Err(error);
         }
-        Ok(Charge {
-            user: self.0.clone(),
-            what: What::Message(bytes),
-        })
-    }
-
-    /// Charges an object.
-    pub(crate) fn charge_object(&self) -> Result<Charge> {
-        self.objects.charge(1, limits::user_objects())?;
-        Ok(Charge {
-            user: self.0.clone(),
-            what: What::Object,
-        })
-    }
-}
-
-enum What {
-    Message(i64),
-    Object,
-}
-
-/// Something that is charged to a user. Dropping it gives it back.
-pub(crate) struct Charge {
-    user: Arc<User>,
-    what: What,
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        match self.what {
-            What::Message(bytes) => {
-                self.user.bytes.uncharge(bytes);
-                self.user.messages.uncharge(1);
-            }
-            What::Object => self.user.objects.uncharge(1),
+        match &self.user {
+            Some(same) if Arc::ptr_eq(same, &user.0) => {}
+            _ => self.user = Some(user.0.clone()),
         }
+        self.bytes = Some(bytes);
+        Ok(())
+    }
+
+    /// Gives back what was charged.
+    #[inline]
+    pub(crate) fn uncharge(&mut self) {
+        if let (Some(user), Some(bytes)) = (&self.user, self.bytes.take()) {
+            user.bytes.uncharge(bytes);
+            user.messages.uncharge(1);
+        }
+    }
+}
+
+impl Drop for MessageCharge {
+    fn drop(&mut self) {
+        self.uncharge();
     }
 }

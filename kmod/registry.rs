@@ -14,7 +14,7 @@ use crate::{
     helpers::{self, limits, Owner},
     mailbox::Mailbox,
     queue::Capacity,
-    quota::{Charge, Pinned},
+    quota::{ObjectCharge, Pinned},
     uapi,
 };
 use kernel::{
@@ -83,7 +83,7 @@ struct Object {
     persistent: bool,
     handles: u32,
     message_max: u64,
-    _charge: Charge,
+    _charge: ObjectCharge,
 }
 
 impl Object {

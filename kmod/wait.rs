@@ -246,9 +246,17 @@ impl Pollers {
         unsafe { c::postbox_poll_add(file.as_ptr(), self.head.get(), table) };
     }
 
-    /// Wakes those who wait for one of `mask`. For after the object's lock was held.
+    /// Wakes those who wait for one of `mask`. For after the object's lock was held: a poller adds
+    /// itself before it takes that lock to look, so that it saw the new state, or is seen here.
+    #[inline]
     pub(crate) fn wake(&self, mask: u32) {
+        let head = self.head.get();
         // SAFETY: The head was initialised.
-        unsafe { c::postbox_poll_wake(self.head.get(), mask) };
+        unsafe {
+            let first = &raw mut (*head).head;
+            if (&raw const (*first).next).read_volatile() != first {
+                c::postbox_poll_wake(head, mask);
+            }
+        }
     }
 }
