@@ -11,8 +11,10 @@ pub use measure::{Figure, Plan, clock_counts_instructions, measure};
 /// What carries the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    /// Mailboxes, by the crate's raw calls.
+    /// Mailboxes, by write() and read(), as for a pipe: bytes of priority 0.
     Postbox,
+    /// Mailboxes, by the crate's raw calls: with priority, deadline and the sender's identity.
+    PostboxIoctl,
     /// Mailboxes, by the crate's `Sender` and `Receiver`.
     PostboxCrate,
     /// Pipes.
@@ -30,6 +32,7 @@ impl Transport {
     pub fn name(self) -> &'static str {
         match self {
             Transport::Postbox => "postbox",
+            Transport::PostboxIoctl => "postbox_ioctl",
             Transport::PostboxCrate => "postbox_crate",
             Transport::Pipe => "pipe",
             Transport::Seqpacket => "seqpacket",
@@ -119,9 +122,17 @@ impl Case {
             } => &[Postbox, Seqpacket],
             Case {
                 work: Work::Queued, ..
-            } => &[Postbox, PostboxCrate, Pipe, Seqpacket, Mq],
-            Case { len: 8, .. } => &[Postbox, PostboxCrate, Pipe, Seqpacket, Mq, Eventfd],
-            _ => &[Postbox, PostboxCrate, Pipe, Seqpacket, Mq],
+            } => &[Postbox, PostboxIoctl, PostboxCrate, Pipe, Seqpacket, Mq],
+            Case { len: 8, .. } => &[
+                Postbox,
+                PostboxIoctl,
+                PostboxCrate,
+                Pipe,
+                Seqpacket,
+                Mq,
+                Eventfd,
+            ],
+            _ => &[Postbox, PostboxIoctl, PostboxCrate, Pipe, Seqpacket, Mq],
         }
     }
 }

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::peers::{Carrier, Eventfd, Mq, Packets, Pipe, Raw, Seqpacket, Typed};
+use crate::peers::{Bytes, Carrier, Eventfd, Mq, Packets, Pipe, Raw, Seqpacket, Typed};
 use crate::{BATCH, Case, LONGEST, Transport, Work};
 
 /// After this many seconds for one figure something hangs.
@@ -40,7 +40,8 @@ pub fn measure(case: Case, transport: Transport, plan: Plan) -> io::Result<Figur
     let _alarm = Alarm::new();
     match case.work {
         Work::RoundTrip => match transport {
-            Transport::Postbox => round_trip::<Raw>(case.len, plan),
+            Transport::Postbox => round_trip::<Bytes>(case.len, plan),
+            Transport::PostboxIoctl => round_trip::<Raw>(case.len, plan),
             Transport::PostboxCrate => round_trip::<Typed>(case.len, plan),
             Transport::Pipe => round_trip::<Pipe>(case.len, plan),
             Transport::Seqpacket => round_trip::<Seqpacket>(case.len, plan),
@@ -48,7 +49,8 @@ pub fn measure(case: Case, transport: Transport, plan: Plan) -> io::Result<Figur
             Transport::Eventfd => round_trip::<Eventfd>(case.len, plan),
         },
         Work::Queued => match transport {
-            Transport::Postbox => queued::<Raw>(case.len, plan),
+            Transport::Postbox => queued::<Bytes>(case.len, plan),
+            Transport::PostboxIoctl => queued::<Raw>(case.len, plan),
             Transport::PostboxCrate => queued::<Typed>(case.len, plan),
             Transport::Pipe => queued::<Pipe>(case.len, plan),
             Transport::Seqpacket => queued::<Seqpacket>(case.len, plan),

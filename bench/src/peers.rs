@@ -232,6 +232,26 @@ impl Carrier for Typed {
     }
 }
 
+/// Mailboxes, by write() and read().
+pub struct Bytes;
+
+impl Carrier for Bytes {
+    type Tx = Sender;
+    type Rx = Receiver;
+
+    fn lane(len: usize) -> io::Result<(Sender, Receiver)> {
+        Typed::lane(len)
+    }
+
+    fn send(tx: &Sender, data: &[u8]) -> io::Result<()> {
+        whole(write(tx, data)?, data)
+    }
+
+    fn recv(rx: &Receiver, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(read(rx, buffer)?)
+    }
+}
+
 /// Mailboxes, by the raw calls.
 pub struct Raw;
 

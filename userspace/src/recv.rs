@@ -6,6 +6,7 @@ use rustix::fd::OwnedFd;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fmt;
+use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Deref;
 use std::sync::atomic::Ordering::Relaxed;
@@ -242,6 +243,16 @@ impl Inner {
                 Err(errno) => return Err(self.error(Action::Receive, errno)),
             }
         }
+    }
+}
+
+/// Each read is one message, and waits for one, as [`Handle::recv_into`] does, but does not say who
+/// sent it. Where the buffer is too small the message stays, and the read fails. At the end, and for
+/// an empty message, it reads nothing.
+impl<A: CanReceive> io::Read for &Handle<A> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = retry_on_intr(|| rustix::io::read(&self.inner.fd, &mut *buffer));
+        Ok(read.map_err(|errno| self.inner.error(Action::Receive, errno))?)
     }
 }
 

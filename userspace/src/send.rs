@@ -3,12 +3,35 @@ use crate::handle::{CanSend, Handle, Inner};
 use crate::wait::Wait;
 use crate::{raw, sys};
 use rustix::io::{Errno, retry_on_intr};
+use std::io;
 use std::time::{Duration, Instant};
+
+/// Each write is one message of priority 0. It waits for room, as [`Handle::send`] does; with
+/// [`BufWriter`](io::BufWriter) a message is what its buffer holds when it is flushed.
+impl<A: CanSend> io::Write for &Handle<A> {
+    fn write(&mut self, payload: &[u8]) -> io::Result<usize> {
+        self.inner.send(payload, &sys::postbox_send::default())?;
+        Ok(payload.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 impl Inner {
     fn send(&self, payload: &[u8], args: &sys::postbox_send) -> Result<()> {
-        retry_on_intr(|| raw::send(&self.fd, payload, args))
-            .map_err(|errno| self.send_error(Action::Send, errno, payload.len()))
+        // What says no more than the bytes is a write, which is the shorter way through the kernel.
+        // Of an empty one the kernel would not tell the module.
+        let plain = args.flags == 0 && args.priority == 0 && !payload.is_empty();
+        retry_on_intr(|| {
+            if plain {
+                rustix::io::write(&self.fd, payload).map(drop)
+            } else {
+                raw::send(&self.fd, payload, args)
+            }
+        })
+        .map_err(|errno| self.send_error(Action::Send, errno, payload.len()))
     }
 
     fn send_error(&self, action: Action, errno: Errno, len: usize) -> Error {

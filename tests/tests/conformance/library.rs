@@ -733,3 +733,24 @@ fn threads_share_a_handle() {
         assert!(seen.iter().all(|count| count.load(Relaxed) == 1));
     });
 }
+
+#[test]
+fn reads_and_writes_are_messages() {
+    use std::io::{ErrorKind as Kind, Read, Write};
+    isolated(|| {
+        let (sender, receiver) = bounded(4).split().expect("two handles");
+        let (mut to, mut from) = (&sender, &receiver);
+        to.write_all(b"first").expect("room");
+        write!(&mut to, "second").expect("room");
+        let mut buffer = [0; 5];
+        assert_eq!(from.read(&mut buffer).expect("a message"), 5);
+        assert_eq!(&buffer, b"first");
+        let too_small = from.read(&mut buffer).expect_err("six bytes");
+        assert_ne!(too_small.kind(), Kind::UnexpectedEof);
+        assert_eq!(&*receiver.recv().expect("it stayed"), b"second");
+        sender.send([]).expect("room");
+        assert!(receiver.recv().expect("an empty message").is_empty());
+        drop(sender);
+        assert_eq!(from.read(&mut buffer).expect("the end"), 0);
+    });
+}
