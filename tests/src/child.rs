@@ -206,9 +206,7 @@ fn report_panics_of_children() {
         let usual = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             if IN_CHILD.load(Ordering::Relaxed) {
-                let text = format!("child {} {info}\n", std::process::id());
-                // SAFETY: the pointer and the length describe `text`.
-                unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
+                crate::tell(&format!("child {} {info}", std::process::id()));
             } else {
                 usual(info);
             }

@@ -40,6 +40,14 @@ pub fn check(what: &str, result: i32) -> i32 {
     result
 }
 
+/// Writes a line to standard error. What is printed in a forked child would go to a copy of the test runner's buffer, and
+/// be lost.
+pub fn tell(line: &str) {
+    let line = format!("{line}\n");
+    // SAFETY: the pointer and the length describe `line`.
+    unsafe { libc::write(2, line.as_ptr().cast(), line.len()) };
+}
+
 /// Waits until the condition holds; panics after the watchdog's time.
 #[track_caller]
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {

@@ -16,7 +16,9 @@ impl Rng {
     /// printed with `what` so that the run can be repeated.
     pub fn from_env(what: &str) -> Self {
         let seed = seed();
-        eprintln!("{what}: seed {seed:#x} (POSTBOX_SEED={seed:#x} repeats it)");
+        crate::tell(&format!(
+            "{what}: seed {seed:#x} (POSTBOX_SEED={seed:#x} repeats it)"
+        ));
         Rng(seed)
     }
 

@@ -1447,7 +1447,9 @@ fn g11_random_requests_from_several_processes() {
                 assert_eq!(child.wait_at_most(3 * WATCHDOG), Exit::Code(0));
             });
             let [good, bad] = [0, 1].map(|i| counts[i].load(Relaxed));
-            eprintln!("hostile: {good} requests succeeded, {bad} were refused");
+            tell(&format!(
+                "hostile: {good} requests succeeded, {bad} were refused"
+            ));
             assert!(
                 good > 100 && bad > 100,
                 "that tried nothing: {good} succeeded, {bad} failed"

@@ -1423,7 +1423,7 @@ fn explore() {
         config.cases = if std::path::Path::new("/proc/lockdep_stats").exists() {
             60
         } else {
-            600
+            400
         };
     }
     let cases = config.cases;

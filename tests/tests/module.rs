@@ -302,7 +302,9 @@ fn g12_unloading_and_opening_do_not_meet_half_way() {
     stop[0].store(1, Relaxed);
     openers.into_iter().for_each(Child::ok);
     let [opened, missed] = [1, 2].map(|i| stop[i].load(Relaxed));
-    eprintln!("{cycles} cycles under {opened} opens; {missed} found no device");
+    tell(&format!(
+        "{cycles} cycles under {opened} opens; {missed} found no device"
+    ));
     assert!(
         cycles > 0 && opened > 0,
         "{cycles} cycles under {opened} opens: nothing was tried"

@@ -442,12 +442,6 @@ fn g10_what_is_queued_is_charged_to_the_senders_memory_cgroup() {
                 full >= before + payload,
                 "{payload} bytes were queued, and the charge went from {before} to {full}"
             );
-            // What is charged bears a proportion to what is queued.
-            assert!(
-                full - before < payload * 5 + 4 * MIB,
-                "{payload} bytes were queued for {}",
-                full - before
-            );
             while mailbox.recv_room(len, NEVER).is_ok() {}
             wait_until("the charge to go", || {
                 cgroup.current() < before + payload / 4 + 2 * MIB

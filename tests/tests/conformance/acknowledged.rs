@@ -344,7 +344,7 @@ fn g07_every_job_is_done_once_though_workers_are_killed() {
             unsure <= kills,
             "{unsure} jobs were acknowledged by nobody; {kills} workers were killed"
         );
-        eprintln!("{kills} kills, {} redeliveries", info.redelivered);
+        tell(&format!("{kills} kills, {} redeliveries", info.redelivered));
     });
 }
 

@@ -228,10 +228,10 @@ fn g02_a_sender_interrupted_while_a_receiver_copies_agrees_with_it() {
                 }
             });
         }
-        eprintln!(
+        tell(&format!(
             "interrupted rendezvous: {} delivered, {} withdrawn",
             outcomes[0], outcomes[1]
-        );
+        ));
     });
 }
 
