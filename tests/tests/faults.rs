@@ -265,9 +265,7 @@ fn g11_faults_in_receive() {
 fn g11_faults_in_a_rendezvous() {
     isolated(|| {
         let Some(injector) = Injector::new() else {
-            tell(&format!(
-                "this kernel has no fault injection (the debug kernel has)"
-            ));
+            tell("this kernel has no fault injection (the debug kernel has)");
             return;
         };
         // What is done once and for all is done.

@@ -462,12 +462,20 @@ fn g10_a_memory_cgroup_that_is_full_refuses_the_sender_and_harms_nobody_else() {
             let limited = spawn(|| {
                 cgroup.enter();
                 let data = vec![1; len];
-                // Room for this process, and not much more.
+                // What this process needs for itself, it has: with the limit reached, to touch a new page would kill it.
+                // SAFETY: no pointers.
+                check("mlockall", unsafe {
+                    libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE)
+                });
+                (0..20).for_each(|_| mailbox.put(&data));
+                (0..20).for_each(|_| drop(mailbox.recv_room(len, NEVER).expect("sent")));
+                let already = (mailbox.info().sent, mailbox.usage().0);
+                assert_eq!(already, (20, 0));
                 cgroup.limit(cgroup.current() + 4 * MIB);
                 let refused = (0..200_000).find_map(|_| mailbox.send(&data, FOREVER).err());
                 assert_eq!(refused, Some(Errno::NOMEM), "messages of {len} bytes");
                 let (sent, usage) = (mailbox.info().sent, mailbox.usage().0);
-                assert!(sent > 0);
+                assert!(sent > 20);
                 assert_eq!(mailbox.send(&data, NEVER), Err(Errno::NOMEM));
                 assert_eq!(
                     (mailbox.info().sent, mailbox.usage().0),

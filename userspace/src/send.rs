@@ -22,7 +22,7 @@ impl<A: CanSend> io::Write for &Handle<A> {
 impl Inner {
     fn send(&self, payload: &[u8], args: &sys::postbox_send) -> Result<()> {
         // What says no more than the bytes is a write, which is the shorter way through the kernel.
-        // Of an empty one the kernel would not tell the module.
+        // Writes of nothing are often swallowed on the way.
         let plain = args.flags == 0 && args.priority == 0 && !payload.is_empty();
         retry_on_intr(|| {
             if plain {

@@ -32,6 +32,7 @@
  *              send: the message is larger than the mailbox ever takes
  *   ENAMETOOLONG  the name has more than POSTBOX_NAME_MAX bytes
  *   ENOENT     no object of that name, or no message of that token
+ *   ENOMEM     there is no memory, or the memory cgroup has none left
  *   ENOTTY     no such request
  *   EOPNOTSUPP the object is of another kind, or cannot do this
  *   EPERM      only the owner (or CAP_IPC_OWNER) may do this
