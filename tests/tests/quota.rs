@@ -471,7 +471,7 @@ fn g10_a_memory_cgroup_that_is_full_refuses_the_sender_and_harms_nobody_else() {
                 (0..20).for_each(|_| drop(mailbox.recv_room(len, NEVER).expect("sent")));
                 let already = (mailbox.info().sent, mailbox.usage().0);
                 assert_eq!(already, (20, 0));
-                cgroup.limit(cgroup.current() + 4 * MIB);
+                cgroup.limit(cgroup.current() + 8 * MIB);
                 let refused = (0..200_000).find_map(|_| mailbox.send(&data, FOREVER).err());
                 assert_eq!(refused, Some(Errno::NOMEM), "messages of {len} bytes");
                 let (sent, usage) = (mailbox.info().sent, mailbox.usage().0);
