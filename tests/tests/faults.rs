@@ -323,8 +323,4 @@ fn g11_faults_in_the_rest() {
     faults(("unlink", 1), other, |handle, (_, name)| {
         raw::unlink(handle, name.as_bytes())
     });
-    faults(("poll", 0), empty, |handle, ()| {
-        poll(handle, libc::POLLIN, std::time::Duration::ZERO);
-        Ok(())
-    });
 }

@@ -472,16 +472,14 @@ fn g10_a_memory_cgroup_that_is_full_refuses_the_sender_and_harms_nobody_else() {
                 let already = (mailbox.info().sent, mailbox.usage().0);
                 assert_eq!(already, (20, 0));
                 cgroup.limit(cgroup.current() + 8 * MIB);
-                let refused = (0..200_000).find_map(|_| mailbox.send(&data, FOREVER).err());
-                assert_eq!(refused, Some(Errno::NOMEM), "messages of {len} bytes");
-                let (sent, usage) = (mailbox.info().sent, mailbox.usage().0);
-                assert!(sent > 20);
-                assert_eq!(mailbox.send(&data, NEVER), Err(Errno::NOMEM));
-                assert_eq!(
-                    (mailbox.info().sent, mailbox.usage().0),
-                    (sent, usage),
-                    "a refused send leaves nothing"
-                );
+                let (sent, refused) = (0..200_000)
+                    .map(|sent| (sent, mailbox.send(&data, FOREVER)))
+                    .find(|(_, result)| result.is_err())
+                    .expect("the memory has an end");
+                assert_eq!(refused, Err(Errno::NOMEM), "messages of {len} bytes");
+                assert!(sent > 20, "only {sent} messages of {len} bytes");
+                let now = (mailbox.info().sent, mailbox.usage().0);
+                assert_eq!(now, (20 + sent, sent), "a refused send leaves nothing");
                 // It can go on when there is room.
                 (0..20).for_each(|_| drop(mailbox.recv_room(len, NEVER).expect("sent")));
                 wait_until("room to send", || mailbox.send(&data, NEVER) == Ok(()));
