@@ -1010,6 +1010,57 @@ impl Run<'_> {
             "the mailbox is empty, and yet has not delivered what it accepted"
         );
 
+        // Each message: first without the mark, then with it, and not after it was acknowledged.
+        let mut delivered = vec![false; attempts];
+        let mut first_unseen = 0;
+        for Note {
+            id, redelivered, ..
+        } in &notes
+        {
+            let before = std::mem::replace(&mut delivered[*id], true);
+            if *redelivered && !before {
+                first_unseen += 1;
+            }
+            assert!(
+                *redelivered || !before,
+                "message {id} was delivered again as if it were new"
+            );
+            assert!(
+                *redelivered <= self.plan.acknowledge,
+                "message {id} was redelivered, although nobody acknowledges"
+            );
+        }
+        let (mut accepted, mut refused, mut unknown, mut lost) = (0, 0, 0, 0);
+        for (id, delivered) in delivered.iter().enumerate() {
+            let mark = self.book.mark(id).load(SeqCst);
+            match mark & (ACCEPTED | REFUSED) {
+                ACCEPTED => {
+                    accepted += 1;
+                    lost += u64::from(!delivered);
+                }
+                REFUSED => {
+                    refused += 1;
+                    assert!(
+                        !delivered,
+                        "message {id} was delivered, although its send failed"
+                    );
+                }
+                _ => unknown += 1,
+            }
+            if self.plan.acknowledge {
+                let done = mark & DONE != 0;
+                assert_eq!(done, *delivered, "message {id}: done, and delivered");
+            }
+        }
+        if self.plan.acknowledge {
+            assert_eq!(lost, 0, "messages were accepted and never delivered");
+            let done = delivered.iter().filter(|delivered| **delivered).count() as u64;
+            assert_eq!(
+                done, info.received,
+                "messages that the mailbox delivered for good"
+            );
+        }
+
         // A delivery was noted, or its receiver was killed between the kernel's word and the note. That can be said of
         // those that were killed while in the call, for as many messages as it could return, and of those that were killed
         // between its return and the last note.
@@ -1071,56 +1122,14 @@ impl Run<'_> {
             )
         };
 
-        // Each message: first without the mark, then with it, and not after it was acknowledged.
-        let mut delivered = vec![false; attempts];
-        let mut first_unseen = 0;
-        for Note {
-            id, redelivered, ..
-        } in &notes
-        {
-            let before = std::mem::replace(&mut delivered[*id], true);
-            if *redelivered && !before {
-                first_unseen += 1;
-            }
-            assert!(
-                *redelivered || !before,
-                "message {id} was delivered again as if it were new"
-            );
-            assert!(
-                *redelivered <= self.plan.acknowledge,
-                "message {id} was redelivered, although nobody acknowledges"
-            );
-        }
         assert!(
             first_unseen <= unnoted + in_dead_hands,
             "{first_unseen} messages were never delivered as new"
         );
-
-        let (mut accepted, mut refused, mut unknown, mut lost) = (0, 0, 0, 0);
-        for (id, delivered) in delivered.iter().enumerate() {
-            let mark = self.book.mark(id).load(SeqCst);
-            match mark & (ACCEPTED | REFUSED) {
-                ACCEPTED => {
-                    accepted += 1;
-                    lost += u64::from(!delivered);
-                }
-                REFUSED => {
-                    refused += 1;
-                    assert!(
-                        !delivered,
-                        "message {id} was delivered, although its send failed"
-                    );
-                }
-                _ => unknown += 1,
-            }
-            let done = if self.plan.acknowledge {
-                mark & DONE != 0
-            } else {
-                *delivered
-            };
-            assert_eq!(
-                done, *delivered,
-                "message {id} was delivered and its work not done"
+        if !self.plan.acknowledge {
+            assert!(
+                lost <= unnoted + in_dead_hands,
+                "{lost} messages were accepted and never delivered"
             );
         }
         let of_the_killed = killed(Role::Producer)
@@ -1134,19 +1143,6 @@ impl Run<'_> {
             unknown <= (of_the_killed + starting) * batch,
             "{unknown} attempts ended without a word"
         );
-        if self.plan.acknowledge {
-            assert_eq!(lost, 0, "messages were accepted and never delivered");
-            let done = delivered.iter().filter(|delivered| **delivered).count() as u64;
-            assert_eq!(
-                done, info.received,
-                "messages that the mailbox delivered for good"
-            );
-        } else {
-            assert!(
-                lost <= unnoted + in_dead_hands,
-                "{lost} messages were accepted and never delivered"
-            );
-        }
         assert!(
             (accepted..=accepted + unknown).contains(&info.sent),
             "{} messages accepted, {accepted} reported",
