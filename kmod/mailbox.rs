@@ -247,6 +247,17 @@ impl Mailbox {
 
     /// Sends a message.
     pub(crate) fn send(&self, message: KBox<Message>, wait: &Wait) -> Result {
+        let sent = self.inner.lock().send_now(message);
+        match sent {
+            Ok(Some(receiver)) => drop(receiver),
+            Ok(None) => self.pollers.wake(IN),
+            Err(message) => return self.send_or_wait(message, wait),
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn send_or_wait(&self, message: KBox<Message>, wait: &Wait) -> Result {
         let waiter = pin!(Waiter::new());
         let waiter = waiter.as_ref();
         let place = NonNull::from(&*message);

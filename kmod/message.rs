@@ -122,7 +122,7 @@ impl Message {
     ) -> Result {
         self.sender.renew();
         handle.with_payer(self.sender.uid(), |payer| self.charge.charge(payer, len))?;
-        self.node = Node::new(priority, len as u64);
+        self.node.renew(priority, len as u64);
         self.len = len;
         match self.inline.get_mut(..len) {
             Some(inline) => source.read(inline)?,

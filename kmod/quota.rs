@@ -19,31 +19,50 @@ use kernel::{
     },
 };
 
-/// An amount with a limit.
+/// Numbers of things, and of their bytes, in one word: what is charged together is one operation.
+/// The upper bits count things, the lower [`BYTES`] bits their bytes; the limits stay so far below
+/// what these can hold that who is about to be refused cannot overflow them either.
 struct Account(Atomic<i64>);
+
+const BYTES: u32 = 40;
+const MAX_BYTES: i64 = 1 << (BYTES - 1);
+const MAX_THINGS: i64 = 1 << (63 - BYTES - 1);
 
 impl Account {
     const fn new() -> Self {
         Self(Atomic::new(0))
     }
 
+    /// What one thing of so many bytes adds.
+    fn amount(bytes: i64) -> i64 {
+        (1 << BYTES) | bytes
+    }
+
+    /// Charges for one thing of `bytes` bytes, which are at most 2^30.
     #[inline]
-    fn charge(&self, amount: i64, limit: i64) -> Result {
-        let before = self.0.fetch_add(amount, Relaxed);
-        if before.checked_add(amount).is_none_or(|now| now > limit) {
-            self.uncharge(amount);
+    fn charge(&self, bytes: i64, things_max: i64, bytes_max: i64) -> Result {
+        let now = self
+            .0
+            .fetch_add(Self::amount(bytes), Relaxed)
+            .wrapping_add(Self::amount(bytes));
+        if now >> BYTES > things_max.min(MAX_THINGS)
+            || now & ((1 << BYTES) - 1) > bytes_max.min(MAX_BYTES)
+        {
+            self.uncharge(bytes);
             return Err(edquot());
         }
         Ok(())
     }
 
-    fn uncharge(&self, amount: i64) {
-        self.0.fetch_sub(amount, Relaxed);
+    #[inline]
+    fn uncharge(&self, bytes: i64) {
+        self.0.fetch_sub(Self::amount(bytes), Relaxed);
     }
 
-    fn get(&self) -> u64 {
-        // Somebody who is about to be refused may have gone over it for a moment.
-        self.0.load(Relaxed).max(0) as u64
+    /// Things, and their bytes.
+    fn get(&self) -> (u64, u64) {
+        let now = self.0.load(Relaxed) as u64;
+        (now >> BYTES, now & ((1 << BYTES) - 1))
     }
 }
 
@@ -54,7 +73,6 @@ pub(crate) struct User {
     /// Handles, and other reasons to stay in the table. Only incremented under its lock.
     pins: Atomic<i64>,
     messages: Account,
-    bytes: Account,
     objects: Account,
 }
 
@@ -68,16 +86,20 @@ pub(crate) struct Usage {
 impl User {
     fn idle(&self) -> bool {
         self.pins.load(Relaxed) == 0
-            && self.messages.get() == 0
-            && self.bytes.get() == 0
-            && self.objects.get() == 0
+            && self.messages.get() == (0, 0)
+            && self.objects.get() == (0, 0)
     }
 
     pub(crate) fn usage(&self) -> Usage {
+        let (messages, bytes) = self.messages.get();
+        let shown = |limit: i64, max: i64| limit.min(max) as u64;
         Usage {
-            messages: (self.messages.get(), limits::user_messages() as u64),
-            bytes: (self.bytes.get(), limits::user_bytes() as u64),
-            objects: (self.objects.get(), limits::user_objects() as u64),
+            messages: (messages, shown(limits::user_messages(), MAX_THINGS)),
+            bytes: (bytes, shown(limits::user_bytes(), MAX_BYTES)),
+            objects: (
+                self.objects.get().0,
+                shown(limits::user_objects(), MAX_THINGS),
+            ),
         }
     }
 }
@@ -115,7 +137,6 @@ impl Users {
                     uid,
                     pins: Atomic::new(0),
                     messages: Account::new(),
-                    bytes: Account::new(),
                     objects: Account::new(),
                 },
                 GFP_KERNEL_ACCOUNT,
@@ -148,7 +169,7 @@ impl core::ops::Deref for Pinned {
 impl Pinned {
     /// Charges an object.
     pub(crate) fn charge_object(&self) -> Result<ObjectCharge> {
-        self.objects.charge(1, limits::user_objects())?;
+        self.objects.charge(0, limits::user_objects(), 0)?;
         Ok(ObjectCharge(self.0.clone()))
     }
 }
@@ -158,7 +179,7 @@ pub(crate) struct ObjectCharge(Arc<User>);
 
 impl Drop for ObjectCharge {
     fn drop(&mut self) {
-        self.0.objects.uncharge(1);
+        self.0.objects.uncharge(0);
     }
 }
 
@@ -182,12 +203,10 @@ impl MessageCharge {
     #[inline]
     pub(crate) fn charge(&mut self, user: &Pinned, len: usize) -> Result {
         self.uncharge();
-        let bytes = i64::try_from(len).map_err(|_| edquot())?;
-        user.messages.charge(1, limits::user_messages())?;
-        if let Err(error) = user.bytes.charge(bytes, limits::user_bytes()) {
-            user.messages.uncharge(1);
-            return Err(error);
-        }
+        // Checked against `limits::message`, which is less.
+        let bytes = len.min(1 << 30) as i64;
+        user.messages
+            .charge(bytes, limits::user_messages(), limits::user_bytes())?;
         match &self.user {
             Some(same) if Arc::ptr_eq(same, &user.0) => {}
             _ => self.user = Some(user.0.clone()),
@@ -200,8 +219,7 @@ impl MessageCharge {
     #[inline]
     pub(crate) fn uncharge(&mut self) {
         if let (Some(user), Some(bytes)) = (&self.user, self.bytes.take()) {
-            user.bytes.uncharge(bytes);
-            user.messages.uncharge(1);
+            user.messages.uncharge(bytes);
         }
     }
 }

@@ -136,6 +136,18 @@ impl<M: Message> Node<M> {
         }
     }
 
+    /// Makes it the node of a new message, in the memory of one that was received.
+    pub fn renew(&mut self, priority: u16, len: u64) {
+        self.priority = priority;
+        self.len = len;
+        self.reservation = false;
+        self.place.set(Place::Held);
+        self.sender.set(None);
+        self.may_wait.set(false);
+        self.withdrawn.set(false);
+        self.redelivered.set(false);
+    }
+
     /// The node of a stand-in that waits for room for `len` bytes.
     pub fn reservation(len: u64) -> Self {
         Self {
@@ -560,6 +572,16 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     }
 
     // Sending.
+
+    /// Sends a message if nothing has to wait for that: the usual case. Otherwise it comes back.
+    pub fn send_now(&mut self, message: M) -> Result<Option<R::Wake>, M> {
+        let len = message.entry().node().len;
+        if self.blocked.is_empty() && self.fits(len) && !self.closed() {
+            Ok(self.accept(message))
+        } else {
+            Err(message)
+        }
+    }
 
     /// Sends a message. `waiter` is its sender, where that will wait; a rendezvous always has
     /// one, and `may_wait` then says whether it waits for a receiver to come. Where it does not,

@@ -902,8 +902,13 @@ impl World {
                 // A rendezvous always has a waiter.
                 let waits = wait || self.mailbox.rendezvous();
                 let waiter = waits.then(|| self.sender(handle, &message));
-                // SAFETY: The sender stays in `senders` until it is finished or withdrawn.
-                let sending = unsafe { self.mailbox.send(message, waiter, wait) };
+                // As the kernel does it: with a waiter only where one may be needed.
+                let sending = match self.mailbox.send_now(message) {
+                    Ok(Some(wake)) => Sending::Given(wake),
+                    Ok(None) => Sending::Queued,
+                    // SAFETY: The sender stays in `senders` until it is finished or withdrawn.
+                    Err(message) => unsafe { self.mailbox.send(message, waiter, wait) },
+                };
                 if !matches!(sending, Sending::Waits(_)) {
                     self.senders.remove(&id);
                 }
