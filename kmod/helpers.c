@@ -295,9 +295,11 @@ int postbox_wait(const u32 *done, bool timed, s64 until, bool realtime)
 	int ret = 0;
 
 	for (;;) {
+		/* Pairs with the release in WaiterPtr::finish(): the outcome. */
 		if (smp_load_acquire(done))
 			return 0;
 		set_current_state(TASK_INTERRUPTIBLE | TASK_FREEZABLE);
+		/* As above; after the state was set, so that no wake-up is lost. */
 		if (smp_load_acquire(done))
 			break;
 		if (signal_pending(current)) {
