@@ -659,6 +659,8 @@ unsafe extern "C" fn fop_read_iter(
             IovIterDest::from_raw(iter),
         )
     };
+    // SAFETY: It is valid for the call.
+    let plain = unsafe { plain_bytes(iter.as_raw()) };
     let mut read = || -> Result<usize, Failure> {
         let mailbox = handle.mailbox(uapi::POSTBOX_RIGHT_RECEIVE)?;
         let how = Receive {
@@ -668,6 +670,9 @@ unsafe extern "C" fn fop_read_iter(
         };
         mailbox.receive(&how, |message| {
             let payload = message.payload();
+            if let Some(bytes) = plain {
+                return bytes.copy_from(payload).map(|()| payload.len());
+            }
             let copied = iter.copy_to_iter(payload);
             if copied != payload.len() {
                 // The message stays, and the next try starts where this one did.
@@ -702,6 +707,8 @@ unsafe extern "C" fn fop_write_iter(
             IovIterSource::from_raw(iter),
         )
     };
+    // SAFETY: It is valid for the call.
+    let plain = unsafe { plain_bytes(iter.as_raw()) };
     let mut write = || -> Result<usize> {
         let mailbox = handle.mailbox(uapi::POSTBOX_RIGHT_SEND)?;
         let len = iter.len();
@@ -709,11 +716,25 @@ unsafe extern "C" fn fop_write_iter(
             return Err(EMSGSIZE);
         }
         let mut message = mailbox.message()?;
-        message.fill(0, len, &handle, iter)?;
+        match plain {
+            Some(mut bytes) => message.fill(0, len, &handle, &mut bytes)?,
+            None => message.fill(0, len, &handle, iter)?,
+        }
         mailbox.send(message, &wait)?;
         Ok(len)
     };
     write().map_or_else(|error| error.to_errno() as isize, |len| len as isize)
+}
+
+/// The bytes of a plain read() or write(), which need no iterator to be copied.
+///
+/// # Safety
+///
+/// `iter` is valid.
+unsafe fn plain_bytes(iter: *const bindings::iov_iter) -> Option<UserBytes> {
+    // SAFETY: By the contract.
+    let at = unsafe { c::postbox_user_bytes(iter) };
+    (!at.is_null()).then(|| UserBytes::at(at as usize))
 }
 
 /// # Safety

@@ -16,6 +16,7 @@
 #include <linux/sched/task.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
+#include <linux/uio.h>
 #include <linux/uidgid.h>
 #include <linux/user_namespace.h>
 #include <linux/wait.h>
@@ -89,6 +90,12 @@ int postbox_write_args(const void *args, size_t args_size, void __user *to,
 fault:
 	user_write_access_end();
 	return -EFAULT;
+}
+
+/* Where the bytes of a plain read() or write() are; NULL for any other. */
+void __user *postbox_user_bytes(const struct iov_iter *iter)
+{
+	return iter_is_ubuf(iter) ? iter->ubuf + iter->iov_offset : NULL;
 }
 
 /*

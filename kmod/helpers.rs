@@ -51,6 +51,7 @@ pub(crate) mod c {
             to: *mut c_void,
             user_size: usize,
         ) -> i32;
+        pub(crate) fn postbox_user_bytes(iter: *const bindings::iov_iter) -> *mut c_void;
         pub(crate) fn postbox_alloc(size: usize) -> *mut c_void;
         pub(crate) fn postbox_file_init(inode: *mut bindings::inode, file: *mut bindings::file);
         pub(crate) fn postbox_file_new(
@@ -164,25 +165,25 @@ pub(crate) mod limits {
     /// # Safety
     ///
     /// `parameter` is one of the above.
-    unsafe fn read(parameter: *const usize) -> i64 {
+    unsafe fn read(parameter: *const usize) -> u64 {
         // SAFETY: It is valid, and read once.
-        i64::try_from(unsafe { parameter.read_volatile() }).unwrap_or(i64::MAX)
+        unsafe { parameter.read_volatile() as u64 }
     }
 
     /// Messages of one user.
-    pub(crate) fn user_messages() -> i64 {
+    pub(crate) fn user_messages() -> u64 {
         // SAFETY: It is a parameter.
         unsafe { read(&raw const postbox_max_user_messages) }
     }
 
     /// Bytes of one user.
-    pub(crate) fn user_bytes() -> i64 {
+    pub(crate) fn user_bytes() -> u64 {
         // SAFETY: As above.
         unsafe { read(&raw const postbox_max_user_bytes) }
     }
 
     /// Objects of one user.
-    pub(crate) fn user_objects() -> i64 {
+    pub(crate) fn user_objects() -> u64 {
         // SAFETY: As above.
         unsafe { read(&raw const postbox_max_user_objects) }
     }
@@ -190,7 +191,7 @@ pub(crate) mod limits {
     /// Bytes of one message. More cannot be allocated.
     pub(crate) fn message() -> u64 {
         // SAFETY: As above.
-        unsafe { read(&raw const postbox_max_message) }.min(1 << 30) as u64
+        unsafe { read(&raw const postbox_max_message) }.min(1 << 30)
     }
 }
 

@@ -25,8 +25,8 @@ use kernel::{
 struct Account(Atomic<i64>);
 
 const BYTES: u32 = 40;
-const MAX_BYTES: i64 = 1 << (BYTES - 1);
-const MAX_THINGS: i64 = 1 << (63 - BYTES - 1);
+const MAX_BYTES: u64 = 1 << (BYTES - 1);
+const MAX_THINGS: u64 = 1 << (63 - BYTES);
 
 impl Account {
     const fn new() -> Self {
@@ -34,20 +34,16 @@ impl Account {
     }
 
     /// What one thing of so many bytes adds.
-    fn amount(bytes: i64) -> i64 {
-        (1 << BYTES) | bytes
+    fn amount(bytes: u64) -> i64 {
+        (1 << BYTES) | bytes as i64
     }
 
     /// Charges for one thing of `bytes` bytes, which are at most 2^30.
     #[inline]
-    fn charge(&self, bytes: i64, things_max: i64, bytes_max: i64) -> Result {
-        let now = self
-            .0
-            .fetch_add(Self::amount(bytes), Relaxed)
-            .wrapping_add(Self::amount(bytes));
-        if now >> BYTES > things_max.min(MAX_THINGS)
-            || now & ((1 << BYTES) - 1) > bytes_max.min(MAX_BYTES)
-        {
+    fn charge(&self, bytes: u64, things_max: u64, bytes_max: u64) -> Result {
+        let before = self.0.fetch_add(Self::amount(bytes), Relaxed) as u64;
+        let (things, used) = (before >> BYTES, before & ((1 << BYTES) - 1));
+        if things >= things_max.min(MAX_THINGS) || used + bytes > bytes_max.min(MAX_BYTES) {
             self.uncharge(bytes);
             return Err(edquot());
         }
@@ -55,7 +51,7 @@ impl Account {
     }
 
     #[inline]
-    fn uncharge(&self, bytes: i64) {
+    fn uncharge(&self, bytes: u64) {
         self.0.fetch_sub(Self::amount(bytes), Relaxed);
     }
 
@@ -92,14 +88,10 @@ impl User {
 
     pub(crate) fn usage(&self) -> Usage {
         let (messages, bytes) = self.messages.get();
-        let shown = |limit: i64, max: i64| limit.min(max) as u64;
         Usage {
-            messages: (messages, shown(limits::user_messages(), MAX_THINGS)),
-            bytes: (bytes, shown(limits::user_bytes(), MAX_BYTES)),
-            objects: (
-                self.objects.get().0,
-                shown(limits::user_objects(), MAX_THINGS),
-            ),
+            messages: (messages, limits::user_messages().min(MAX_THINGS)),
+            bytes: (bytes, limits::user_bytes().min(MAX_BYTES)),
+            objects: (self.objects.get().0, limits::user_objects().min(MAX_THINGS)),
         }
     }
 }
@@ -187,7 +179,7 @@ impl Drop for ObjectCharge {
 /// which mostly is of the same one.
 pub(crate) struct MessageCharge {
     user: Option<Arc<User>>,
-    bytes: Option<i64>,
+    bytes: Option<u64>,
 }
 
 impl MessageCharge {
@@ -199,12 +191,11 @@ impl MessageCharge {
         }
     }
 
-    /// Charges a user for a message of `len` bytes.
+    /// Charges a user for a message of `len` bytes, when nothing is charged.
     #[inline]
     pub(crate) fn charge(&mut self, user: &Pinned, len: usize) -> Result {
-        self.uncharge();
-        // Checked against `limits::message`, which is less.
-        let bytes = len.min(1 << 30) as i64;
+        // `limits::message` is at most 2^30.
+        let bytes = len as u64;
         user.messages
             .charge(bytes, limits::user_messages(), limits::user_bytes())?;
         match &self.user {
