@@ -1,6 +1,8 @@
 # Shared by the scripts in this directory: messages, the cache, host tools, entering the build root.
 # shellcheck shell=bash
 set -euo pipefail
+# An ordinary user's path may lack chroot.
+PATH=$PATH:/usr/sbin:/sbin
 
 VM_DIR=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 TOP=$(cd "$VM_DIR/../.." && pwd)
