@@ -192,7 +192,14 @@ fn g07_the_death_of_the_receiver_gives_it_back() {
             // SAFETY: no pointers; it ends this process.
             unsafe { libc::abort() };
         });
+        // It can acknowledge no more, though it goes on for a while.
         dies(|handle| handle.close_copy());
+        dies(|_| {
+            let program = c"/bin/true".as_ptr();
+            // SAFETY: strings and a list that end as they should; the descriptors are close-on-exec.
+            unsafe { libc::execv(program, [program, std::ptr::null()].as_ptr()) };
+            panic!("exec: {}", std::io::Error::last_os_error());
+        });
     });
 }
 
@@ -228,6 +235,27 @@ fn g07_the_death_of_the_receiver_gives_it_back_though_a_forked_child_keeps_the_h
         assert_eq!((job.text(), job.redelivered), ("job", true));
         stay.open(1);
         wait_until("the grandchild to end", || mailbox.info().receivers == 1);
+    });
+}
+
+#[test]
+fn g07_a_second_descriptor_keeps_what_was_taken() {
+    isolated(|| {
+        let mailbox = Handle::anonymous(8);
+        mailbox.put("job");
+        let worker = spawn(|| {
+            let second = Handle(mailbox.0.try_clone().expect("a descriptor can be copied"));
+            let job = mailbox.take(NEVER).expect("sent");
+            mailbox.close_copy();
+            assert_eq!(second.info().unacknowledged, 1);
+            assert_eq!(second.ack(job.token), Ok(()));
+        });
+        worker.ok();
+        let info = mailbox.info();
+        assert_eq!(
+            (info.received, info.redelivered, info.unacknowledged),
+            (1, 0, 0)
+        );
     });
 }
 

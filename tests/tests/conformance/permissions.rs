@@ -337,6 +337,50 @@ fn g09_root_of_a_user_namespace_has_no_power_over_the_ipc_namespace_outside() {
     });
 }
 
+/// Takes a capability from this process.
+fn drop_capability(capability: u32) {
+    const VERSION_3: u32 = 0x2008_0522;
+    let header = [VERSION_3, 0];
+    let mut sets = [0u32; 6];
+    // SAFETY: the two structs are a version and a process number, and twice three sets of 32 bits.
+    unsafe {
+        let (header, sets) = (header.as_ptr(), sets.as_mut_ptr());
+        assert_eq!(libc::syscall(libc::SYS_capget, header, sets), 0);
+        // All that are effective, permitted and inheritable, without that one.
+        let word = capability as usize / 32 * 3;
+        for set in 0..3 {
+            *sets.add(word + set) &= !(1 << (capability % 32));
+        }
+        assert_eq!(libc::syscall(libc::SYS_capset, header, sets), 0);
+    }
+}
+
+#[test]
+fn g09_to_be_root_is_nothing_without_the_capability() {
+    const CAP_CHOWN: u32 = 0;
+    const CAP_IPC_OWNER: u32 = 15;
+    isolated(|| {
+        let keeper = of_alice(0o600, ALICE.gid);
+        let name = name_of(&keeper.info());
+        assert_eq!(may(&name), [true; 3]);
+        spawn(|| {
+            drop_capability(CAP_IPC_OWNER);
+            assert_eq!(may(&name), [false; 3]);
+            assert_eq!(Handle::open(&name, ADMIN).map(drop), Err(Errno::PERM));
+            assert_eq!(unlink(&name), Err(Errno::PERM));
+        })
+        .ok();
+        spawn(|| {
+            drop_capability(CAP_CHOWN);
+            let admin = Handle::open(&name, ADMIN).expect("CAP_IPC_OWNER is still there");
+            assert_eq!(set(&admin, None, Some(BOB.uid), None), Err(Errno::PERM));
+            assert_eq!(set(&admin, None, None, Some(BOB.gid)), Err(Errno::PERM));
+            assert_eq!(set(&admin, Some(0o640), None, None), Ok(()));
+        })
+        .ok();
+    });
+}
+
 #[test]
 fn g09_a_handle_does_only_what_it_has_the_right_to() {
     isolated(|| {
