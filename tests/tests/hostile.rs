@@ -907,7 +907,7 @@ fn g11_reserved_fields_and_values_out_of_range() {
                 data,
                 len: 1,
                 flags: NEVER.0,
-                reserved,
+                reserved_len: reserved.into(),
                 ..send_args()
             };
             assert_eq!(call(mailbox, sys::POSTBOX_SEND, bytes(&send)), bad);

@@ -1,3 +1,4 @@
+use crate::object::{Kind, Subject};
 use crate::raw::DEVICE;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -36,19 +37,26 @@ pub struct Error {
     /// The kernel's error number, if the error came from there.
     pub errno: Option<Errno>,
     action: Action,
+    what: Kind,
+    number: u32,
 }
 
 /// The cause of an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// There is no room now, or (rendezvous) no receiver waits: `EAGAIN` of a send or a
-    /// reservation.
+    /// There is no room now, or (rendezvous) no receiver waits: `EAGAIN` of a send, a reservation,
+    /// a write or a connect.
     Full,
-    /// There is no message now: `EAGAIN` of a receive.
+    /// There is nothing now: `EAGAIN` of a receive, a read or an accept.
     Empty,
-    /// The time is up; nothing was sent or taken: `ETIMEDOUT`.
+    /// It is not so far: `EAGAIN` of what waits for a semaphore, latch, barrier or peer.
+    NotYet,
+    /// The time is up: `ETIMEDOUT`. Nothing was sent or taken, but a call's request may have been.
     Timeout,
+    /// A signal handler ended a call: `EINTR`. It is not repeated, as its request may have been
+    /// taken. Nothing else ends so.
+    Interrupted,
     /// The last receiver is gone; or the last sender is, and nothing is left to receive: `EPIPE`.
     Disconnected,
     /// The message does not fit: `EMSGSIZE`. A message that was to be received stays in the
@@ -59,12 +67,34 @@ pub enum ErrorKind {
         /// Bytes that the mailbox (send) or the buffer (receive) can take.
         limit: u64,
     },
+    /// Call: the process that took the request died, or closed its handle: `EOWNERDEAD`.
+    ServerDied,
+    /// Call: who took the request dropped it: `ECANCELED`.
+    Dropped,
+    /// Reply: the caller has given up: `ESTALE`.
+    Stale,
+    /// Wait: a process died before it did its part: `EOWNERDEAD`.
+    OwnerDied,
+    /// The port has both its ends, or somebody listens on it: `EADDRINUSE`.
+    AddressInUse,
+    /// The other end has not come yet: `ENOTCONN`.
+    NotConnected,
+    /// Nobody could ever receive the handle that was to be sent: `ELOOP`.
+    Loop,
+    /// This process has no free descriptors: `EMFILE`, `ENFILE`. A message that was to be received
+    /// stays.
+    NoDescriptors,
+    /// The semaphore would pass its maximum, or the latch zero: `EOVERFLOW`.
+    Overflow,
+    /// The pipe holds more, or is being used: `EBUSY`.
+    Busy,
     /// A quota of the user or a limit of the handle is used up: `EDQUOT`.
     Quota,
     /// The object's mode, its owner, the handle's rights or the device's group forbid it: `EACCES`,
     /// `EPERM`.
     Denied,
-    /// There is no object of that name: `ENOENT`.
+    /// There is no object of that name, nobody listens there, or the message or request is not
+    /// there to be settled any more: `ENOENT`.
     NotFound,
     /// The name is taken: `EEXIST`.
     Exists,
@@ -72,10 +102,10 @@ pub enum ErrorKind {
     InvalidName,
     /// The object is of another kind, or cannot do this: `EOPNOTSUPP`.
     Unsupported,
-    /// The descriptor is not a mailbox, or its rights are not those of the type that it should
+    /// The descriptor is not of an object, or its rights are not those, of the type that it should
     /// become.
     WrongHandle,
-    /// The process that sent a message is no longer there.
+    /// There is no such process (any more): `ESRCH`.
     Gone,
     /// The module is not loaded: there is no device.
     ModuleMissing,
@@ -109,26 +139,56 @@ pub(crate) enum Action {
     Settle,
     Convert,
     Identify,
+    Call,
+    Reply,
+    Connect,
+    Accept,
+    Peer,
+    WaitPeer,
+    Shutdown,
+    Read,
+    Write,
+    Resize,
+    Acquire,
+    Release,
+    CountDown,
+    Wait,
+    Join,
+    Leave,
 }
 
 impl Error {
-    pub(crate) fn new(action: Action, object: Option<Arc<str>>, errno: Errno) -> Self {
-        use Action::{Device, Open, Reserve, Send};
+    pub(crate) fn new(action: Action, subject: &Subject, errno: Errno) -> Self {
         let kind = match errno {
-            Errno::AGAIN if matches!(action, Send | Reserve) => ErrorKind::Full,
-            Errno::AGAIN => ErrorKind::Empty,
+            Errno::AGAIN => match action {
+                Action::Send | Action::Reserve | Action::Write | Action::Connect => ErrorKind::Full,
+                Action::Receive | Action::Read | Action::Accept => ErrorKind::Empty,
+                _ => ErrorKind::NotYet,
+            },
             Errno::TIMEDOUT => ErrorKind::Timeout,
+            Errno::INTR => ErrorKind::Interrupted,
             Errno::PIPE => ErrorKind::Disconnected,
+            Errno::OWNERDEAD if action == Action::Call => ErrorKind::ServerDied,
+            Errno::OWNERDEAD => ErrorKind::OwnerDied,
+            Errno::CANCELED => ErrorKind::Dropped,
+            Errno::STALE => ErrorKind::Stale,
+            Errno::ADDRINUSE => ErrorKind::AddressInUse,
+            Errno::NOTCONN => ErrorKind::NotConnected,
+            Errno::LOOP => ErrorKind::Loop,
+            Errno::MFILE | Errno::NFILE => ErrorKind::NoDescriptors,
+            Errno::OVERFLOW => ErrorKind::Overflow,
+            Errno::BUSY => ErrorKind::Busy,
             Errno::DQUOT => ErrorKind::Quota,
             Errno::ACCESS | Errno::PERM => ErrorKind::Denied,
-            Errno::NOENT | Errno::NXIO | Errno::NODEV if action == Device => {
+            Errno::NOENT | Errno::NXIO | Errno::NODEV if action == Action::Device => {
                 ErrorKind::ModuleMissing
             }
             Errno::NOENT => ErrorKind::NotFound,
             Errno::EXIST => ErrorKind::Exists,
             Errno::NAMETOOLONG => ErrorKind::InvalidName,
             Errno::INVAL
-                if matches!(action, Open | Action::Unlink) && !is_name(object.as_deref()) =>
+                if matches!(action, Action::Open | Action::Unlink | Action::Connect)
+                    && !is_name(subject.name.as_deref()) =>
             {
                 ErrorKind::InvalidName
             }
@@ -137,19 +197,19 @@ impl Error {
             _ => ErrorKind::Os,
         };
         Error {
-            kind,
-            object,
             errno: Some(errno),
-            action,
+            ..Self::of_kind(action, subject, kind)
         }
     }
 
-    pub(crate) fn of_kind(action: Action, object: Option<Arc<str>>, kind: ErrorKind) -> Self {
+    pub(crate) fn of_kind(action: Action, subject: &Subject, kind: ErrorKind) -> Self {
         Error {
             kind,
-            object,
+            object: subject.name.clone(),
             errno: None,
             action,
+            what: subject.kind,
+            number: subject.number,
         }
     }
 
@@ -178,6 +238,15 @@ impl Error {
         self.kind == ErrorKind::NotFound
     }
 
+    /// Whether a non-blocking call would have had to wait: [`ErrorKind::Full`],
+    /// [`ErrorKind::Empty`] or [`ErrorKind::NotYet`].
+    pub fn would_wait(&self) -> bool {
+        matches!(
+            self.kind,
+            ErrorKind::Full | ErrorKind::Empty | ErrorKind::NotYet
+        )
+    }
+
     /// Whether it was forbidden: [`ErrorKind::Denied`].
     pub fn is_denied(&self) -> bool {
         self.kind == ErrorKind::Denied
@@ -196,51 +265,128 @@ fn is_name(name: Option<&str>) -> bool {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let action = match self.action {
-            Action::Device => "open",
-            Action::Open => "open",
+            Action::Device | Action::Open => "open",
             Action::Unlink => "remove",
             Action::Clone => "make another handle of",
             Action::Attributes => "change the attributes of",
             Action::Inspect => "inspect",
             Action::List => "list",
             Action::Usage => "read the usage of",
-            Action::Poll => "wait for",
+            Action::Poll | Action::Wait => "wait for",
             Action::Send | Action::SendReserved => "send to",
             Action::Reserve => "reserve room in",
             Action::Receive => "receive from",
             Action::Settle => "settle a message of",
             Action::Convert => "use this descriptor as",
             Action::Identify => "identify",
+            Action::Call => "call",
+            Action::Reply => "answer a request of",
+            Action::Connect => "connect to",
+            Action::Accept => "accept a connection of",
+            Action::Peer => "identify the peer of",
+            Action::WaitPeer => "wait for the peer of",
+            Action::Shutdown => "close a direction of",
+            Action::Read => "read from",
+            Action::Write => "write to",
+            Action::Resize => "resize",
+            Action::Acquire => "acquire",
+            Action::Release => "release",
+            Action::CountDown => "count down",
+            Action::Join => "join",
+            Action::Leave => "leave",
         };
         write!(f, "cannot {action} ")?;
-        match (self.action, &self.object) {
-            (Action::Device, _) => f.write_str(DEVICE),
-            (Action::List, _) => f.write_str("mailboxes"),
-            (Action::Usage, _) => f.write_str("this user"),
-            (Action::Identify, _) => f.write_str("the sender of the message"),
-            (Action::Convert, _) => f.write_str("a mailbox handle of this type"),
-            (_, Some(name)) => write!(f, "mailbox {name:?}"),
-            (_, None) => f.write_str("a mailbox without a name"),
+        match self.action {
+            Action::Device => f.write_str(DEVICE),
+            Action::List => f.write_str("the objects"),
+            Action::Usage => f.write_str("this user"),
+            Action::Identify => f.write_str("the sender of the message"),
+            Action::Convert => f.write_str("a handle of this type"),
+            _ => self.subject().fmt(f),
         }?;
         write!(f, ": {}", self.cause())
     }
 }
 
 impl Error {
+    fn subject(&self) -> Subject {
+        Subject {
+            kind: self.what,
+            name: self.object.clone(),
+            number: self.number,
+        }
+    }
+
     /// What was wrong, and what can be done about it.
     fn cause(&self) -> Cow<'static, str> {
         let text = match (self.kind, self.action) {
+            (ErrorKind::Full, Action::Connect) => {
+                "as many connections as it lets wait are waiting; wait for room"
+            }
+            (ErrorKind::Full, Action::Write) => {
+                "it has no room now; read from it, or wait for room"
+            }
             (ErrorKind::Full, _) => {
                 "it has no room now, or (rendezvous) no receiver waits; \
                  receive from it, or wait for room"
             }
+            (ErrorKind::Empty, Action::Accept) => "nobody has connected now; wait for one",
+            (ErrorKind::Empty, Action::Read) => "there is nothing to read now; wait for some",
             (ErrorKind::Empty, _) => "no message is there now; wait for one",
-            (ErrorKind::Timeout, _) => "the time is up; nothing was sent or taken",
+            (ErrorKind::NotYet, Action::Acquire) => "it does not have that many now; wait for them",
+            (ErrorKind::NotYet, Action::WaitPeer) => "nobody is there yet; wait for them",
+            (ErrorKind::NotYet, _) => "it is not so far; wait for it",
+            (ErrorKind::Timeout, Action::Call) => {
+                "the time is up; a server that has taken the request may still work on it"
+            }
+            (ErrorKind::Timeout, Action::Send | Action::Reserve | Action::Receive) => {
+                "the time is up; nothing was sent or taken"
+            }
+            (ErrorKind::Timeout, _) => "the time is up",
+            (ErrorKind::Interrupted, _) => {
+                "a signal handler ran; a server that has taken the request may still work on it, so \
+                 call again only if doing it twice does no harm"
+            }
             (ErrorKind::Disconnected, Action::Receive) => {
                 "the last sender is gone and every message has been received"
             }
-            (ErrorKind::Disconnected, _) => {
-                "the last receiver is gone; open one, or make the mailbox persistent"
+            (ErrorKind::Disconnected, Action::Write) => "the last reader is gone",
+            (ErrorKind::Disconnected, _) => match self.what {
+                Kind::Link | Kind::Listener => "the other end is gone; connect again",
+                Kind::Endpoint => "its process is gone",
+                _ => "the last receiver is gone; open one, or make the mailbox persistent",
+            },
+            (ErrorKind::ServerDied, _) => {
+                "the server died with the request, or closed its handle; whether it did any of it is \
+                 not known"
+            }
+            (ErrorKind::Dropped, _) => {
+                "the server dropped the request; it may not answer requests (Handle::recv_request \
+                 is for those)"
+            }
+            (ErrorKind::Stale, _) => "the caller has given up; nobody waits for the reply",
+            (ErrorKind::OwnerDied, _) => {
+                "a process that was to take part died before it did; make a new one and start over"
+            }
+            (ErrorKind::AddressInUse, _) => {
+                "it has both its ends, or somebody listens on it; use another port, or connect \
+                 (Port::connect) where somebody listens"
+            }
+            (ErrorKind::NotConnected, _) => "nobody has opened the other end yet; wait for them",
+            (ErrorKind::Loop, _) => {
+                "it would hold a handle that nobody but its own receiver can take out again; send \
+                 one with fewer rights, or another way"
+            }
+            (ErrorKind::NoDescriptors, _) => {
+                "this process has no free descriptors; close some or raise its limit (`ulimit -n`). \
+                 A message that was to be received stays"
+            }
+            (ErrorKind::Overflow, _) => match self.what {
+                Kind::Latch => "its count is smaller than that",
+                _ => "it would pass its maximum; release no more than was acquired",
+            },
+            (ErrorKind::Busy, _) => {
+                "it holds more bytes than that, or is being used; read from it, then try again"
             }
             (ErrorKind::TooLarge { len, limit }, action) => {
                 let text = match action {
@@ -251,14 +397,15 @@ impl Error {
                         format!("{limit} were reserved; reserve as many as it may have")
                     }
                     _ => format!(
-                        "the mailbox takes {limit}; \
-                         make it with a larger message_max or capacity_bytes"
+                        "the {} takes {limit}; \
+                         make it with a larger message_max or capacity_bytes",
+                        self.what
                     ),
                 };
                 return format!("the message has {len} bytes and {text}").into();
             }
             (ErrorKind::Quota, _) => {
-                "a quota is used up (`postbox limits` shows them); receive or acknowledge \
+                "a quota is used up (`postbox limits` shows them); receive, acknowledge or answer \
                  messages, or raise the module's parameters"
             }
             (ErrorKind::Denied, Action::Device) => {
@@ -268,20 +415,30 @@ impl Error {
             (ErrorKind::Denied, _) if self.errno == Some(Errno::PERM) => {
                 "only its owner and root may do this"
             }
-            (ErrorKind::Denied, Action::Open) => {
-                "its mode forbids it (w: send, r: receive); its owner can change that with \
+            (ErrorKind::Denied, Action::Open | Action::Connect) => {
+                "its mode forbids it (w: send, connect; r: receive); its owner can change that with \
                  `postbox chmod`"
             }
             (ErrorKind::Denied, Action::Attributes) => {
-                "this handle was not opened for it (Options::admin, Admin)"
+                "this handle was not opened for it (admin(true) in its options)"
             }
             (ErrorKind::Denied, _) => "this handle does not have the right",
             (ErrorKind::NotFound, Action::Settle) => "it is not there to settle any more",
+            (ErrorKind::NotFound, Action::Reply) => {
+                "nobody waits for a reply: it was sent already, or the message is not a request"
+            }
+            (ErrorKind::NotFound, Action::Connect) => {
+                "nobody listens there; start the server first"
+            }
+            (ErrorKind::NotFound, _) if self.what == Kind::Endpoint => {
+                "the process has not opened its endpoint (Endpoint::own)"
+            }
             (ErrorKind::NotFound, _) => {
-                "there is none of that name; create it with Options::create or `postbox create`"
+                "there is none of that name; have it made (create(true) in its options, `postbox \
+                 create`)"
             }
             (ErrorKind::Exists, _) => {
-                "the name is taken; choose another, use the mailbox that has it, or remove that \
+                "the name is taken; choose another, use the object that has it, or remove that \
                  with `postbox rm`"
             }
             (ErrorKind::InvalidName, _) => {
@@ -289,12 +446,12 @@ impl Error {
                  parts, none of which is \".\" or \"..\""
             }
             (ErrorKind::Unsupported, _) => {
-                "it cannot do this (a rendezvous mailbox has no room to reserve, and objects of \
-                 other kinds no messages)"
+                "it is of another kind, or cannot do this (a rendezvous has no room to reserve, for \
+                 one)"
             }
             (ErrorKind::WrongHandle, _) => {
-                "it is not bound to a mailbox with just the rights of that type; a handle with \
-                 both rights is a Mailbox, which can be split"
+                "it is not bound to an object of its kind, with just the rights of that type; a \
+                 handle with more rights can be split, or cloned with fewer"
             }
             (ErrorKind::Gone, _) => "its process is gone",
             (ErrorKind::ModuleMissing, _) => {
@@ -323,18 +480,27 @@ impl From<Error> for std::io::Error {
     fn from(error: Error) -> Self {
         use std::io::ErrorKind as Io;
         let kind = match error.kind {
-            ErrorKind::Full | ErrorKind::Empty => Io::WouldBlock,
+            ErrorKind::Full | ErrorKind::Empty | ErrorKind::NotYet => Io::WouldBlock,
             ErrorKind::Timeout => Io::TimedOut,
+            ErrorKind::Interrupted => Io::Interrupted,
             ErrorKind::Disconnected => Io::BrokenPipe,
-            ErrorKind::TooLarge { .. } | ErrorKind::InvalidName | ErrorKind::WrongHandle => {
-                Io::InvalidInput
-            }
+            ErrorKind::ServerDied | ErrorKind::Dropped => Io::ConnectionAborted,
+            ErrorKind::AddressInUse => Io::AddrInUse,
+            ErrorKind::NotConnected => Io::NotConnected,
+            ErrorKind::Busy => Io::ResourceBusy,
+            ErrorKind::TooLarge { .. }
+            | ErrorKind::InvalidName
+            | ErrorKind::WrongHandle
+            | ErrorKind::Loop
+            | ErrorKind::Overflow => Io::InvalidInput,
             ErrorKind::Quota => Io::QuotaExceeded,
             ErrorKind::Denied => Io::PermissionDenied,
-            ErrorKind::NotFound | ErrorKind::Gone | ErrorKind::ModuleMissing => Io::NotFound,
+            ErrorKind::NotFound | ErrorKind::Gone | ErrorKind::Stale | ErrorKind::ModuleMissing => {
+                Io::NotFound
+            }
             ErrorKind::Exists => Io::AlreadyExists,
             ErrorKind::Unsupported | ErrorKind::Incompatible { .. } => Io::Unsupported,
-            ErrorKind::Os => error
+            ErrorKind::OwnerDied | ErrorKind::NoDescriptors | ErrorKind::Os => error
                 .errno
                 .map_or(Io::Other, |errno| std::io::Error::from(errno).kind()),
         };
@@ -423,9 +589,13 @@ wraps_error!([] FromFdError);
 mod tests {
     use super::*;
 
+    fn mailbox(name: &str) -> Subject {
+        Subject::new(Kind::Mailbox, Some(name))
+    }
+
     #[test]
     fn errors_name_the_object_and_a_remedy() {
-        let error = Error::new(Action::Send, Some("jobs".into()), Errno::AGAIN);
+        let error = Error::new(Action::Send, &mailbox("jobs"), Errno::AGAIN);
         assert!(error.is_full());
         let text = error.to_string();
         assert!(
@@ -437,14 +607,17 @@ mod tests {
 
     #[test]
     fn the_same_number_means_what_was_tried() {
-        let kind = |action, errno| Error::new(action, Some("a/b".into()), errno).kind;
+        let kind = |action, errno| Error::new(action, &mailbox("a/b"), errno).kind;
         assert_eq!(kind(Action::Reserve, Errno::AGAIN), ErrorKind::Full);
         assert_eq!(kind(Action::Receive, Errno::AGAIN), ErrorKind::Empty);
         assert_eq!(kind(Action::Device, Errno::NOENT), ErrorKind::ModuleMissing);
         assert_eq!(kind(Action::Open, Errno::NOENT), ErrorKind::NotFound);
+        assert_eq!(kind(Action::Acquire, Errno::AGAIN), ErrorKind::NotYet);
+        assert_eq!(kind(Action::Call, Errno::OWNERDEAD), ErrorKind::ServerDied);
+        assert_eq!(kind(Action::Wait, Errno::OWNERDEAD), ErrorKind::OwnerDied);
         assert_eq!(kind(Action::Open, Errno::INVAL), ErrorKind::Os);
         assert_eq!(
-            Error::new(Action::Open, Some("a//b".into()), Errno::INVAL).kind,
+            Error::new(Action::Open, &mailbox("a//b"), Errno::INVAL).kind,
             ErrorKind::InvalidName
         );
     }
@@ -452,7 +625,7 @@ mod tests {
     #[test]
     fn the_payload_comes_back_and_stays_out_of_the_way() {
         struct Opaque;
-        let error = Error::new(Action::Send, None, Errno::PIPE);
+        let error = Error::new(Action::Send, &Subject::none(), Errno::PIPE);
         let send = SendError {
             payload: Opaque,
             error: error.clone(),

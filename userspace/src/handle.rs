@@ -1,16 +1,12 @@
-use crate::error::{Action, Error, ErrorKind, FromFdError, Result};
+use crate::error::{FromFdError, Result};
 use crate::info::Info;
-use crate::{raw, sys};
-use rustix::event::{PollFd, PollFlags, poll};
+use crate::object::{Inner, Kind, Subject};
+use crate::sys;
+use rustix::event::PollFlags;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::io::Errno;
-use rustix::time::Timespec;
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 bitflags::bitflags! {
     /// What a handle may do. Rights belong to the handle, not to the process, and only shrink.
@@ -54,7 +50,7 @@ impl Capacity {
         }
     }
 
-    fn to_raw(self) -> u64 {
+    pub(crate) fn to_raw(self) -> u64 {
         match self {
             Capacity::Rendezvous => 0,
             Capacity::Bounded(messages) => messages,
@@ -63,17 +59,21 @@ impl Capacity {
     }
 }
 
-mod access {
+pub(crate) mod sealed {
     pub trait Sealed {}
 }
 
-/// The rights that a type of handle stands for: [`Both`], [`SendOnly`], [`ReceiveOnly`] or
-/// [`AdminOnly`].
-pub trait Access: access::Sealed {
+/// What a type of handle stands for: the kind of object and what may be done with it. There are
+/// [`Both`], [`SendOnly`], [`ReceiveOnly`] and [`AdminOnly`] for mailboxes, and one for each other
+/// type.
+pub trait Access: sealed::Sealed {
     /// The rights, to which [`Rights::ADMIN`] may come on top.
     const RIGHTS: Rights;
     #[doc(hidden)]
     const NAME: &'static str;
+    /// Whether a handle of these rights to an object of that kind is of this type.
+    #[doc(hidden)]
+    fn fits(kind: Kind, rights: Rights) -> bool;
 }
 
 /// Handles that can send.
@@ -82,29 +82,37 @@ pub trait CanSend: Access {}
 /// Handles that can receive.
 pub trait CanReceive: Access {}
 
+/// Types of handles: name, rights, the type's public name, the kinds of objects that it can be a
+/// handle to, and what it can do.
 macro_rules! access {
-    ($($(#[$doc:meta])* $name:ident = $rights:expr, $alias:literal $(, $can:ident)*;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident = $rights:expr, $alias:literal, [$($kind:ident)*] $(, $can:ident)*;)*) => {$(
         $(#[$doc])*
         #[derive(Clone, Copy, Debug)]
         pub enum $name {}
-        impl access::Sealed for $name {}
-        impl Access for $name {
-            const RIGHTS: Rights = $rights;
+        impl $crate::handle::sealed::Sealed for $name {}
+        impl $crate::handle::Access for $name {
+            const RIGHTS: $crate::handle::Rights = $rights;
             const NAME: &'static str = $alias;
+            fn fits(kind: $crate::object::Kind, rights: $crate::handle::Rights) -> bool {
+                use $crate::handle::Rights;
+                matches!(kind, $($crate::object::Kind::$kind)|*)
+                    && rights | Rights::ADMIN == Self::RIGHTS | Rights::ADMIN
+            }
         }
-        $(impl $can for $name {})*
+        $(impl $crate::handle::$can for $name {})*
     )*};
 }
+pub(crate) use access;
 
 access! {
     /// Sends and receives: the access of a [`Mailbox`].
-    Both = Rights::SEND.union(Rights::RECEIVE), "Mailbox", CanSend, CanReceive;
+    Both = Rights::SEND.union(Rights::RECEIVE), "Mailbox", [Mailbox], CanSend, CanReceive;
     /// Sends: the access of a [`Sender`].
-    SendOnly = Rights::SEND, "Sender", CanSend;
+    SendOnly = Rights::SEND, "Sender", [Mailbox Link Endpoint], CanSend;
     /// Receives: the access of a [`Receiver`].
-    ReceiveOnly = Rights::RECEIVE, "Receiver", CanReceive;
+    ReceiveOnly = Rights::RECEIVE, "Receiver", [Mailbox Link Endpoint], CanReceive;
     /// Changes attributes: the access of an [`Admin`].
-    AdminOnly = Rights::ADMIN, "Admin";
+    AdminOnly = Rights::ADMIN, "Admin", [Mailbox];
 }
 
 /// A handle that sends to and receives from a mailbox.
@@ -134,106 +142,8 @@ pub struct Handle<A> {
     access: PhantomData<A>,
 }
 
-/// What does not depend on the access.
-pub(crate) struct Inner {
-    pub(crate) fd: OwnedFd,
-    pub(crate) name: Option<Arc<str>>,
-    pub(crate) rights: Rights,
-    /// The most entries of a batch.
-    pub(crate) batch_max: usize,
-    /// The size that the next message is expected to have.
-    pub(crate) expected: AtomicUsize,
-}
-
-/// An unbound handle of a module that this crate understands.
-pub(crate) fn device() -> Result<(OwnedFd, sys::postbox_version)> {
-    let fd = raw::device().map_err(|errno| Error::new(Action::Device, None, errno))?;
-    let version = raw::version(&fd).map_err(|errno| Error::new(Action::Device, None, errno))?;
-    check(&version)?;
-    Ok((fd, version))
-}
-
-fn check(version: &sys::postbox_version) -> Result<()> {
-    if version.abi == sys::POSTBOX_ABI {
-        return Ok(());
-    }
-    let kind = ErrorKind::Incompatible {
-        module: version.abi,
-        library: sys::POSTBOX_ABI,
-    };
-    Err(Error::of_kind(Action::Device, None, kind))
-}
-
-impl Inner {
-    fn new(fd: OwnedFd, name: Option<Arc<str>>, rights: Rights, batch_max: usize) -> Self {
-        Inner {
-            fd,
-            name,
-            rights,
-            batch_max,
-            expected: AtomicUsize::new(0),
-        }
-    }
-
-    fn open(name: Option<&str>, rights: Rights, mut args: sys::postbox_open) -> Result<Self> {
-        let (fd, version) = device()?;
-        let name: Option<Arc<str>> = name.map(Arc::from);
-        args.kind = sys::POSTBOX_KIND_MAILBOX;
-        args.rights = rights.bits();
-        raw::open(&fd, name.as_deref().map(str::as_bytes), &mut args)
-            .map_err(|errno| Error::new(Action::Open, name.clone(), errno))?;
-        Ok(Inner::new(fd, name, rights, version.batch_max as usize))
-    }
-
-    pub(crate) fn error(&self, action: Action, errno: Errno) -> Error {
-        Error::new(action, self.name.clone(), errno)
-    }
-
-    pub(crate) fn error_of_kind(&self, action: Action, kind: ErrorKind) -> Error {
-        Error::of_kind(action, self.name.clone(), kind)
-    }
-
-    fn dup(&self, rights: Rights) -> Result<Self> {
-        let fd =
-            raw::dup(&self.fd, rights.bits()).map_err(|errno| self.error(Action::Clone, errno))?;
-        Ok(Inner::new(fd, self.name.clone(), rights, self.batch_max))
-    }
-
-    /// What the kernel says of a descriptor from elsewhere.
-    fn adopt(fd: OwnedFd, wanted: Rights) -> Result<Self, FromFdError> {
-        let asked = || {
-            let error = |errno| match errno {
-                Errno::NOTTY | Errno::BADFD => {
-                    Error::of_kind(Action::Convert, None, ErrorKind::WrongHandle)
-                }
-                errno => Error::new(Action::Convert, None, errno),
-            };
-            let version = raw::version(&fd).map_err(error)?;
-            check(&version)?;
-            let info = raw::info(&fd).map_err(error)?;
-            let rights = Rights::from_bits_retain(info.rights);
-            if info.kind != sys::POSTBOX_KIND_MAILBOX
-                || rights | Rights::ADMIN != wanted | Rights::ADMIN
-            {
-                return Err(Error::of_kind(
-                    Action::Convert,
-                    None,
-                    ErrorKind::WrongHandle,
-                ));
-            }
-            Ok((Info::from(&info).name, rights, version.batch_max as usize))
-        };
-        match asked() {
-            Ok((name, rights, batch_max)) => {
-                Ok(Inner::new(fd, name.map(Arc::from), rights, batch_max))
-            }
-            Err(error) => Err(FromFdError { fd, error }),
-        }
-    }
-}
-
 impl<A: Access> Handle<A> {
-    fn from_inner(inner: Inner) -> Self {
+    pub(crate) fn from_inner(inner: Inner) -> Self {
         Handle {
             inner,
             access: PhantomData,
@@ -251,7 +161,7 @@ impl<A: Access> Handle<A> {
 
     /// The name under which the mailbox was opened; `None` if it has none.
     pub fn name(&self) -> Option<&str> {
-        self.inner.name.as_deref()
+        self.inner.subject.name.as_deref()
     }
 
     /// What this handle may do.
@@ -264,8 +174,7 @@ impl<A: Access> Handle<A> {
     /// # Errors
     /// None that a program can bring about.
     pub fn info(&self) -> Result<Info> {
-        let info = raw::info(self).map_err(|errno| self.inner.error(Action::Inspect, errno))?;
-        Ok(Info::from(&info))
+        self.inner.info()
     }
 
     /// Sets the permission bits. Handles that are open keep their rights.
@@ -273,7 +182,7 @@ impl<A: Access> Handle<A> {
     /// # Errors
     /// [`Denied`](ErrorKind::Denied) without [`Rights::ADMIN`].
     pub fn set_mode(&self, mode: u32) -> Result<()> {
-        self.set_attr(sys::postbox_attr {
+        self.inner.set_attr(sys::postbox_attr {
             valid: sys::POSTBOX_ATTR_MODE,
             mode,
             ..Default::default()
@@ -288,16 +197,12 @@ impl<A: Access> Handle<A> {
     pub fn chown(&self, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
         let valid =
             uid.map_or(0, |_| sys::POSTBOX_ATTR_UID) | gid.map_or(0, |_| sys::POSTBOX_ATTR_GID);
-        self.set_attr(sys::postbox_attr {
+        self.inner.set_attr(sys::postbox_attr {
             valid,
             uid: uid.unwrap_or(0),
             gid: gid.unwrap_or(0),
             ..Default::default()
         })
-    }
-
-    fn set_attr(&self, args: sys::postbox_attr) -> Result<()> {
-        raw::set_attr(self, &args).map_err(|errno| self.inner.error(Action::Attributes, errno))
     }
 
     /// Makes every call that would wait return at once instead, with [`Full`](ErrorKind::Full) or
@@ -308,12 +213,7 @@ impl<A: Access> Handle<A> {
     /// # Errors
     /// None that a program can bring about.
     pub fn set_nonblocking(&self, nonblocking: bool) -> Result<()> {
-        let set = || {
-            let mut flags = fcntl_getfl(self)?;
-            flags.set(OFlags::NONBLOCK, nonblocking);
-            fcntl_setfl(self, flags)
-        };
-        set().map_err(|errno| self.inner.error(Action::Poll, errno))
+        self.inner.set_nonblocking(nonblocking)
     }
 
     /// Waits until one of `events` holds, at most `timeout` (`None`: as long as it takes); returns
@@ -343,18 +243,7 @@ impl<A: Access> Handle<A> {
     /// # Errors
     /// None that a program can bring about.
     pub fn ready(&self, events: PollFlags, timeout: Option<Duration>) -> Result<PollFlags> {
-        // A timeout that leads beyond the clock's end is none.
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let mut fds = [PollFd::new(self, events)];
-        loop {
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let left = left.and_then(|left| Timespec::try_from(left).ok());
-            match poll(&mut fds, left.as_ref()) {
-                Ok(_) => return Ok(fds[0].revents()),
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(self.inner.error(Action::Poll, errno)),
-            }
-        }
+        self.inner.ready(events, timeout)
     }
 }
 
@@ -620,7 +509,8 @@ impl Options {
         } else {
             Rights::empty()
         };
-        Inner::open(name, A::RIGHTS | admin, args).map(Handle::from_inner)
+        let (inner, _) = Inner::open(Subject::new(Kind::Mailbox, name), A::RIGHTS | admin, args)?;
+        Ok(Handle::from_inner(inner))
     }
 }
 
@@ -658,24 +548,13 @@ impl<A: Access> TryFrom<OwnedFd> for Handle<A> {
     type Error = FromFdError;
 
     fn try_from(fd: OwnedFd) -> Result<Self, FromFdError> {
-        Inner::adopt(fd, A::RIGHTS).map(Self::from_inner)
+        Inner::adopt(fd, A::fits).map(Self::from_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_module_of_another_abi_is_refused_by_name() {
-        let version = |abi| sys::postbox_version {
-            abi,
-            ..Default::default()
-        };
-        assert_eq!(check(&version(sys::POSTBOX_ABI)), Ok(()));
-        let text = check(&version(7)).unwrap_err().to_string();
-        assert!(text.contains("the postbox module has ABI 7"), "{text}");
-    }
 
     #[test]
     fn capacities_are_what_the_kernel_counts() {

@@ -1,5 +1,6 @@
 use crate::error::{Action, Error, Result};
-use crate::handle::{Capacity, Rights, device};
+use crate::handle::{Capacity, Rights};
+use crate::object::{Kind, Subject, device};
 use crate::{raw, sys};
 use rustix::fd::OwnedFd;
 use std::collections::VecDeque;
@@ -9,10 +10,14 @@ use std::collections::VecDeque;
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Info {
+    /// What it is.
+    pub kind: Kind,
     /// The object's number, never used again while the module is loaded.
     pub id: u64,
     /// Its name; `None` if it never had one or it was removed.
     pub name: Option<String>,
+    /// The number of its port; of an endpoint, that of its process. `None` if it has none.
+    pub number: Option<u32>,
     /// Whether it stays until its name is removed.
     pub persist: bool,
     /// Permission bits.
@@ -58,6 +63,18 @@ pub struct Info {
     pub high_messages: u64,
     /// The most bytes, likewise.
     pub high_bytes: u64,
+    /// A link: whether both its ends are there.
+    pub connected: bool,
+    /// A latch or barrier: whether a participant died before it did its part.
+    pub broken: bool,
+    /// A semaphore's value, a latch's count, or who has arrived at a barrier.
+    pub value: u64,
+    /// A semaphore's maximum, a latch's first count, or a barrier's parties.
+    pub maximum: u64,
+    /// A link: messages that this end sent and the other has not received.
+    pub back_messages: u64,
+    /// Bytes of their payload.
+    pub back_bytes: u64,
 }
 
 impl From<&sys::postbox_info> for Info {
@@ -69,8 +86,10 @@ impl From<&sys::postbox_info> for Info {
             .map(|&c| c as u8)
             .collect();
         Info {
+            kind: Kind::from_raw(info.kind),
             id: info.id,
             name: (!name.is_empty()).then(|| String::from_utf8_lossy(&name).into_owned()),
+            number: Some(info.number).filter(|&number| number != 0),
             persist: info.flags & sys::POSTBOX_INFO_PERSIST != 0,
             mode: info.mode,
             uid: info.uid,
@@ -94,6 +113,12 @@ impl From<&sys::postbox_info> for Info {
             full: info.full,
             high_messages: info.high_messages,
             high_bytes: info.high_bytes,
+            connected: info.flags & sys::POSTBOX_INFO_CONNECTED != 0,
+            broken: info.flags & sys::POSTBOX_INFO_BROKEN != 0,
+            value: info.value,
+            maximum: info.maximum,
+            back_messages: info.back_messages,
+            back_bytes: info.back_bytes,
         }
     }
 }
@@ -117,6 +142,10 @@ pub struct Usage {
     pub objects: u64,
     /// How many there may be.
     pub objects_max: u64,
+    /// Files in the user's messages.
+    pub files: u64,
+    /// How many there may be.
+    pub files_max: u64,
 }
 
 /// What the module is.
@@ -160,7 +189,8 @@ pub fn version() -> Result<Version> {
 /// # Errors
 /// As [`version`].
 pub fn usage() -> Result<Usage> {
-    let usage = raw::usage(device()?.0).map_err(|errno| Error::new(Action::Usage, None, errno))?;
+    let usage = raw::usage(device()?.0)
+        .map_err(|errno| Error::new(Action::Usage, &Subject::none(), errno))?;
     Ok(Usage {
         uid: usage.uid,
         messages: usage.messages,
@@ -169,6 +199,8 @@ pub fn usage() -> Result<Usage> {
         bytes_max: usage.bytes_max,
         objects: usage.objects,
         objects_max: usage.objects_max,
+        files: usage.files,
+        files_max: usage.files_max,
     })
 }
 
@@ -178,8 +210,13 @@ pub fn usage() -> Result<Usage> {
 /// [`NotFound`](crate::ErrorKind::NotFound); [`Denied`](crate::ErrorKind::Denied) to all but the
 /// owner and whoever has `CAP_IPC_OWNER`; and as [`version`].
 pub fn unlink(name: &str) -> Result<()> {
-    raw::unlink(device()?.0, name.as_bytes())
-        .map_err(|errno| Error::new(Action::Unlink, Some(name.into()), errno))
+    raw::unlink(device()?.0, name.as_bytes()).map_err(|errno| {
+        Error::new(
+            Action::Unlink,
+            &Subject::new(Kind::Other, Some(name)),
+            errno,
+        )
+    })
 }
 
 /// The named objects of this IPC namespace, in the order in which they were made.
@@ -218,7 +255,7 @@ pub fn stat(name: &str) -> Result<Info> {
     }
     Err(Error::new(
         Action::Inspect,
-        Some(name.into()),
+        &Subject::new(Kind::Other, Some(name)),
         rustix::io::Errno::NOENT,
     ))
 }
@@ -241,7 +278,7 @@ impl Iterator for List {
                 Ok(count) => self.infos.extend(page[..count].iter().map(Info::from)),
                 Err(errno) => {
                     self.after = u64::MAX;
-                    return Some(Err(Error::new(Action::List, None, errno)));
+                    return Some(Err(Error::new(Action::List, &Subject::none(), errno)));
                 }
             }
         }

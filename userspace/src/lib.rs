@@ -60,11 +60,16 @@
 //! off with `default-features = false`. `serde` derives `Serialize` for [`Info`], [`Usage`],
 //! [`Version`] and [`Identity`].
 
+mod barrier;
 mod error;
 mod handle;
 mod info;
+mod latch;
+mod object;
+mod pipe;
 pub mod raw;
 mod recv;
+mod semaphore;
 mod send;
 pub mod sys;
 mod wait;
@@ -75,6 +80,7 @@ pub use handle::{
     ReceiveOnly, Receiver, Rights, SendOnly, Sender,
 };
 pub use info::{Info, List, Usage, Version, list, stat, unlink, usage, version};
+pub use object::Kind;
 pub use raw::DEVICE;
 pub use recv::{Delivery, Identity, IntoIter, Iter, Message, Received};
 #[doc(no_inline)]

@@ -11,7 +11,7 @@ use crate::sys;
 use core::ffi::c_void;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
-use rustix::fd::{AsFd, FromRawFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Result;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode};
@@ -181,22 +181,102 @@ pub fn usage(fd: impl AsFd) -> Result<sys::postbox_usage> {
     Ok(args)
 }
 
-/// Sends one message.
-///
-/// *References*: `POSTBOX_SEND`, [`sys::postbox_send`].
-pub fn send(fd: impl AsFd, data: &[u8], args: &sys::postbox_send) -> Result<()> {
-    let mut args = sys::postbox_send {
+/// A file to send in a message.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+pub struct SendFd<'a>(sys::postbox_fd, PhantomData<BorrowedFd<'a>>);
+
+impl<'a> SendFd<'a> {
+    /// This file; or, where `rights` are not 0, a new handle with those rights to the postbox
+    /// object that it is a handle of.
+    pub fn new(fd: BorrowedFd<'a>, rights: u32) -> Self {
+        let args = sys::postbox_fd {
+            fd: fd.as_raw_fd(),
+            rights,
+        };
+        SendFd(args, PhantomData)
+    }
+}
+
+/// A file that came with a message.
+#[derive(Debug)]
+pub struct ReceivedFd {
+    /// The descriptor, close-on-exec.
+    pub fd: OwnedFd,
+    /// The rights of a handle of postbox; 0 for other files.
+    pub rights: u32,
+}
+
+/// Room for the files of one message.
+struct Room([MaybeUninit<sys::postbox_fd>; sys::POSTBOX_FILES_MAX as usize]);
+
+impl Room {
+    fn new() -> Self {
+        Room([MaybeUninit::uninit(); sys::POSTBOX_FILES_MAX as usize])
+    }
+
+    /// Has the kernel write here, at most what the caller asks for.
+    fn offer(&mut self, args: &mut sys::postbox_recv) {
+        args.fds = self.0.as_mut_ptr() as u64;
+        args.fd_max = args.fd_max.min(sys::POSTBOX_FILES_MAX);
+    }
+
+    /// # Safety
+    /// The kernel has received a message into `args`, which was offered this room, and its files
+    /// have not been taken yet.
+    unsafe fn take(&self, args: &sys::postbox_recv, files: &mut Vec<ReceivedFd>) {
+        let count = args.fd_count.min(args.fd_max) as usize;
+        files.extend(self.0.iter().take(count).map(|entry| {
+            // SAFETY: the kernel has written so many entries.
+            let entry = unsafe { entry.assume_init() };
+            ReceivedFd {
+                // SAFETY: the kernel made this descriptor for us, and nobody else knows it.
+                fd: unsafe { OwnedFd::from_raw_fd(entry.fd) },
+                rights: entry.rights,
+            }
+        }));
+    }
+}
+
+fn send_args(data: &[u8], fds: &[SendFd<'_>], args: &sys::postbox_send) -> sys::postbox_send {
+    sys::postbox_send {
         size: size_of::<sys::postbox_send>(),
         data: data.as_ptr() as u64,
         len: data.len() as u64,
+        fds: if fds.is_empty() {
+            0
+        } else {
+            fds.as_ptr() as u64
+        },
+        fd_count: length(fds.len()),
         ..*args
-    };
-    // SAFETY: the request takes this struct and reads `len` bytes at `data`, which is borrowed.
+    }
+}
+
+/// Sends one message, without files.
+///
+/// *References*: `POSTBOX_SEND`, [`sys::postbox_send`].
+pub fn send(fd: impl AsFd, data: &[u8], args: &sys::postbox_send) -> Result<()> {
+    send_files(fd, data, &[], args)
+}
+
+/// Sends one message with files.
+///
+/// *References*: `POSTBOX_SEND`, [`sys::postbox_send`].
+pub fn send_files(
+    fd: impl AsFd,
+    data: &[u8],
+    fds: &[SendFd<'_>],
+    args: &sys::postbox_send,
+) -> Result<()> {
+    let mut args = send_args(data, fds, args);
+    // SAFETY: the request takes this struct and reads `len` bytes at `data` and `fd_count` entries
+    // at `fds`, which are borrowed; so are the descriptors in them.
     unsafe { ioctl(fd, sys::POSTBOX_SEND, &mut args) }
 }
 
-/// Receives one message into `buf` and returns its length. With `EMSGSIZE`, `args.msg_len` is the
-/// length needed.
+/// Receives one message without files into `buf` and returns its length. With `EMSGSIZE`,
+/// `args.msg_len` is the length needed, and `args.fd_count` the number of files that come with it.
 ///
 /// *References*: `POSTBOX_RECV`, [`sys::postbox_recv`].
 pub fn recv(fd: impl AsFd, buf: &mut [u8], args: &mut sys::postbox_recv) -> Result<usize> {
@@ -239,10 +319,52 @@ unsafe fn recv_at(
     args.size = size_of::<sys::postbox_recv>();
     args.data = data as u64;
     args.len = len as u64;
+    args.fds = 0;
+    args.fd_max = 0;
     // SAFETY: the request takes this struct and writes at most `len` bytes at `data`, which the
     // caller vouches for.
     unsafe { ioctl(fd, sys::POSTBOX_RECV, args)? };
     Ok(len.min(args.msg_len as usize))
+}
+
+/// As [`recv_uninit`], of a message with up to `args.fd_max` files, which are added to `files`.
+///
+/// *References*: `POSTBOX_RECV`, [`sys::postbox_recv`].
+pub fn recv_files<'b>(
+    fd: impl AsFd,
+    buf: &'b mut [MaybeUninit<u8>],
+    files: &mut Vec<ReceivedFd>,
+    args: &mut sys::postbox_recv,
+) -> Result<&'b mut [u8]> {
+    let mut room = Room::new();
+    recv_args(buf, &mut room, args);
+    // SAFETY: the request takes this struct and writes at most `len` bytes at `data` and `fd_max`
+    // entries at `fds`, which are mutably borrowed.
+    unsafe { ioctl(fd, sys::POSTBOX_RECV, args)? };
+    // SAFETY: the message has just been received.
+    Ok(unsafe { received(buf, &room, files, args) })
+}
+
+fn recv_args(buf: &mut [MaybeUninit<u8>], room: &mut Room, args: &mut sys::postbox_recv) {
+    args.size = size_of::<sys::postbox_recv>();
+    args.data = buf.as_mut_ptr() as u64;
+    args.len = buf.len() as u64;
+    room.offer(args);
+}
+
+/// # Safety
+/// The kernel has received a message into `args`, `buf` and `room`, whose files have not been taken.
+unsafe fn received<'b>(
+    buf: &'b mut [MaybeUninit<u8>],
+    room: &Room,
+    files: &mut Vec<ReceivedFd>,
+    args: &sys::postbox_recv,
+) -> &'b mut [u8] {
+    // SAFETY: passed on to the caller.
+    unsafe { room.take(args, files) };
+    let len = buf.len().min(args.msg_len as usize);
+    // SAFETY: the kernel has written the first `msg_len` bytes of the buffer.
+    unsafe { core::slice::from_raw_parts_mut(buf.as_mut_ptr().cast(), len) }
 }
 
 /// Settles a message that was received with [`sys::POSTBOX_RECV_ACK`].
@@ -383,4 +505,286 @@ pub fn recv_batch(
         }
     }
     result.map(|()| filled)
+}
+
+/// Sends a request and waits for its reply, which comes into `buf` and, with up to
+/// `args.reply.fd_max` files, into `files`.
+///
+/// After `EMSGSIZE` and `EFAULT` the reply is there to be fetched: see [`call_fetch`].
+///
+/// *References*: `POSTBOX_CALL`, [`sys::postbox_call`].
+pub fn call<'b>(
+    fd: impl AsFd,
+    data: &[u8],
+    fds: &[SendFd<'_>],
+    buf: &'b mut [MaybeUninit<u8>],
+    files: &mut Vec<ReceivedFd>,
+    args: &mut sys::postbox_call,
+) -> Result<&'b mut [u8]> {
+    args.request = send_args(data, fds, &args.request);
+    call_at(fd, buf, files, args)
+}
+
+/// Fetches a reply that did not fit: `args.reply.token` says which.
+///
+/// *References*: `POSTBOX_CALL`, `POSTBOX_CALL_FETCH`, [`sys::postbox_call`].
+pub fn call_fetch<'b>(
+    fd: impl AsFd,
+    buf: &'b mut [MaybeUninit<u8>],
+    files: &mut Vec<ReceivedFd>,
+    args: &mut sys::postbox_call,
+) -> Result<&'b mut [u8]> {
+    args.request = sys::postbox_send::default();
+    args.reply.flags |= sys::POSTBOX_CALL_FETCH;
+    call_at(fd, buf, files, args)
+}
+
+fn call_at<'b>(
+    fd: impl AsFd,
+    buf: &'b mut [MaybeUninit<u8>],
+    files: &mut Vec<ReceivedFd>,
+    args: &mut sys::postbox_call,
+) -> Result<&'b mut [u8]> {
+    let mut room = Room::new();
+    args.size = size_of::<sys::postbox_call>();
+    recv_args(buf, &mut room, &mut args.reply);
+    // SAFETY: the request takes this struct and reads what its `request` points to, which the
+    // callers have borrowed or set to nothing, and writes at most `len` bytes and `fd_max` entries
+    // to what its `reply` points to, which is mutably borrowed.
+    unsafe { ioctl(fd, sys::POSTBOX_CALL, args)? };
+    // SAFETY: the reply has just been received.
+    Ok(unsafe { received(buf, &room, files, &args.reply) })
+}
+
+fn reply_args(data: &[u8], fds: &[SendFd<'_>], args: &sys::postbox_reply) -> sys::postbox_reply {
+    sys::postbox_reply {
+        size: size_of::<sys::postbox_reply>(),
+        data: if data.is_empty() {
+            0
+        } else {
+            data.as_ptr() as u64
+        },
+        len: data.len() as u64,
+        fds: if fds.is_empty() {
+            0
+        } else {
+            fds.as_ptr() as u64
+        },
+        fd_count: length(fds.len()),
+        ..*args
+    }
+}
+
+/// Answers a request.
+///
+/// *References*: `POSTBOX_REPLY`, [`sys::postbox_reply`].
+pub fn reply(
+    fd: impl AsFd,
+    data: &[u8],
+    fds: &[SendFd<'_>],
+    args: &sys::postbox_reply,
+) -> Result<()> {
+    let mut args = reply_args(data, fds, args);
+    // SAFETY: the request takes this struct and reads `len` bytes at `data` and `fd_count` entries
+    // at `fds`, which are borrowed; so are the descriptors in them.
+    unsafe { ioctl(fd, sys::POSTBOX_REPLY, &mut args) }
+}
+
+/// Answers a request and receives the next message into `buf` and, with up to `args.recv.fd_max`
+/// files, into `files`.
+///
+/// *References*: `POSTBOX_REPLY_RECV`, [`sys::postbox_reply_recv`].
+pub fn reply_recv<'b>(
+    fd: impl AsFd,
+    data: &[u8],
+    fds: &[SendFd<'_>],
+    buf: &'b mut [MaybeUninit<u8>],
+    files: &mut Vec<ReceivedFd>,
+    args: &mut sys::postbox_reply_recv,
+) -> Result<&'b mut [u8]> {
+    let mut room = Room::new();
+    args.size = size_of::<sys::postbox_reply_recv>();
+    args.reply = reply_args(data, fds, &args.reply);
+    recv_args(buf, &mut room, &mut args.recv);
+    // SAFETY: the request takes this struct and reads what its `reply` points to, which is
+    // borrowed, and writes at most `len` bytes and `fd_max` entries to what its `recv` points to,
+    // which is mutably borrowed.
+    unsafe { ioctl(fd, sys::POSTBOX_REPLY_RECV, args)? };
+    // SAFETY: the message has just been received.
+    Ok(unsafe { received(buf, &room, files, &args.recv) })
+}
+
+/// Makes a link. The handle becomes its first end; the second one is returned.
+///
+/// *References*: `POSTBOX_PAIR`, [`sys::postbox_pair`].
+pub fn pair(fd: impl AsFd, args: &mut sys::postbox_pair) -> Result<OwnedFd> {
+    args.size = size_of::<sys::postbox_pair>();
+    // SAFETY: the request takes this struct, which has no pointers.
+    unsafe { ioctl(fd, sys::POSTBOX_PAIR, args)? };
+    // SAFETY: the kernel made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(args.fd) })
+}
+
+/// Connects to the listener called `name`, or, with [`sys::POSTBOX_CONNECT_PORT`] and no name, to
+/// that of the port. The handle becomes the first end of a new link.
+///
+/// *References*: `POSTBOX_CONNECT`, [`sys::postbox_connect`].
+pub fn connect(fd: impl AsFd, name: Option<&[u8]>, args: &mut sys::postbox_connect) -> Result<()> {
+    args.size = size_of::<sys::postbox_connect>();
+    args.name = name.map_or(0, |name| name.as_ptr() as u64);
+    args.name_len = name.map_or(0, |name| length(name.len()));
+    // SAFETY: the request takes this struct and reads `name_len` bytes at `name`, which is
+    // borrowed.
+    unsafe { ioctl(fd, sys::POSTBOX_CONNECT, args) }
+}
+
+/// Takes a connection from a listener: the second end of a link.
+///
+/// *References*: `POSTBOX_ACCEPT`, [`sys::postbox_accept`].
+pub fn accept(fd: impl AsFd, args: &mut sys::postbox_accept) -> Result<OwnedFd> {
+    args.size = size_of::<sys::postbox_accept>();
+    // SAFETY: the request takes this struct, which has no pointers.
+    unsafe { ioctl(fd, sys::POSTBOX_ACCEPT, args)? };
+    // SAFETY: the kernel made this descriptor for us, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(args.fd) })
+}
+
+/// Who made the other end of a link.
+///
+/// *References*: `POSTBOX_PEER`, [`sys::postbox_peer`].
+pub fn peer(fd: impl AsFd) -> Result<sys::postbox_peer> {
+    let mut args = sys::postbox_peer {
+        size: size_of::<sys::postbox_peer>(),
+        ..Default::default()
+    };
+    // SAFETY: the request takes this struct, which has no pointers.
+    unsafe { ioctl(fd, sys::POSTBOX_PEER, &mut args)? };
+    Ok(args)
+}
+
+/// Waits until the other side is there.
+///
+/// *References*: `POSTBOX_WAIT_PEER`, [`sys::postbox_wait_peer`].
+pub fn wait_peer(fd: impl AsFd, flags: u32, timeout_ns: u64) -> Result<()> {
+    let mut args = sys::postbox_wait_peer {
+        size: size_of::<sys::postbox_wait_peer>(),
+        flags,
+        timeout_ns,
+    };
+    // SAFETY: the request takes this struct, which has no pointers.
+    unsafe { ioctl(fd, sys::POSTBOX_WAIT_PEER, &mut args) }
+}
+
+/// Closes one direction of a link, or both.
+///
+/// *References*: `POSTBOX_SHUTDOWN`, [`sys::postbox_shutdown`].
+pub fn shutdown(fd: impl AsFd, how: u32) -> Result<()> {
+    let mut args = sys::postbox_shutdown {
+        size: size_of::<sys::postbox_shutdown>(),
+        how,
+    };
+    // SAFETY: the request takes this struct, which has no pointers.
+    unsafe { ioctl(fd, sys::POSTBOX_SHUTDOWN, &mut args) }
+}
+
+/// Reads from a pipe and returns how many bytes; 0: the last writer is gone.
+///
+/// *References*: `POSTBOX_READ`, [`sys::postbox_io`].
+pub fn read(fd: impl AsFd, buf: &mut [u8], flags: u32, timeout_ns: u64) -> Result<usize> {
+    let mut args = sys::postbox_io {
+        size: size_of::<sys::postbox_io>(),
+        flags,
+        data: buf.as_mut_ptr() as u64,
+        len: buf.len() as u64,
+        timeout_ns,
+        done: 0,
+    };
+    // SAFETY: the request takes this struct and writes at most `len` bytes at `data`, which is
+    // mutably borrowed.
+    unsafe { ioctl(fd, sys::POSTBOX_READ, &mut args)? };
+    Ok(buf.len().min(args.done as usize))
+}
+
+/// Writes to a pipe and returns how many bytes.
+///
+/// *References*: `POSTBOX_WRITE`, [`sys::postbox_io`].
+pub fn write(fd: impl AsFd, data: &[u8], flags: u32, timeout_ns: u64) -> Result<usize> {
+    let mut args = sys::postbox_io {
+        size: size_of::<sys::postbox_io>(),
+        flags,
+        data: data.as_ptr() as u64,
+        len: data.len() as u64,
+        timeout_ns,
+        done: 0,
+    };
+    // SAFETY: the request takes this struct and reads `len` bytes at `data`, which is borrowed.
+    unsafe { ioctl(fd, sys::POSTBOX_WRITE, &mut args)? };
+    Ok(data.len().min(args.done as usize))
+}
+
+/// Sets how many bytes a pipe holds, and returns how many it holds now.
+///
+/// *References*: `POSTBOX_SET_CAPACITY`, [`sys::postbox_capacity`].
+pub fn set_capacity(fd: impl AsFd, capacity: u64) -> Result<u64> {
+    let mut args = sys::postbox_capacity {
+        size: size_of::<sys::postbox_capacity>(),
+        capacity,
+        ..Default::default()
+    };
+    // SAFETY: the request takes this struct, which has no pointers.
+    unsafe { ioctl(fd, sys::POSTBOX_SET_CAPACITY, &mut args)? };
+    Ok(args.capacity)
+}
+
+/// A request to a wait object; returns what it says: `POSTBOX_SYNC_OWNER_DIED` and the like.
+fn sync(fd: impl AsFd, request: u32, args: &sys::postbox_sync) -> Result<u32> {
+    let mut args = sys::postbox_sync {
+        size: size_of::<sys::postbox_sync>(),
+        ..*args
+    };
+    // SAFETY: the requests of the functions below take this struct, which has no pointers.
+    unsafe { ioctl(fd, request, &mut args)? };
+    Ok(args.state)
+}
+
+/// Takes from a semaphore; [`sys::POSTBOX_SYNC_OWNER_DIED`] may be returned.
+///
+/// *References*: `POSTBOX_ACQUIRE`, [`sys::postbox_sync`].
+pub fn acquire(fd: impl AsFd, args: &sys::postbox_sync) -> Result<u32> {
+    sync(fd, sys::POSTBOX_ACQUIRE, args)
+}
+
+/// Adds to a semaphore.
+///
+/// *References*: `POSTBOX_RELEASE`, [`sys::postbox_sync`].
+pub fn release(fd: impl AsFd, args: &sys::postbox_sync) -> Result<()> {
+    sync(fd, sys::POSTBOX_RELEASE, args).map(drop)
+}
+
+/// Counts a latch down.
+///
+/// *References*: `POSTBOX_COUNT_DOWN`, [`sys::postbox_sync`].
+pub fn count_down(fd: impl AsFd, args: &sys::postbox_sync) -> Result<()> {
+    sync(fd, sys::POSTBOX_COUNT_DOWN, args).map(drop)
+}
+
+/// Waits for a latch or at a barrier; [`sys::POSTBOX_SYNC_LEADER`] may be returned.
+///
+/// *References*: `POSTBOX_WAIT`, [`sys::postbox_sync`].
+pub fn wait(fd: impl AsFd, args: &sys::postbox_sync) -> Result<u32> {
+    sync(fd, sys::POSTBOX_WAIT, args)
+}
+
+/// This process will count a latch down, or is one of a barrier's parties.
+///
+/// *References*: `POSTBOX_JOIN`, [`sys::postbox_sync`].
+pub fn join(fd: impl AsFd, args: &sys::postbox_sync) -> Result<()> {
+    sync(fd, sys::POSTBOX_JOIN, args).map(drop)
+}
+
+/// Takes a [`join`] back.
+///
+/// *References*: `POSTBOX_LEAVE`, [`sys::postbox_sync`].
+pub fn leave(fd: impl AsFd, args: &sys::postbox_sync) -> Result<()> {
+    sync(fd, sys::POSTBOX_LEAVE, args).map(drop)
 }

@@ -1,5 +1,6 @@
 use crate::error::{Action, Error, ErrorKind, Result};
-use crate::handle::{CanReceive, Handle, Inner};
+use crate::handle::{CanReceive, Handle};
+use crate::object::{Inner, Subject};
 use crate::wait::Wait;
 use crate::{raw, sys};
 use rustix::fd::OwnedFd;
@@ -57,7 +58,7 @@ impl Identity {
             }
             Ok(fd)
         };
-        open().map_err(|errno| Error::new(Action::Identify, None, errno))
+        open().map_err(|errno| Error::new(Action::Identify, &Subject::none(), errno))
     }
 
     /// Whether the process that sent is still there, and its pid still its own.
@@ -541,7 +542,7 @@ impl Iterator for Iter<'_> {
 impl fmt::Debug for Iter<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Iter")
-            .field("name", &self.inner.name)
+            .field("name", &self.inner.subject.name)
             .field("wait", &self.wait)
             .finish()
     }

@@ -1,5 +1,6 @@
 use crate::error::{Action, Error, ErrorKind, Result, SendError, SendManyError};
-use crate::handle::{CanSend, Handle, Inner};
+use crate::handle::{CanSend, Handle};
+use crate::object::Inner;
 use crate::wait::Wait;
 use crate::{raw, sys};
 use rustix::io::{Errno, retry_on_intr};
@@ -321,7 +322,7 @@ impl Drop for Permit<'_> {
 impl std::fmt::Debug for Permit<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Permit")
-            .field("name", &self.inner.name)
+            .field("name", &self.inner.subject.name)
             .field("len", &self.len)
             .finish()
     }

@@ -5,7 +5,7 @@
  * open("/dev/postbox", O_RDWR | O_CLOEXEC) gives an unbound handle.
  * POSTBOX_OPEN binds it to an object, for good. A bound handle can be polled,
  * given to epoll, passed to another process and closed; read() and write()
- * on it move one message each.
+ * move one message each, or bytes on a pipe.
  *
  * Every argument is a struct that begins with its own size. A caller that
  * was built with an older header passes a smaller size, and the fields that
@@ -19,25 +19,38 @@
  * Errors mean one thing each:
  *
  *   EACCES     the object's mode, or the rights of this handle, forbid it
+ *   EADDRINUSE the port has both its ends, or somebody listens on it
  *   EAGAIN     it would have to wait, and the call is non-blocking
+ *   EBADF      a descriptor that was to be sent is not open
  *   EBADFD     the handle is not bound to an object
+ *   EBUSY      a pipe cannot be resized while bytes are being copied
+ *   ECANCELED  call: the server dropped the request
  *   EDQUOT     a quota of this user, or a limit of this handle, is used up
  *   EEXIST     POSTBOX_O_EXCL, and the name is taken
  *   EFAULT     a pointer is bad; a message that was to be received stays
  *   EINTR      a signal ended the wait; nothing was sent or taken
  *   EINVAL     a size, flag, reserved field or value is not valid
  *   EISCONN    the handle is bound already
- *   EMSGSIZE   receive: the buffer is too small, msg_len says what is
- *              needed, and the message stays at the head;
- *              send: the message is larger than the mailbox ever takes
+ *   ELOOP      the handle would be kept by a message that only it can receive
+ *   EMFILE     the receiver has no free descriptors; the message stays
+ *   EMSGSIZE   receive: the buffer, or the array for files, is too small;
+ *              msg_len and fd_count say what is needed, and the message
+ *              stays at the head;
+ *              send: the message is larger than the object ever takes
  *   ENAMETOOLONG  the name has more than POSTBOX_NAME_MAX bytes
- *   ENOENT     no object of that name, or no message of that token
+ *   ENOENT     no object of that name, or no message or call of that token
  *   ENOMEM     there is no memory, or the memory cgroup has none left
+ *   ENOTCONN   the other end has not come yet
  *   ENOTTY     no such request
  *   EOPNOTSUPP the object is of another kind, or cannot do this
+ *   EOVERFLOW  the semaphore would pass its maximum, or the latch zero
+ *   EOWNERDEAD call: the server died with the request;
+ *              wait: a participant died before it did its part
  *   EPERM      only the owner (or CAP_IPC_OWNER) may do this
  *   EPIPE      send: the last receiver is gone;
  *              receive: the last sender is gone and nothing is left
+ *   ESRCH      there is no such process
+ *   ESTALE     reply: the caller has given up
  *   ETIMEDOUT  the timeout or deadline passed; nothing was sent or taken
  *   E2BIG      the struct has a field set that this kernel does not know
  *
@@ -70,11 +83,46 @@
 #define POSTBOX_RESERVE		_IO(POSTBOX_IOC, 0x13)	/* struct postbox_reserve */
 #define POSTBOX_SEND_BATCH	_IO(POSTBOX_IOC, 0x14)	/* struct postbox_batch */
 #define POSTBOX_RECV_BATCH	_IO(POSTBOX_IOC, 0x15)	/* struct postbox_batch */
+#define POSTBOX_CALL		_IO(POSTBOX_IOC, 0x16)	/* struct postbox_call */
+#define POSTBOX_REPLY		_IO(POSTBOX_IOC, 0x17)	/* struct postbox_reply */
+#define POSTBOX_REPLY_RECV	_IO(POSTBOX_IOC, 0x18)	/* struct postbox_reply_recv */
+
+#define POSTBOX_PAIR		_IO(POSTBOX_IOC, 0x20)	/* struct postbox_pair */
+#define POSTBOX_CONNECT		_IO(POSTBOX_IOC, 0x21)	/* struct postbox_connect */
+#define POSTBOX_ACCEPT		_IO(POSTBOX_IOC, 0x22)	/* struct postbox_accept */
+#define POSTBOX_PEER		_IO(POSTBOX_IOC, 0x23)	/* struct postbox_peer */
+#define POSTBOX_WAIT_PEER	_IO(POSTBOX_IOC, 0x24)	/* struct postbox_wait_peer */
+#define POSTBOX_SHUTDOWN	_IO(POSTBOX_IOC, 0x25)	/* struct postbox_shutdown */
+
+#define POSTBOX_READ		_IO(POSTBOX_IOC, 0x30)	/* struct postbox_io */
+#define POSTBOX_WRITE		_IO(POSTBOX_IOC, 0x31)	/* struct postbox_io */
+#define POSTBOX_SET_CAPACITY	_IO(POSTBOX_IOC, 0x32)	/* struct postbox_capacity */
+
+#define POSTBOX_ACQUIRE		_IO(POSTBOX_IOC, 0x40)	/* struct postbox_sync */
+#define POSTBOX_RELEASE		_IO(POSTBOX_IOC, 0x41)	/* struct postbox_sync */
+#define POSTBOX_COUNT_DOWN	_IO(POSTBOX_IOC, 0x42)	/* struct postbox_sync */
+#define POSTBOX_WAIT		_IO(POSTBOX_IOC, 0x43)	/* struct postbox_sync */
+#define POSTBOX_JOIN		_IO(POSTBOX_IOC, 0x44)	/* struct postbox_sync */
+#define POSTBOX_LEAVE		_IO(POSTBOX_IOC, 0x45)	/* struct postbox_sync */
 
 /* Object kinds. */
 #define POSTBOX_KIND_MAILBOX	1
+#define POSTBOX_KIND_LINK	2	/* a connection: one of its two ends */
+#define POSTBOX_KIND_LISTENER	3	/* where connections come in */
+#define POSTBOX_KIND_ENDPOINT	4	/* the mailbox of a process */
+#define POSTBOX_KIND_PIPE	5
+#define POSTBOX_KIND_SEMAPHORE	6
+#define POSTBOX_KIND_LATCH	7
+#define POSTBOX_KIND_BARRIER	8
 
-/* Rights of a handle. They can only be reduced, by POSTBOX_DUP. */
+/*
+ * Rights of a handle. They can only be reduced, by POSTBOX_DUP or where it is
+ * sent in a message.
+ *
+ * SEND: send, call, write to a pipe, connect, release a semaphore, count a latch
+ * down, take part in a barrier. RECEIVE: receive, reply, read from a pipe,
+ * accept, acquire a semaphore, wait for a latch.
+ */
 #define POSTBOX_RIGHT_SEND	(1U << 0)	/* mode bit w */
 #define POSTBOX_RIGHT_RECEIVE	(1U << 1)	/* mode bit r */
 #define POSTBOX_RIGHT_ADMIN	(1U << 3)	/* owner, or CAP_IPC_OWNER */
@@ -119,6 +167,9 @@ struct postbox_version {
 #define POSTBOX_O_CREATE	(1U << 0)	/* make it if there is none */
 #define POSTBOX_O_EXCL		(1U << 1)	/* with CREATE: there must be none */
 #define POSTBOX_O_PERSIST	(1U << 2)	/* when made: it stays until it is unlinked */
+#define POSTBOX_O_PORT		(1U << 3)	/* a link or listener: the port @number, no name */
+#define POSTBOX_O_NO_BACK	(1U << 4)	/* a link: only the first end sends */
+#define POSTBOX_O_NO_FORWARD	(1U << 5)	/* a link: only the second end sends */
 
 /**
  * struct postbox_open - bind a handle to an object, new or existing
@@ -132,15 +183,41 @@ struct postbox_version {
  * @mode: permission bits of a new object, 0777 at most. They are taken as they
  *	are: the umask is not applied
  * @capacity: messages that a new mailbox holds. 0: rendezvous, a send returns
- *	when a receiver has the bytes. POSTBOX_UNBOUNDED: the sender never waits
- * @capacity_bytes: bytes that it holds; 0: no limit of its own
+ *	when a receiver has the bytes. POSTBOX_UNBOUNDED: the sender never waits.
+ *	Semaphore: its maximum
+ * @capacity_bytes: bytes that it holds; 0: no limit of its own. Pipe: its size;
+ *	0: 65,536
  * @message_max: bytes of the largest message that it takes; 0: the module's
  * @id: out: the object's number, never used again while the module is loaded
  * @created: out: 1 if this call made the object
+ * @number: port: its number, 1 to 65535. Endpoint: the process, seen from the
+ *	caller's pid namespace; 0: the caller's own, which this call may make
+ * @back_capacity: link, listener: as @capacity, for what the second end sends;
+ *	@capacity is for what the first one sends
+ * @back_capacity_bytes: likewise
+ * @initial: semaphore: its value. Latch: its count, at least 1. Barrier: its
+ *	parties, at least 1
+ * @backlog: listener: connections that wait to be accepted; 0: a connect waits
+ *	for its accept
  * @reserved: zero
  *
- * What has been taken and not yet acknowledged, and what has been reserved,
- * counts against the capacity.
+ * Of a mailbox, what has been taken and not yet acknowledged, and what has been
+ * reserved, counts against the capacity.
+ *
+ * A link is made by POSTBOX_PAIR, POSTBOX_CONNECT, or here with POSTBOX_O_PORT:
+ * who opens the port first gets the first end of a new link, and who comes second
+ * gets the second end of it; a third gets EADDRINUSE. What the first one says of
+ * the link and of who may join (@mode) holds. The first may send at once:
+ * POSTBOX_WAIT_PEER waits for the second. The port is free again when one of the
+ * ends is closed. Rights of link ends are SEND and RECEIVE both, without that
+ * of a direction that the link does not have.
+ *
+ * The end of a link that POSTBOX_CONNECT returns is the first one. Capacities
+ * and directions of a listener are those of the links that are made through it.
+ *
+ * An endpoint is opened by its process with @number 0, POSTBOX_O_CREATE and
+ * POSTBOX_RIGHT_RECEIVE, and by others, whom its mode lets, to send. It
+ * belongs to the process and not to its number: it never is that of a later one.
  */
 struct postbox_open {
 	__u32 size;
@@ -155,6 +232,11 @@ struct postbox_open {
 	__u64 message_max;
 	__u64 id;
 	__u32 created;
+	__u32 number;
+	__u64 back_capacity;
+	__u64 back_capacity_bytes;
+	__u64 initial;
+	__u32 backlog;
 	__u32 reserved;
 };
 
@@ -212,6 +294,8 @@ struct postbox_attr {
 };
 
 #define POSTBOX_INFO_PERSIST	(1U << 0)	/* stays until it is unlinked */
+#define POSTBOX_INFO_CONNECTED	(1U << 1)	/* a link: both ends are there */
+#define POSTBOX_INFO_BROKEN	(1U << 2)	/* a latch or barrier: a participant died */
 
 /**
  * struct postbox_info - an object's attributes, state and counters
@@ -242,6 +326,16 @@ struct postbox_attr {
  * @high_bytes: the most bytes, likewise
  * @name_len: bytes of the name; 0: it has none (any more)
  * @name: the name, filled up with NUL
+ * @number: the port; of an endpoint the process, seen from the reader's pid
+ *	namespace; 0: it has none
+ * @reserved: zero
+ * @value: semaphore: its value. Latch: its count. Barrier: who has arrived
+ * @maximum: semaphore: its maximum. Latch: its first count. Barrier: its parties
+ * @back_messages: link: messages that this end sent and the other has not taken
+ * @back_bytes: their payload
+ *
+ * For a pipe, @bytes is what can be read, and @sent and @received count bytes. For
+ * the end of a link, the fields of a mailbox are of what this end receives.
  */
 struct postbox_info {
 	__u32 size;
@@ -271,10 +365,17 @@ struct postbox_info {
 	__u32 rights;
 	__u32 name_len;
 	char name[64];
+	__u32 number;
+	__u32 reserved;
+	__u64 value;
+	__u64 maximum;
+	__u64 back_messages;
+	__u64 back_bytes;
 };
 
 /**
- * struct postbox_list - the named objects of this IPC namespace
+ * struct postbox_list - the objects of this IPC namespace that can be opened by
+ *	name, port or process
  * @size: size of this struct
  * @count: in: entries that @infos has room for; out: entries written
  * @infos: array of struct postbox_info
@@ -304,6 +405,8 @@ struct postbox_list {
  * @bytes_max: how many there may be
  * @objects: objects that the user made
  * @objects_max: how many there may be
+ * @files: files in those messages
+ * @files_max: how many there may be
  *
  * Works on every handle; it is the usage of the user who opened it.
  */
@@ -316,6 +419,28 @@ struct postbox_usage {
 	__u64 bytes_max;
 	__u64 objects;
 	__u64 objects_max;
+	__u64 files;
+	__u64 files_max;
+};
+
+/* The most files that one message carries. */
+#define POSTBOX_FILES_MAX	64
+
+/**
+ * struct postbox_fd - a file in a message
+ * @fd: send: a descriptor of the sender. Receive: the new one of the receiver,
+ *	close-on-exec
+ * @rights: send: 0, or for a postbox handle the rights, a subset of its own,
+ *	that a new handle shall have which is sent in its place. Receive: the
+ *	rights of a postbox handle; 0 for other files
+ *
+ * A message that is sent has its own references: the sender may close its
+ * descriptor. Files of io_uring cannot be sent (EINVAL). A postbox handle cannot
+ * be sent to where only it, or who would come with it, can receive: ELOOP.
+ */
+struct postbox_fd {
+	__s32 fd;
+	__u32 rights;
 };
 
 /* Flags of a send. */
@@ -329,9 +454,10 @@ struct postbox_usage {
  * @len: its bytes; a message may be empty
  * @timeout_ns: with POSTBOX_TIMEOUT or POSTBOX_DEADLINE
  * @priority: 0 to POSTBOX_PRIORITY_MAX; the higher is received first
- * @reserved: zero
+ * @fd_count: files to send with it, POSTBOX_FILES_MAX at most
  * @reserved_len: with POSTBOX_SEND_RESERVED: the bytes of one reservation of
  *	this handle, which this message uses up; @len may be less
+ * @fds: array of struct postbox_fd
  *
  * Who waits for room gets it in the order of arrival. A non-blocking send to a
  * rendezvous mailbox succeeds when a receiver waits in a blocking receive; it
@@ -345,15 +471,18 @@ struct postbox_send {
 	__u64 len;
 	__u64 timeout_ns;
 	__u32 priority;
-	__u32 reserved;
+	__u32 fd_count;
 	__u64 reserved_len;
+	__u64 fds;
 };
 
 /* Flags of a receive. */
 #define POSTBOX_RECV_ACK	(1U << 8)	/* to be acknowledged: see struct postbox_ack */
+#define POSTBOX_RECV_FROM	(1U << 9)	/* only from the process that @pid or @pidfd_ino names */
 
 /* What is said of a received message. */
 #define POSTBOX_MSG_REDELIVERED	(1U << 0)	/* it was taken before, and not acknowledged */
+#define POSTBOX_MSG_CALL	(1U << 1)	/* a request: its sender waits for a reply */
 
 /**
  * struct postbox_recv - receive one message
@@ -363,7 +492,8 @@ struct postbox_send {
  * @len: its bytes
  * @timeout_ns: with POSTBOX_TIMEOUT or POSTBOX_DEADLINE
  * @msg_len: out: bytes of the message; with EMSGSIZE the bytes needed
- * @token: out: with POSTBOX_RECV_ACK: what to acknowledge; never used again
+ * @token: out: with POSTBOX_RECV_ACK: what to acknowledge; of a request: what
+ *	to reply to; never used again
  * @priority: out: the message's priority
  * @msg_flags: out: POSTBOX_MSG_*
  * @pid: out: the sender's process, seen from the caller's pid namespace; 0: not
@@ -375,8 +505,20 @@ struct postbox_send {
  * @pidfd_ino: out: the inode number that a pidfd of the sender's process has.
  *	Where pidfd_open(pid) gives a descriptor with this st_ino, the process
  *	is the one that sent, and not a later one of the same number
+ * @fds: array of struct postbox_fd for the files that come with it
+ * @fd_max: entries that it has room for; with more in the message, EMSGSIZE
+ * @fd_count: out: files that came with it; with EMSGSIZE what is needed
  *
  * The kernel says who sent: the sender cannot.
+ *
+ * With POSTBOX_RECV_FROM, in @pidfd_ino or, where that is 0, in @pid, seen from
+ * the caller's pid namespace, the process whose messages are wanted; those of
+ * others stay where they are. When that process is gone and nothing of it is
+ * left: EPIPE. For mailboxes and endpoints without POSTBOX_RECV_ACK.
+ *
+ * A request (POSTBOX_MSG_CALL) is not acknowledged but answered: POSTBOX_RECV_ACK
+ * makes no difference to it. The handle through which it was received owes a
+ * reply; up to 4,096 of them.
  */
 struct postbox_recv {
 	__u32 size;
@@ -393,6 +535,9 @@ struct postbox_recv {
 	__u32 uid;
 	__u32 gid;
 	__u64 pidfd_ino;
+	__u64 fds;
+	__u32 fd_max;
+	__u32 fd_count;
 };
 
 #define POSTBOX_ACK_REQUEUE	(1U << 0)	/* not done: back to the head with it */
@@ -456,6 +601,298 @@ struct postbox_batch {
 	__u32 count;
 	__u32 entry_size;
 	__u64 timeout_ns;
+};
+
+/* Flags of @reply in a call. */
+#define POSTBOX_CALL_FETCH	(1U << 8)	/* only fetch a reply that is there */
+
+/**
+ * struct postbox_call - send a request and wait for its reply
+ * @size: size of this struct
+ * @reserved: zero
+ * @request: as for POSTBOX_SEND. Its flags say how to wait, for all of the call;
+ *	POSTBOX_NONBLOCK is not among them (EINVAL), and O_NONBLOCK makes no
+ *	difference
+ * @reply: where the reply goes, and who sent it; its @timeout_ns is zero
+ *
+ * Exactly one of: the reply; EPIPE, the last receiver was gone before one took
+ * the request; EOWNERDEAD, the process that took it died or closed the handle;
+ * ECANCELED, it dropped the request; ETIMEDOUT or EINTR, the caller gave up, and
+ * a request that nobody has taken yet is taken back.
+ *
+ * Where a reply does not fit (EMSGSIZE) or cannot be written (EFAULT), it stays
+ * with the handle: @token in @reply then says what it is fetched by, with
+ * POSTBOX_CALL_FETCH and a zeroed @request. A handle keeps up to 4,096 of them.
+ * A call is not restarted after a signal handler: EINTR.
+ */
+struct postbox_call {
+	__u32 size;
+	__u32 reserved;
+	struct postbox_send request;
+	struct postbox_recv reply;
+};
+
+#define POSTBOX_REPLY_DROP	(1U << 8)	/* no reply: the call fails with ECANCELED */
+#define POSTBOX_REPLY_CHECK	(1U << 9)	/* only say whether the caller still waits */
+
+/**
+ * struct postbox_reply - answer a request
+ * @size: size of this struct
+ * @flags: POSTBOX_REPLY_DROP or POSTBOX_REPLY_CHECK
+ * @data: the payload of the reply
+ * @len: its bytes
+ * @token: from the receive, on this handle
+ * @fds: array of struct postbox_fd
+ * @fd_count: files to send with it
+ * @reserved: zero
+ *
+ * It never waits. A request is answered once: ENOENT afterwards. ESTALE: the
+ * caller has given up; the request is done with, unless POSTBOX_REPLY_CHECK
+ * asked. Any other error leaves the request as it is.
+ */
+struct postbox_reply {
+	__u32 size;
+	__u32 flags;
+	__u64 data;
+	__u64 len;
+	__u64 token;
+	__u64 fds;
+	__u32 fd_count;
+	__u32 reserved;
+};
+
+/**
+ * struct postbox_reply_recv - answer a request and receive the next message
+ * @size: size of this struct
+ * @reserved: zero
+ * @reply: as for POSTBOX_REPLY. Its @token is set to 0 once the reply is sent,
+ *	and with 0 there is none to send: so that the call can be repeated
+ *	whatever ended it
+ * @recv: as for POSTBOX_RECV
+ *
+ * Where the reply fails, nothing is received.
+ */
+struct postbox_reply_recv {
+	__u32 size;
+	__u32 reserved;
+	struct postbox_reply reply;
+	struct postbox_recv recv;
+};
+
+/**
+ * struct postbox_pair - make a link and get both ends
+ * @size: size of this struct
+ * @flags: POSTBOX_O_NO_BACK or POSTBOX_O_NO_FORWARD
+ * @capacity: as in struct postbox_open, for what the first end sends
+ * @capacity_bytes: likewise
+ * @back_capacity: for what the second end sends
+ * @back_capacity_bytes: likewise
+ * @message_max: bytes of the largest message; 0: the module's
+ * @id: out: the object's number
+ * @fd: out: a descriptor of the second end, close-on-exec
+ * @reserved: zero
+ *
+ * The handle becomes the first end.
+ */
+struct postbox_pair {
+	__u32 size;
+	__u32 flags;
+	__u64 capacity;
+	__u64 capacity_bytes;
+	__u64 back_capacity;
+	__u64 back_capacity_bytes;
+	__u64 message_max;
+	__u64 id;
+	__s32 fd;
+	__u32 reserved;
+};
+
+#define POSTBOX_CONNECT_PORT	(1U << 8)	/* to the port @number, not to a name */
+
+/**
+ * struct postbox_connect - connect to a listener
+ * @size: size of this struct
+ * @flags: POSTBOX_CONNECT_PORT, and how to wait
+ * @name: its name
+ * @name_len: bytes of the name
+ * @number: its port
+ * @timeout_ns: with POSTBOX_TIMEOUT or POSTBOX_DEADLINE
+ * @id: out: the number of the new link
+ *
+ * Its mode must allow writing. Waits for room among the connections that wait
+ * to be accepted. The handle becomes the first end of a new link, and may send at
+ * once; where the connection is never accepted, it sees the other end closed.
+ */
+struct postbox_connect {
+	__u32 size;
+	__u32 flags;
+	__u64 name;
+	__u32 name_len;
+	__u32 number;
+	__u64 timeout_ns;
+	__u64 id;
+};
+
+/**
+ * struct postbox_accept - take a connection from a listener
+ * @size: size of this struct
+ * @flags: how to wait
+ * @timeout_ns: with POSTBOX_TIMEOUT or POSTBOX_DEADLINE
+ * @id: out: the number of the link
+ * @fd: out: a descriptor of its second end, close-on-exec
+ * @reserved: zero
+ *
+ * POSTBOX_PEER on the new descriptor says who connected.
+ */
+struct postbox_accept {
+	__u32 size;
+	__u32 flags;
+	__u64 timeout_ns;
+	__u64 id;
+	__s32 fd;
+	__u32 reserved;
+};
+
+/**
+ * struct postbox_peer - who made the other end of a link
+ * @size: size of this struct
+ * @pid: as in struct postbox_recv
+ * @tid: likewise
+ * @uid: likewise
+ * @gid: likewise
+ * @reserved: zero
+ * @pidfd_ino: likewise
+ *
+ * The process that connected, accepted, opened the port, or made the pair; for an
+ * end that is not accepted yet, who listens. ENOTCONN: nobody has opened the port
+ * a second time.
+ */
+struct postbox_peer {
+	__u32 size;
+	__u32 pid;
+	__u32 tid;
+	__u32 uid;
+	__u32 gid;
+	__u32 reserved;
+	__u64 pidfd_ino;
+};
+
+/**
+ * struct postbox_wait_peer - wait until the other side is there
+ * @size: size of this struct
+ * @flags: how to wait
+ * @timeout_ns: with POSTBOX_TIMEOUT or POSTBOX_DEADLINE
+ *
+ * For what may be opened before its peer: a port, a pipe, a mailbox. Returns when
+ * somebody has, or had, opened the other end; for a handle that sends, to
+ * receive, and the other way round.
+ */
+struct postbox_wait_peer {
+	__u32 size;
+	__u32 flags;
+	__u64 timeout_ns;
+};
+
+#define POSTBOX_SHUT_SEND	(1U << 0)	/* this end sends no more */
+#define POSTBOX_SHUT_RECEIVE	(1U << 1)	/* this end receives no more */
+
+/**
+ * struct postbox_shutdown - close one direction of a link
+ * @size: size of this struct
+ * @how: POSTBOX_SHUT_*, at least one
+ *
+ * For all handles of this end. The other end sees what it would see if this one
+ * were closed: the end of what it receives, after the last message, or EPIPE when
+ * it sends.
+ */
+struct postbox_shutdown {
+	__u32 size;
+	__u32 how;
+};
+
+/* Writes of up to so many bytes to a pipe are not mixed with others'. */
+#define POSTBOX_PIPE_ATOMIC	4096
+
+/**
+ * struct postbox_io - read from or write to a pipe, with a timeout
+ * @size: size of this struct
+ * @flags: how to wait
+ * @data: the bytes
+ * @len: how many
+ * @timeout_ns: with POSTBOX_TIMEOUT or POSTBOX_DEADLINE
+ * @done: out: how many were read or written
+ *
+ * A read returns what there is, at least one byte; 0: the last writer is gone. A
+ * write goes on until everything is written. Where something ends it after a
+ * part, it succeeds with that part. Up to POSTBOX_PIPE_ATOMIC bytes are written
+ * all or not at all. read() and write() do the same; no SIGPIPE is sent.
+ */
+struct postbox_io {
+	__u32 size;
+	__u32 flags;
+	__u64 data;
+	__u64 len;
+	__u64 timeout_ns;
+	__u64 done;
+};
+
+/**
+ * struct postbox_capacity - set how many bytes a pipe holds
+ * @size: size of this struct
+ * @reserved: zero
+ * @capacity: in: bytes wanted; out: what it is now, which can be more. Less than
+ *	what is in the pipe: EBUSY. POSTBOX_PIPE_ATOMIC at least
+ *
+ * Needs POSTBOX_RIGHT_SEND or POSTBOX_RIGHT_ADMIN.
+ */
+struct postbox_capacity {
+	__u32 size;
+	__u32 reserved;
+	__u64 capacity;
+};
+
+/* Flags of requests to wait objects. */
+#define POSTBOX_SYNC_UNDO	(1U << 8)	/* semaphore: give it back when the process dies */
+#define POSTBOX_SYNC_ARRIVE	(1U << 9)	/* barrier: arrive, and do not wait */
+
+/* What such a request says. */
+#define POSTBOX_SYNC_OWNER_DIED	(1U << 0)	/* semaphore: it was a dead process's */
+#define POSTBOX_SYNC_LEADER	(1U << 1)	/* barrier: one of the parties gets this */
+
+/**
+ * struct postbox_sync - requests to semaphores, latches and barriers
+ * @size: size of this struct
+ * @flags: POSTBOX_SYNC_UNDO, POSTBOX_SYNC_ARRIVE and, for POSTBOX_ACQUIRE and
+ *	POSTBOX_WAIT, how to wait
+ * @count: how many; at least 1, and 1 for POSTBOX_WAIT
+ * @timeout_ns: with POSTBOX_TIMEOUT or POSTBOX_DEADLINE
+ * @state: out: POSTBOX_SYNC_OWNER_DIED, POSTBOX_SYNC_LEADER
+ * @reserved: zero
+ *
+ * POSTBOX_ACQUIRE takes @count from a semaphore, all at once, waiting in the order
+ * of arrival until it has them; POSTBOX_RELEASE adds them. What was acquired with
+ * POSTBOX_SYNC_UNDO, less what was released with it, is given back when the
+ * process exits or closes its last descriptor of the handle, and the next to
+ * acquire is told: POSTBOX_SYNC_OWNER_DIED.
+ *
+ * POSTBOX_COUNT_DOWN takes @count from a latch, and POSTBOX_WAIT waits until
+ * it is zero, for good. POSTBOX_WAIT on a barrier waits until as many wait as it
+ * has parties; then all go on, and it starts anew. A wait that ends for another
+ * reason takes its arrival back. With POSTBOX_SYNC_ARRIVE the handle arrives and
+ * POLLIN says when all have; POSTBOX_WAIT then collects that.
+ *
+ * POSTBOX_JOIN: this process is going to count a latch down by @count, or is one
+ * of a barrier's parties. If it exits or closes its last descriptor of the handle
+ * before it has counted so far, or before POSTBOX_LEAVE, whoever waits, now or
+ * later, gets EOWNERDEAD.
+ */
+struct postbox_sync {
+	__u32 size;
+	__u32 flags;
+	__u64 count;
+	__u64 timeout_ns;
+	__u32 state;
+	__u32 reserved;
 };
 
 #endif /* _UAPI_LINUX_POSTBOX_H */
