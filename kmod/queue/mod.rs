@@ -5,11 +5,18 @@
 //! into the module and as an ordinary crate (`lib.rs`). Whoever calls it holds the object's lock;
 //! what has to happen after the lock is dropped, a task to wake or a message to free, is returned.
 
+mod barrier;
+mod latch;
 mod list;
 mod mailbox;
 mod order;
+mod semaphore;
 
 // The module has no need to name all of them.
+#[allow(unused_imports)]
+pub use barrier::{Arrival, Barrier};
+#[allow(unused_imports)]
+pub use latch::{Gate, GateWaiter, Latch};
 #[allow(unused_imports)]
 pub use list::{Linked, Links, List, Owner};
 #[allow(unused_imports)]
@@ -17,3 +24,5 @@ pub use mailbox::{
     Admitted, Capacity, Commit, Counters, End, Entry, HandleState, Mailbox, Message, Node,
     ReceiveWaiter, Received, Reserving, Returned, SendWaiter, Sending, Sent, Take,
 };
+#[allow(unused_imports)]
+pub use semaphore::{Acquirer, Semaphore};

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Tasks that wait at wait objects, for the host: they note how their waits end.
+
+use postbox_queue::{Acquirer, Gate, GateWaiter, Linked, Links, Owner};
+use proptest::test_runner::Config;
+use std::{cell::Cell, ptr::NonNull, rc::Rc};
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// With what it wanted, of which so many were a dead process's.
+    Granted(u64),
+    Gate(Gate),
+}
+
+/// A task that waits.
+pub struct Task {
+    links: Links<Task>,
+    pub id: usize,
+    pub wants: u64,
+    pub end: Cell<Option<End>>,
+}
+
+impl Task {
+    pub fn new(id: usize, wants: u64) -> Rc<Self> {
+        Rc::new(Self {
+            links: Links::new(),
+            id,
+            wants,
+            end: Cell::new(None),
+        })
+    }
+}
+
+impl Linked for Task {
+    fn links(&self) -> &Links<Self> {
+        &self.links
+    }
+}
+
+/// A pointer to it.
+pub struct TaskPtr(NonNull<Task>);
+
+impl TaskPtr {
+    pub fn new(task: &Rc<Task>) -> Self {
+        // SAFETY: An `Rc` does not point to null.
+        Self(unsafe { NonNull::new_unchecked(Rc::as_ptr(task).cast_mut()) })
+    }
+
+    pub fn pointer(&self) -> NonNull<Task> {
+        self.0
+    }
+
+    fn end(self, end: End) -> Woken {
+        // SAFETY: Whoever waits keeps the task in its `Rc` until it was finished or left.
+        let task = unsafe { self.0.as_ref() };
+        assert_eq!(task.end.replace(Some(end)), None, "finished twice");
+        Woken { id: task.id, end }
+    }
+}
+
+// SAFETY: As in `end`.
+unsafe impl Owner for TaskPtr {
+    type Target = Task;
+
+    fn into_raw(self) -> NonNull<Task> {
+        self.0
+    }
+
+    unsafe fn from_raw(raw: NonNull<Task>) -> Self {
+        Self(raw)
+    }
+}
+
+impl Acquirer for TaskPtr {
+    type Wake = Woken;
+
+    fn wants(waiting: &Task) -> u64 {
+        waiting.wants
+    }
+
+    fn finish(self, orphans: u64) -> Woken {
+        self.end(End::Granted(orphans))
+    }
+}
+
+impl GateWaiter for TaskPtr {
+    type Wake = Woken;
+
+    fn finish(self, gate: Gate) -> Woken {
+        self.end(End::Gate(gate))
+    }
+}
+
+/// The task that was finished, and how.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Woken {
+    pub id: usize,
+    pub end: End,
+}
+
+/// How thorough the random tests are.
+pub fn config() -> Config {
+    let config = Config {
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let cases = match (cfg!(miri), std::env::var_os("PROPTEST_CASES")) {
+        (true, _) => 8,
+        (false, None) => 500,
+        (false, Some(_)) => config.cases,
+    };
+    Config { cases, ..config }
+}
+
+/// One of those that are there.
+pub fn pick<T>(from: &[T], which: usize) -> Option<&T> {
+    from.get(which.checked_rem(from.len())?)
+}
