@@ -10,6 +10,7 @@ mod latch;
 mod list;
 mod mailbox;
 mod order;
+mod pipe;
 mod semaphore;
 
 // The module has no need to name all of them.
@@ -24,5 +25,7 @@ pub use mailbox::{
     Admitted, Capacity, Commit, Counters, End, Entry, HandleState, Mailbox, Message, Node,
     ReceiveWaiter, Received, Reserving, Returned, SendWaiter, Sending, Sent, Take,
 };
+#[allow(unused_imports)]
+pub use pipe::{Claim, Parts, Pipe, Region, Turn, TurnWaiter, PIPE_ATOMIC};
 #[allow(unused_imports)]
 pub use semaphore::{Acquirer, Semaphore};

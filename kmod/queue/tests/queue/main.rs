@@ -7,5 +7,6 @@ mod latch;
 mod mailbox;
 mod model;
 mod order;
+mod pipe;
 mod semaphore;
 mod task;

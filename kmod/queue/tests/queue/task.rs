@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
-//! Tasks that wait at wait objects, for the host: they note how their waits end.
+//! Tasks that wait at wait objects and pipes, for the host: they note how their waits end.
 
-use postbox_queue::{Acquirer, Gate, GateWaiter, Linked, Links, Owner};
+use postbox_queue::{Acquirer, Gate, GateWaiter, Linked, Links, Owner, Turn, TurnWaiter};
 use proptest::test_runner::Config;
 use std::{cell::Cell, ptr::NonNull, rc::Rc};
 
@@ -11,6 +11,7 @@ pub enum End {
     /// With what it wanted, of which so many were a dead process's.
     Granted(u64),
     Gate(Gate),
+    Turn(Turn),
 }
 
 /// A task that waits.
@@ -89,6 +90,18 @@ impl GateWaiter for TaskPtr {
 
     fn finish(self, gate: Gate) -> Woken {
         self.end(End::Gate(gate))
+    }
+}
+
+impl TurnWaiter for TaskPtr {
+    type Wake = Woken;
+
+    fn wants(waiting: &Task) -> u64 {
+        waiting.wants
+    }
+
+    fn finish(self, turn: Turn) -> Woken {
+        self.end(End::Turn(turn))
     }
 }
 
