@@ -88,6 +88,8 @@ pub enum ErrorKind {
     Overflow,
     /// The pipe holds more, or is being used: `EBUSY`.
     Busy,
+    /// A message carries 64 files at most.
+    TooManyFiles,
     /// A quota of the user or a limit of the handle is used up: `EDQUOT`.
     Quota,
     /// The object's mode, its owner, the handle's rights or the device's group forbid it: `EACCES`,
@@ -404,6 +406,19 @@ impl Error {
                 };
                 return format!("the message has {len} bytes and {text}").into();
             }
+            (ErrorKind::TooManyFiles, _) => {
+                "a message carries 64 files at most; send the others in another one"
+            }
+            (ErrorKind::Unsupported, Action::Call) => {
+                "it cannot be called; and a call always waits (with a time-out, if need be)"
+            }
+            (ErrorKind::Exists, Action::Poll) => {
+                "it is in the set already; modify changes what is waited for"
+            }
+            (ErrorKind::NotFound, Action::Poll) => "it is not in the set; add it first",
+            (ErrorKind::Denied, Action::Poll) => {
+                "ordinary files cannot be waited for: they are always ready"
+            }
             (ErrorKind::Quota, _) => {
                 "a quota is used up (`postbox limits` shows them); receive, acknowledge or answer \
                  messages, or raise the module's parameters"
@@ -492,6 +507,7 @@ impl From<Error> for std::io::Error {
             | ErrorKind::InvalidName
             | ErrorKind::WrongHandle
             | ErrorKind::Loop
+            | ErrorKind::TooManyFiles
             | ErrorKind::Overflow => Io::InvalidInput,
             ErrorKind::Quota => Io::QuotaExceeded,
             ErrorKind::Denied => Io::PermissionDenied,

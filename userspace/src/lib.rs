@@ -61,33 +61,43 @@
 //! [`Version`] and [`Identity`].
 
 mod barrier;
+mod call;
 mod error;
 mod handle;
 mod info;
 mod latch;
 mod object;
+mod parcel;
 mod pipe;
 pub mod raw;
 mod recv;
 mod semaphore;
 mod send;
+mod sync;
 pub mod sys;
 mod wait;
 
+pub use barrier::{Barrier, BarrierAccess, BarrierOptions, BarrierWaitResult, Member};
+pub use call::Request;
 pub use error::{Error, ErrorKind, FromFdError, Result, SendError, SendManyError};
 pub use handle::{
     Access, Admin, AdminOnly, Both, CanReceive, CanSend, Capacity, Handle, Mailbox, Options,
     ReceiveOnly, Receiver, Rights, SendOnly, Sender,
 };
 pub use info::{Info, List, Usage, Version, list, stat, unlink, usage, version};
+pub use latch::{Latch, LatchAccess, LatchOptions, Participant};
 pub use object::Kind;
+pub use parcel::Parcel;
+pub use pipe::{Pipe, PipeEnd, PipeOptions, PipeReader, PipeReading, PipeWriter, PipeWriting};
 pub use raw::DEVICE;
-pub use recv::{Delivery, Identity, IntoIter, Iter, Message, Received};
+pub use recv::{Delivery, Identity, IntoIter, Iter, Message, Process, Received};
 #[doc(no_inline)]
 pub use rustix::event::PollFlags;
 #[doc(no_inline)]
 pub use rustix::io::Errno;
+pub use semaphore::{Guard, Semaphore, SemaphoreAccess, SemaphoreOptions};
 pub use send::Permit;
+pub use sync::{WaitObject, WaitObjectOptions};
 pub use wait::Wait;
 
 /// The highest priority of a message.

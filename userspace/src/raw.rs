@@ -280,54 +280,19 @@ pub fn send_files(
 ///
 /// *References*: `POSTBOX_RECV`, [`sys::postbox_recv`].
 pub fn recv(fd: impl AsFd, buf: &mut [u8], args: &mut sys::postbox_recv) -> Result<usize> {
-    // SAFETY: `buf` is mutably borrowed, and any bytes are valid in it.
-    unsafe { recv_at(fd, buf.as_mut_ptr(), buf.len(), args) }
-}
-
-/// As [`recv`], into memory that need not be initialised; returns the part that then is.
-///
-/// *References*: `POSTBOX_RECV`, [`sys::postbox_recv`].
-pub fn recv_uninit<'b>(
-    fd: impl AsFd,
-    buf: &'b mut [MaybeUninit<u8>],
-    args: &mut sys::postbox_recv,
-) -> Result<&'b mut [u8]> {
-    // SAFETY: `buf` is mutably borrowed.
-    let len = unsafe { recv_at(fd, buf.as_mut_ptr().cast(), buf.len(), args)? };
-    // SAFETY: the kernel has written the first `len` bytes, and `len` is at most the buffer's.
-    Ok(unsafe { core::slice::from_raw_parts_mut(buf.as_mut_ptr().cast(), len) })
-}
-
-/// As [`recv`], into the spare capacity of `buf`, which grows by the message.
-///
-/// *References*: `POSTBOX_RECV`, [`sys::postbox_recv`].
-pub fn recv_vec(fd: impl AsFd, buf: &mut Vec<u8>, args: &mut sys::postbox_recv) -> Result<usize> {
-    let len = recv_uninit(fd, buf.spare_capacity_mut(), args)?.len();
-    // SAFETY: `len` bytes behind the vector's are initialised now.
-    unsafe { buf.set_len(buf.len() + len) };
-    Ok(len)
-}
-
-/// # Safety
-/// `data` must be valid for writes of `len` bytes.
-unsafe fn recv_at(
-    fd: impl AsFd,
-    data: *mut u8,
-    len: usize,
-    args: &mut sys::postbox_recv,
-) -> Result<usize> {
     args.size = size_of::<sys::postbox_recv>();
-    args.data = data as u64;
-    args.len = len as u64;
+    args.data = buf.as_mut_ptr() as u64;
+    args.len = buf.len() as u64;
     args.fds = 0;
     args.fd_max = 0;
-    // SAFETY: the request takes this struct and writes at most `len` bytes at `data`, which the
-    // caller vouches for.
+    // SAFETY: the request takes this struct and writes at most `len` bytes at `data`, which is
+    // mutably borrowed, and no files.
     unsafe { ioctl(fd, sys::POSTBOX_RECV, args)? };
-    Ok(len.min(args.msg_len as usize))
+    Ok(buf.len().min(args.msg_len as usize))
 }
 
-/// As [`recv_uninit`], of a message with up to `args.fd_max` files, which are added to `files`.
+/// Receives one message with up to `args.fd_max` files, which are added to `files`, into memory
+/// that need not be initialised; returns the part that then is.
 ///
 /// *References*: `POSTBOX_RECV`, [`sys::postbox_recv`].
 pub fn recv_files<'b>(

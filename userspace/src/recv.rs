@@ -13,7 +13,7 @@ use std::ops::Deref;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-/// Who sent a message, by the kernel's word.
+/// Who sent a message, or is at the other end of a link, by the kernel's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
@@ -33,6 +33,16 @@ pub struct Identity {
 
 impl Identity {
     fn of(args: &sys::postbox_recv) -> Self {
+        Identity {
+            pid: args.pid,
+            tid: args.tid,
+            uid: args.uid,
+            gid: args.gid,
+            pidfd_ino: args.pidfd_ino,
+        }
+    }
+
+    pub(crate) fn of_peer(args: &sys::postbox_peer) -> Self {
         Identity {
             pid: args.pid,
             tid: args.tid,
@@ -71,7 +81,7 @@ impl Identity {
 }
 
 /// A received message. It derefs to its payload.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub struct Message {
     /// The bytes; a message may be empty.
@@ -82,21 +92,35 @@ pub struct Message {
     pub sender: Identity,
     /// Whether it was taken before, by somebody who did not acknowledge it.
     pub redelivered: bool,
+    /// Whether it is a request: its sender called and waits for a reply. Only
+    /// [`recv_request`](Handle::recv_request) and its like can give one.
+    pub call: bool,
+    /// The files that came with it, close-on-exec, in the order in which they were attached. A
+    /// handle of this crate is made of one by `try_from`.
+    pub files: Vec<OwnedFd>,
 }
 
 impl Message {
-    fn new(payload: Vec<u8>, args: &sys::postbox_recv) -> Self {
+    pub(crate) fn new(
+        payload: Vec<u8>,
+        files: Vec<raw::ReceivedFd>,
+        args: &sys::postbox_recv,
+    ) -> Self {
         let Received {
             priority,
             sender,
             redelivered,
+            call,
+            files,
             ..
-        } = Received::new(payload.len(), args);
+        } = Received::new(payload.len(), files, args);
         Message {
             payload,
             priority,
             sender,
             redelivered,
+            call,
+            files,
         }
     }
 }
@@ -122,7 +146,7 @@ impl From<Message> for Vec<u8> {
 }
 
 /// What is known of a message that was received into a buffer of the caller's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub struct Received {
     /// Bytes of the message; a message may be empty.
@@ -133,16 +157,52 @@ pub struct Received {
     pub sender: Identity,
     /// Whether it was taken before, by somebody who did not acknowledge it.
     pub redelivered: bool,
+    /// Whether it is a request: its sender called and waits for a reply.
+    pub call: bool,
+    /// The files that came with it, close-on-exec.
+    pub files: Vec<OwnedFd>,
 }
 
 impl Received {
-    fn new(len: usize, args: &sys::postbox_recv) -> Self {
+    fn new(len: usize, files: Vec<raw::ReceivedFd>, args: &sys::postbox_recv) -> Self {
         Received {
             len,
             priority: args.priority,
             sender: Identity::of(args),
             redelivered: args.msg_flags & sys::POSTBOX_MSG_REDELIVERED != 0,
+            call: is_call(args),
+            files: files.into_iter().map(|file| file.fd).collect(),
         }
+    }
+}
+
+pub(crate) fn is_call(args: &sys::postbox_recv) -> bool {
+    args.msg_flags & sys::POSTBOX_MSG_CALL != 0
+}
+
+/// A process whose messages are wanted: by its number, or by its [`Identity`], which no later
+/// process can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Process {
+    pid: u32,
+    pidfd_ino: u64,
+}
+
+impl From<u32> for Process {
+    fn from(pid: u32) -> Self {
+        Process { pid, pidfd_ino: 0 }
+    }
+}
+
+impl From<Identity> for Process {
+    fn from(Identity { pid, pidfd_ino, .. }: Identity) -> Self {
+        Process { pid, pidfd_ino }
+    }
+}
+
+impl From<&Identity> for Process {
+    fn from(identity: &Identity) -> Self {
+        (*identity).into()
     }
 }
 
@@ -155,37 +215,68 @@ const ARENA: usize = 64 * 1024;
 const SHARE: usize = 256;
 
 impl Inner {
-    /// Receives a message of any size, with the token to settle it.
-    fn recv(&self, flags: u32, wait: Wait) -> Result<(Message, u64)> {
+    /// Receives a message of any size, with the token to settle or to answer it; `from` may say
+    /// from whom.
+    pub(crate) fn recv(
+        &self,
+        flags: u32,
+        from: Option<Process>,
+        wait: Wait,
+    ) -> Result<(Message, u64)> {
         let (wait, timeout_ns) = wait.flags();
-        let mut args = sys::postbox_recv {
-            flags: flags | wait,
-            timeout_ns,
-            ..Default::default()
-        };
+        let mut files = Vec::new();
         loop {
-            let expected = self.expected.load(Relaxed);
-            let received = if expected <= STACK {
-                let mut stack = [MaybeUninit::uninit(); STACK];
-                raw::recv_uninit(&self.fd, &mut stack, &mut args).map(|payload| payload.to_vec())
-            } else {
-                let mut payload = Vec::new();
-                match payload.try_reserve_exact(expected) {
-                    Ok(()) => raw::recv_vec(&self.fd, &mut payload, &mut args).map(|_| payload),
-                    Err(_) => Err(Errno::NOMEM),
-                }
+            let mut args = sys::postbox_recv {
+                flags: flags | wait,
+                timeout_ns,
+                fd_max: sys::POSTBOX_FILES_MAX,
+                ..Default::default()
             };
-            match received {
-                Ok(mut payload) => {
-                    self.learn(expected, payload.len());
-                    payload.shrink_to_fit();
-                    return Ok((Message::new(payload, &args), args.token));
-                }
+            if let Some(Process { pid, pidfd_ino }) = from {
+                args.flags |= sys::POSTBOX_RECV_FROM;
+                args.pid = pid;
+                args.pidfd_ino = pidfd_ino;
+            }
+            match self.fill(|buf| raw::recv_files(&self.fd, buf, &mut files, &mut args)) {
+                Ok(payload) => return Ok((Message::new(payload, files, &args), args.token)),
                 Err(Errno::INTR) => {}
-                Err(Errno::MSGSIZE) => self.expect(args.msg_len),
+                Err(Errno::MSGSIZE) if args.msg_len > args.len => self.expect(args.msg_len),
                 Err(errno) => return Err(self.error(Action::Receive, errno)),
             }
         }
+    }
+
+    /// As `recv`, for who cannot answer requests.
+    fn recv_plain(&self, from: Option<Process>, wait: Wait) -> Result<Message> {
+        let (message, token) = self.recv(0, from, wait)?;
+        if message.call {
+            self.drop_request(token);
+        }
+        Ok(message)
+    }
+
+    /// Has `receive` write a payload into a buffer of the expected size.
+    pub(crate) fn fill(
+        &self,
+        receive: impl for<'b> FnOnce(&'b mut [MaybeUninit<u8>]) -> rustix::io::Result<&'b mut [u8]>,
+    ) -> rustix::io::Result<Vec<u8>> {
+        let expected = self.expected.load(Relaxed);
+        let mut payload = if expected <= STACK {
+            let mut stack = [MaybeUninit::uninit(); STACK];
+            receive(&mut stack)?.to_vec()
+        } else {
+            let mut payload = Vec::new();
+            payload
+                .try_reserve_exact(expected)
+                .map_err(|_| Errno::NOMEM)?;
+            let len = receive(payload.spare_capacity_mut())?.len();
+            // SAFETY: the raw functions initialise the buffer's beginning and return that.
+            unsafe { payload.set_len(len) };
+            payload
+        };
+        self.learn(expected, payload.len());
+        payload.shrink_to_fit();
+        Ok(payload)
     }
 
     /// Small messages after a large one bring the expectation down again.
@@ -196,7 +287,7 @@ impl Inner {
     }
 
     /// The message at the head has so many bytes.
-    fn expect(&self, len: u64) {
+    pub(crate) fn expect(&self, len: u64) {
         self.expected
             .store(usize::try_from(len).unwrap_or(usize::MAX), Relaxed);
     }
@@ -212,7 +303,7 @@ impl Inner {
         if limit == 0 {
             return Ok(0);
         }
-        let (wait, timeout_ns) = wait.flags();
+        let (how, timeout_ns) = wait.flags();
         loop {
             let expected = self.expected.load(Relaxed);
             let size = expected.max(SHARE);
@@ -227,19 +318,24 @@ impl Inner {
                 .take(count)
                 .map(raw::RecvEntry::new)
                 .collect();
-            match raw::recv_batch(&self.fd, &mut entries, flags | wait, timeout_ns) {
+            match raw::recv_batch(&self.fd, &mut entries, flags | how, timeout_ns) {
                 Ok(received) => {
                     let payloads = entries[..received].iter().map(raw::RecvEntry::payload);
                     self.learn(expected, payloads.map(<[u8]>::len).max().unwrap_or(0));
                     for entry in &entries[..received] {
-                        each(
-                            Message::new(entry.payload().to_vec(), entry.args()),
-                            entry.args().token,
-                        );
+                        let payload = entry.payload().to_vec();
+                        let message = Message::new(payload, Vec::new(), entry.args());
+                        each(message, entry.args().token);
                     }
                     return Ok(received);
                 }
                 Err(Errno::INTR) => {}
+                // Files have no room in a batch: such a message comes alone.
+                Err(Errno::MSGSIZE) if entries[0].args().fd_count > 0 => {
+                    let (message, token) = self.recv(flags, None, wait)?;
+                    each(message, token);
+                    return Ok(1);
+                }
                 Err(Errno::MSGSIZE) => self.expect(entries[0].args().msg_len),
                 Err(errno) => return Err(self.error(Action::Receive, errno)),
             }
@@ -268,6 +364,10 @@ impl<A: CanReceive> io::Read for &Handle<A> {
 ///
 /// Who waits for a message gets it in the order of arrival. A signal handler does not end a wait:
 /// see [`Wait`].
+///
+/// A request, of which the sender waits for a reply, is received like a message; but the sender is
+/// told at once that it was [`Dropped`](ErrorKind::Dropped), as nobody is going to answer it. Who
+/// does answer uses [`recv_request`](Self::recv_request).
 impl<A: CanReceive> Handle<A> {
     /// Receives a message of whatever size, and waits for one.
     ///
@@ -318,7 +418,67 @@ impl<A: CanReceive> Handle<A> {
     /// # Errors
     /// See [Receiving](#receiving).
     pub fn recv_with(&self, wait: Wait) -> Result<Message> {
-        self.inner.recv(0, wait).map(|(message, _)| message)
+        self.inner.recv_plain(None, wait)
+    }
+
+    /// Receives the next message of that process alone, and waits for one; those of others stay
+    /// where they are, in their order. For mailboxes and [`Endpoint`](crate::Endpoint)s.
+    ///
+    /// ```
+    /// # fn main() -> postbox::Result<()> {
+    /// # if !std::fs::exists(postbox::DEVICE).unwrap_or(false) { return Ok(()); } // no module here
+    /// let jobs = postbox::Mailbox::options().anonymous()?;
+    /// jobs.send("to myself")?;
+    /// assert_eq!(&*jobs.recv_from(std::process::id())?, b"to myself");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Disconnected`](ErrorKind::Disconnected): that process is gone, and nothing of it is left.
+    /// [`Gone`](ErrorKind::Gone): there is none of that number. And see [Receiving](#receiving).
+    pub fn recv_from(&self, process: impl Into<Process>) -> Result<Message> {
+        self.recv_from_with(process, Wait::Forever)
+    }
+
+    /// Receives a message of that process if there is one now.
+    ///
+    /// # Errors
+    /// [`Empty`](ErrorKind::Empty), and as [`recv_from`](Self::recv_from).
+    pub fn try_recv_from(&self, process: impl Into<Process>) -> Result<Message> {
+        self.recv_from_with(process, Wait::Never)
+    }
+
+    /// Receives a message of that process, and waits at most `timeout`.
+    ///
+    /// # Errors
+    /// [`Timeout`](ErrorKind::Timeout), and as [`recv_from`](Self::recv_from).
+    pub fn recv_from_timeout(
+        &self,
+        process: impl Into<Process>,
+        timeout: Duration,
+    ) -> Result<Message> {
+        self.recv_from_with(process, Wait::Timeout(timeout))
+    }
+
+    /// Receives a message of that process, and waits until `deadline` at the latest.
+    ///
+    /// # Errors
+    /// [`Timeout`](ErrorKind::Timeout), and as [`recv_from`](Self::recv_from).
+    pub fn recv_from_deadline(
+        &self,
+        process: impl Into<Process>,
+        deadline: Instant,
+    ) -> Result<Message> {
+        self.recv_from_with(process, Wait::Deadline(deadline))
+    }
+
+    /// Receives a message of that process, and waits as `wait` says.
+    ///
+    /// # Errors
+    /// As [`recv_from`](Self::recv_from).
+    pub fn recv_from_with(&self, process: impl Into<Process>, wait: Wait) -> Result<Message> {
+        self.inner.recv_plain(Some(process.into()), wait)
     }
 
     /// Receives a message into `buf`, and waits for one.
@@ -375,13 +535,27 @@ impl<A: CanReceive> Handle<A> {
         let mut args = sys::postbox_recv {
             flags,
             timeout_ns,
+            fd_max: sys::POSTBOX_FILES_MAX,
             ..Default::default()
         };
-        match retry_on_intr(|| raw::recv(self, buf, &mut args)) {
-            Ok(len) => Ok(Received::new(len, &args)),
+        // SAFETY: the memory is lent to the kernel alone, which leaves none of it uninitialised.
+        let uninit = unsafe {
+            std::slice::from_raw_parts_mut(buf.as_mut_ptr().cast::<MaybeUninit<u8>>(), buf.len())
+        };
+        let mut files = Vec::new();
+        let received = retry_on_intr(|| {
+            raw::recv_files(self, uninit, &mut files, &mut args).map(|payload| payload.len())
+        });
+        match received {
+            Ok(len) => {
+                if is_call(&args) {
+                    self.inner.drop_request(args.token);
+                }
+                Ok(Received::new(len, files, &args))
+            }
             Err(errno) => {
                 let mut error = self.inner.error(Action::Receive, errno);
-                if errno == Errno::MSGSIZE {
+                if errno == Errno::MSGSIZE && args.msg_len > args.len {
                     error.kind = ErrorKind::TooLarge {
                         len: args.msg_len,
                         limit: buf.len() as u64,
@@ -404,8 +578,12 @@ impl<A: CanReceive> Handle<A> {
         limit: usize,
         wait: Wait,
     ) -> Result<usize> {
-        self.inner
-            .recv_many(limit, 0, wait, |message, _| messages.push(message))
+        self.inner.recv_many(limit, 0, wait, |message, token| {
+            if message.call {
+                self.inner.drop_request(token);
+            }
+            messages.push(message);
+        })
     }
 
     /// Receives a message that is to be acknowledged, and waits for one.
@@ -468,7 +646,7 @@ impl<A: CanReceive> Handle<A> {
     /// # Errors
     /// As [`take`](Self::take).
     pub fn take_with(&self, wait: Wait) -> Result<Delivery<'_>> {
-        let taken = self.inner.recv(sys::POSTBOX_RECV_ACK, wait)?;
+        let taken = self.inner.recv(sys::POSTBOX_RECV_ACK, None, wait)?;
         Ok(Delivery::new(&self.inner, taken))
     }
 
@@ -518,8 +696,8 @@ impl<A: CanReceive> Handle<A> {
 }
 
 fn next(inner: &Inner, wait: Wait) -> Option<Result<Message>> {
-    match inner.recv(0, wait) {
-        Ok((message, _)) => Some(Ok(message)),
+    match inner.recv_plain(None, wait) {
+        Ok(message) => Some(Ok(message)),
         Err(error) if error.is_disconnected() || (error.is_empty() && wait == Wait::Never) => None,
         Err(error) => Some(Err(error)),
     }
@@ -583,7 +761,8 @@ impl<A: CanReceive> IntoIterator for Handle<A> {
 /// [`requeue`](Self::requeue). It derefs to the message.
 ///
 /// Dropping it, and the end of the process, put the message back to the head of its priority,
-/// marked as redelivered. A child made by `fork` cannot keep it.
+/// marked as redelivered. A child made by `fork` cannot keep it. A request (see
+/// [`Handle::recv_request`]) is not settled but dropped, however this ends.
 #[must_use = "dropping it puts the message back"]
 pub struct Delivery<'a> {
     message: Message,
@@ -592,9 +771,10 @@ pub struct Delivery<'a> {
 
 impl<'a> Delivery<'a> {
     fn new(inner: &'a Inner, (message, token): (Message, u64)) -> Self {
+        let call = message.call;
         Delivery {
             message,
-            claim: Claim { inner, token },
+            claim: Claim { inner, token, call },
         }
     }
 
@@ -637,10 +817,15 @@ impl fmt::Debug for Delivery<'_> {
 struct Claim<'a> {
     inner: &'a Inner,
     token: u64,
+    /// A request is not acknowledged but answered.
+    call: bool,
 }
 
 impl Claim<'_> {
     fn settle(self, flags: u32) -> Result<()> {
+        if self.call {
+            return Ok(());
+        }
         let settled = raw::ack(&self.inner.fd, self.token, flags);
         let settled = settled.map_err(|errno| self.inner.error(Action::Settle, errno));
         std::mem::forget(self);
@@ -650,6 +835,9 @@ impl Claim<'_> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
+        if self.call {
+            return self.inner.drop_request(self.token);
+        }
         // If it is not ours any more, it has gone back already.
         let _ = raw::ack(&self.inner.fd, self.token, sys::POSTBOX_ACK_REQUEUE);
     }

@@ -1,6 +1,7 @@
 use crate::error::{Action, Error, ErrorKind, Result, SendError, SendManyError};
 use crate::handle::{CanSend, Handle};
-use crate::object::Inner;
+use crate::object::{Inner, Kind};
+use crate::parcel::Parcel;
 use crate::wait::Wait;
 use crate::{raw, sys};
 use rustix::io::{Errno, retry_on_intr};
@@ -11,7 +12,8 @@ use std::time::{Duration, Instant};
 /// [`BufWriter`](io::BufWriter) a message is what its buffer holds when it is flushed.
 impl<A: CanSend> io::Write for &Handle<A> {
     fn write(&mut self, payload: &[u8]) -> io::Result<usize> {
-        self.inner.send(payload, &sys::postbox_send::default())?;
+        self.inner
+            .send(payload, &[], &sys::postbox_send::default())?;
         Ok(payload.len())
     }
 
@@ -21,26 +23,36 @@ impl<A: CanSend> io::Write for &Handle<A> {
 }
 
 impl Inner {
-    fn send(&self, payload: &[u8], args: &sys::postbox_send) -> Result<()> {
+    fn send(
+        &self,
+        payload: &[u8],
+        files: &[raw::SendFd<'_>],
+        args: &sys::postbox_send,
+    ) -> Result<()> {
         // What says no more than the bytes is a write, which is the shorter way through the kernel.
         // Writes of nothing are often swallowed on the way.
-        let plain = args.flags == 0 && args.priority == 0 && !payload.is_empty();
+        let plain =
+            args.flags == 0 && args.priority == 0 && !payload.is_empty() && files.is_empty();
         retry_on_intr(|| {
             if plain {
                 rustix::io::write(&self.fd, payload).map(drop)
             } else {
-                raw::send(&self.fd, payload, args)
+                raw::send_files(&self.fd, payload, files, args)
             }
         })
         .map_err(|errno| self.send_error(Action::Send, errno, payload.len()))
     }
 
-    fn send_error(&self, action: Action, errno: Errno, len: usize) -> Error {
+    pub(crate) fn send_error(&self, action: Action, errno: Errno, len: usize) -> Error {
         let mut error = self.error(action, errno);
         if errno == Errno::MSGSIZE
             && let Ok(info) = raw::info(&self.fd)
         {
-            let limit = info.message_max.min(info.capacity_bytes);
+            let limit = match self.subject.kind {
+                // The capacity is that of the other direction.
+                Kind::Link => info.message_max,
+                _ => info.message_max.min(info.capacity_bytes),
+            };
             error.kind = ErrorKind::TooLarge {
                 len: len as u64,
                 limit,
@@ -139,10 +151,44 @@ impl<A: CanSend> Handle<A> {
             priority,
             ..Default::default()
         };
-        match self.inner.send(payload.as_ref(), &args) {
+        match self.inner.send(payload.as_ref(), &[], &args) {
             Ok(()) => Ok(()),
             Err(error) => Err(SendError { payload, error }),
         }
+    }
+
+    /// Sends a message with files: see [`Parcel`].
+    ///
+    /// ```
+    /// use postbox::{Mailbox, Parcel, Wait};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # if !std::fs::exists(postbox::DEVICE).unwrap_or(false) { return Ok(()); } // no module here
+    /// let logs = Mailbox::options().anonymous()?;
+    /// let file = std::fs::File::open("/dev/null")?;
+    /// logs.send_parcel(Parcel::new("the log").attach(&file), Wait::Forever)?;
+    ///
+    /// let mut message = logs.recv()?;
+    /// let file = std::fs::File::from(message.files.remove(0));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`TooManyFiles`](ErrorKind::TooManyFiles), [`Loop`](ErrorKind::Loop),
+    /// [`Denied`](ErrorKind::Denied) (more rights than the handle has), [`Quota`](ErrorKind::Quota)
+    /// (as many files are under way as the user may have); and see [Sending](#sending). A file of
+    /// io_uring cannot be sent: `EINVAL`, [`Os`](ErrorKind::Os).
+    pub fn send_parcel(&self, parcel: &Parcel<'_>, wait: Wait) -> Result<()> {
+        let files = parcel.files(&self.inner, Action::Send)?;
+        let (flags, timeout_ns) = wait.flags();
+        let args = sys::postbox_send {
+            flags,
+            timeout_ns,
+            priority: parcel.priority,
+            ..Default::default()
+        };
+        self.inner.send(parcel.payload, files, &args)
     }
 
     /// Sends many messages in few calls to the kernel, in their order. `wait` is for all of them
@@ -294,7 +340,7 @@ impl Permit<'_> {
             };
             Err(self.inner.error_of_kind(Action::SendReserved, kind))
         } else {
-            self.inner.send(payload.as_ref(), &args)
+            self.inner.send(payload.as_ref(), &[], &args)
         };
         match sent {
             Ok(()) => {
