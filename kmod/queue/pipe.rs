@@ -47,6 +47,13 @@ pub struct Region {
     pub second: usize,
 }
 
+impl Region {
+    /// Its bytes in all.
+    pub fn bytes(&self) -> usize {
+        self.first + self.second
+    }
+}
+
 /// What a reader or a writer gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {

@@ -404,7 +404,7 @@ impl World {
         };
         match claim {
             Claim::Granted(region) => {
-                let len = (region.first + region.second) as u64;
+                let len = region.bytes() as u64;
                 assert!(region.at + region.first <= self.ring.len());
                 assert!(region.second == 0 || region.at + region.first == self.ring.len());
                 let mut used = vec![false; self.ring.len()];
@@ -449,7 +449,7 @@ impl World {
     fn copied(&mut self, id: usize, well: bool) -> Vec<Event> {
         let (mut doing, region) = self.calls.remove(&id).expect("it copies");
         let region = region.expect("it copies");
-        let len = (region.first + region.second) as u64;
+        let len = region.bytes() as u64;
         if doing.reads() {
             let read = places(region).map(|at| self.ring[at]).collect();
             self.pipe.end_read(if well { len } else { 0 });
