@@ -1,0 +1,437 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The pipe as a kernel object: its ring, and tasks that wait. Who reads and writes what, and
+//! when, is decided in `queue/pipe.rs`.
+//!
+//! User memory is copied, memory allocated and freed, and tasks woken, outside the lock. While a
+//! task copies it has the turn of its side, so that the region that it claimed is its own, and the
+//! ring stays where it is. Those who wait for their turn can be interrupted and killed meanwhile.
+
+use crate::{
+    helpers::{self, c, limits},
+    mailbox::{IN, OUT},
+    queue::{self, Claim, Turn, PIPE_ATOMIC},
+    quota::{PipeCharge, Pinned},
+    uapi,
+    wait::{Event, Outcome, Pollers, Wait, Waiter, WaiterPtr, Wake},
+};
+use core::{
+    pin::{pin, Pin},
+    ptr::NonNull,
+    slice,
+};
+use kernel::{
+    bindings,
+    fs::File,
+    prelude::*,
+    sync::{lock::spinlock::SpinLockGuard, new_spinlock, SpinLock},
+};
+
+const _: () = assert!(PIPE_ATOMIC == uapi::POSTBOX_PIPE_ATOMIC as u64);
+
+/// The capacity of a pipe that was made without one.
+const DEFAULT_CAPACITY: u64 = 65_536;
+
+type Guard<'a> = SpinLockGuard<'a, Inner>;
+
+/// The memory that bytes are in between a write and a read.
+struct Ring {
+    /// All of it is initialised.
+    memory: KVVec<u8>,
+    _charge: PipeCharge,
+}
+
+impl Ring {
+    fn new(capacity: u64, user: &Pinned) -> Result<Self> {
+        let charge = user.charge_pipe(capacity)?;
+        let len = usize::try_from(capacity)?;
+        // SAFETY: It takes any size.
+        let raw = unsafe { c::postbox_alloc(len) }.cast::<u8>();
+        if raw.is_null() {
+            return Err(ENOMEM);
+        }
+        // SAFETY: It is new memory of that size, all of it zeroed, and what the vector's allocator
+        // frees.
+        let memory = unsafe {
+            raw.write_bytes(0, len);
+            KVVec::from_raw_parts(raw, len, len)
+        };
+        Ok(Self {
+            memory,
+            _charge: charge,
+        })
+    }
+}
+
+/// What the lock guards.
+struct Inner {
+    queue: queue::Pipe<WaiterPtr>,
+    ring: Ring,
+}
+
+impl Inner {
+    fn memory(&mut self) -> *mut u8 {
+        self.ring.memory.as_mut_ptr()
+    }
+}
+
+impl queue::TurnWaiter for WaiterPtr {
+    type Wake = Wake;
+
+    fn wants(waiter: &Waiter) -> u64 {
+        waiter.wanted()
+    }
+
+    fn finish(self, turn: Turn) -> Wake {
+        self.finish(Outcome::Turn(turn))
+    }
+}
+
+/// The capacity of a ring for `wanted` bytes.
+fn capacity_for(wanted: u64) -> Result<u64> {
+    if wanted > limits::pipe() {
+        return Err(EINVAL);
+    }
+    // The limit is a power of two itself.
+    Ok(wanted.max(PIPE_ATOMIC).next_power_of_two())
+}
+
+/// What a task does with a pipe.
+#[derive(Clone, Copy)]
+enum Call {
+    Read,
+    /// It wants so many bytes of room, and has the turn or not.
+    Write(u64, bool),
+}
+
+/// A pipe.
+#[pin_data]
+pub(crate) struct Pipe {
+    #[pin]
+    inner: SpinLock<Inner>,
+    #[pin]
+    pollers: Pollers,
+    #[pin]
+    reader_came: Event,
+    #[pin]
+    writer_came: Event,
+}
+
+impl Pipe {
+    /// A pipe that holds at least `capacity` bytes; 0: as many as usual. `user` pays for them.
+    pub(crate) fn new(
+        capacity: u64,
+        persistent: bool,
+        user: &Pinned,
+    ) -> Result<impl PinInit<Self>> {
+        let capacity = match capacity {
+            0 => DEFAULT_CAPACITY.min(limits::pipe()),
+            wanted => capacity_for(wanted)?,
+        };
+        let ring = Ring::new(capacity, user)?;
+        Ok(pin_init!(Self {
+            inner <- new_spinlock!(
+                Inner {
+                    queue: queue::Pipe::new(capacity, persistent),
+                    ring,
+                },
+                "postbox_pipe"
+            ),
+            pollers <- Pollers::new(),
+            reader_came <- Event::new(),
+            writer_came <- Event::new(),
+        }))
+    }
+
+    /// Fills in what there is to know.
+    pub(crate) fn describe(&self, info: &mut uapi::postbox_info) {
+        let inner = self.inner.lock();
+        let queue = &inner.queue;
+        info.capacity_bytes = queue.capacity();
+        info.bytes = queue.len();
+        info.high_bytes = queue.high();
+        info.full = queue.full();
+        (info.received, info.sent) = queue.moved();
+        (info.receivers, info.senders) = queue.handles();
+        let (readers, writers) = queue.waiting();
+        (info.waiting_receivers, info.waiting_senders) = (readers as u32, writers as u32);
+    }
+
+    /// A handle was bound.
+    pub(crate) fn open(&self, writes: bool, reads: bool) {
+        self.inner.lock().queue.open(writes, reads);
+        if reads {
+            self.reader_came.set();
+        }
+        if writes {
+            self.writer_came.set();
+        }
+        // Who had to be told that the other side is gone can go on.
+        self.pollers.wake(IN | OUT);
+    }
+
+    /// A handle was closed for the last time.
+    pub(crate) fn close(&self, writes: bool, reads: bool) {
+        let mut inner = self.inner.lock();
+        inner.queue.close(writes, reads);
+        self.settle(inner);
+        self.pollers
+            .wake(IN | OUT | bindings::POLLHUP | bindings::POLLERR);
+    }
+
+    /// What happens when somebody comes to read, for who writes, or to write.
+    pub(crate) fn peer(&self, writes: bool) -> &Event {
+        if writes {
+            &self.reader_came
+        } else {
+            &self.writer_came
+        }
+    }
+
+    /// What poll says to a handle with these rights.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Pollers::add`].
+    pub(crate) unsafe fn poll(
+        &self,
+        file: &File,
+        table: *mut bindings::poll_table_struct,
+        writes: bool,
+        reads: bool,
+    ) -> u32 {
+        // SAFETY: By the contract.
+        unsafe { self.pollers.add(file, table) };
+        let mut inner = self.inner.lock();
+        let queue = &mut inner.queue;
+        let mut mask = 0;
+        if reads {
+            mask |= if queue.readable() { IN } else { 0 };
+            mask |= if queue.ended() { bindings::POLLHUP } else { 0 };
+        }
+        if writes {
+            mask |= if queue.writable() { OUT } else { 0 };
+            mask |= if queue.closed() { bindings::POLLERR } else { 0 };
+        }
+        mask
+    }
+
+    /// Reads up to `len` bytes, which `copy` gets in one or two parts. 0: the end. They stay when
+    /// `copy` fails, or when the task is killed meanwhile.
+    pub(crate) fn read(
+        &self,
+        len: usize,
+        wait: &Wait,
+        mut copy: impl FnMut([&[u8]; 2]) -> Result,
+    ) -> Result<usize> {
+        if len == 0 {
+            return Ok(0);
+        }
+        let mut turn = false;
+        loop {
+            let mut inner = self.inner.lock();
+            match inner.queue.begin_read(len as u64, turn) {
+                Claim::Granted(region) => {
+                    let memory = inner.memory();
+                    drop(inner);
+                    // SAFETY: Until `end_read` the region is this task's, and nobody writes to it;
+                    // the ring stays, and has all of the region.
+                    let parts = unsafe {
+                        [
+                            slice::from_raw_parts(memory.add(region.at), region.first),
+                            slice::from_raw_parts(memory, region.second),
+                        ]
+                    };
+                    let copied = copy(parts).and_then(|()| alive());
+                    let read = copied.map_or(0, |()| region.bytes());
+                    let mut inner = self.inner.lock();
+                    inner.queue.end_read(read as u64);
+                    self.settle(inner);
+                    return copied.map(|()| read);
+                }
+                Claim::Over => return Ok(0),
+                Claim::Wait => match self.wait(inner, Call::Read, wait)? {
+                    Turn::Yours => turn = true,
+                    Turn::Over => return Ok(0),
+                },
+            }
+        }
+    }
+
+    /// Writes `len` bytes, which `copy` puts into one or two parts at a time; the first argument
+    /// says how many there were before. Returns how many were written, where something ended it.
+    pub(crate) fn write(
+        &self,
+        len: usize,
+        wait: &Wait,
+        mut copy: impl FnMut(usize, [&mut [u8]; 2]) -> Result,
+    ) -> Result<usize> {
+        let atomic = len as u64 <= PIPE_ATOMIC;
+        let (mut done, mut turn) = (0, false);
+        while done < len {
+            let left = (len - done) as u64;
+            let mut inner = self.inner.lock();
+            let ended = match inner.queue.begin_write(left, atomic, turn) {
+                Claim::Granted(region) => {
+                    let memory = inner.memory();
+                    drop(inner);
+                    // SAFETY: Until `commit_write` the region is this task's alone; the ring stays,
+                    // and has all of the region, whose two parts do not overlap.
+                    let parts = unsafe {
+                        [
+                            slice::from_raw_parts_mut(memory.add(region.at), region.first),
+                            slice::from_raw_parts_mut(memory, region.second),
+                        ]
+                    };
+                    let copied = copy(done, parts).and_then(|()| alive());
+                    let mut inner = self.inner.lock();
+                    if copied.is_ok() {
+                        done += region.bytes();
+                        inner.queue.commit_write(region.bytes() as u64);
+                    }
+                    turn = copied.is_ok() && done < len;
+                    if !turn {
+                        inner.queue.end_write();
+                    }
+                    self.settle(inner);
+                    copied
+                }
+                Claim::Wait if wait.may_wait() => {
+                    let wanted = queue::Pipe::<WaiterPtr>::wanted(left);
+                    let woken = self.wait(inner, Call::Write(wanted, turn), wait);
+                    turn = matches!(woken, Ok(Turn::Yours));
+                    match woken {
+                        Ok(Turn::Yours) => Ok(()),
+                        Ok(Turn::Over) => Err(EPIPE),
+                        Err(error) => Err(error),
+                    }
+                }
+                refused => {
+                    if turn {
+                        inner.queue.end_write();
+                        self.settle(inner);
+                    }
+                    Err(if let Claim::Over = refused { EPIPE } else { EAGAIN })
+                }
+            };
+            if let Err(error) = ended {
+                return if done > 0 { Ok(done) } else { Err(error) };
+            }
+        }
+        Ok(done)
+    }
+
+    /// Waits for the turn.
+    #[inline(never)]
+    fn wait(&self, mut inner: Guard<'_>, call: Call, wait: &Wait) -> Result<Turn> {
+        if !wait.may_wait() {
+            return Err(EAGAIN);
+        }
+        let wanted = match call {
+            Call::Read => 0,
+            Call::Write(wanted, _) => wanted,
+        };
+        let waiter = pin!(Waiter::wanting(wanted));
+        let waiter = waiter.as_ref();
+        // SAFETY: The waiter is pinned here. Below, it is done, or leaves.
+        unsafe {
+            match call {
+                Call::Read => inner.queue.wait_read(waiter.pointer()),
+                Call::Write(_, turn) => inner.queue.wait_write(waiter.pointer(), turn),
+            }
+        }
+        drop(inner);
+        let slept = waiter.sleep(wait);
+        let mut outcome = waiter.outcome();
+        if let (None, Err(error)) = (&outcome, slept) {
+            let mut inner = self.inner.lock();
+            outcome = waiter.outcome();
+            if outcome.is_none() {
+                let place = NonNull::from(waiter.get_ref());
+                // SAFETY: It waits here, and is not done.
+                unsafe {
+                    match call {
+                        Call::Read => inner.queue.leave_read(place),
+                        Call::Write(..) => inner.queue.leave_write(place),
+                    }
+                };
+                // It may have stood in the way of others.
+                self.settle(inner);
+                return Err(error);
+            }
+        }
+        match outcome {
+            Some(Outcome::Turn(turn)) => Ok(turn),
+            _ => Ok(Turn::Over),
+        }
+    }
+
+    /// Makes it hold at least `capacity` bytes, for which `user` pays. Before it does, `tell` gets
+    /// the number that it then holds, and can still make it fail.
+    pub(crate) fn set_capacity(
+        &self,
+        capacity: u64,
+        user: &Pinned,
+        tell: impl FnOnce(u64) -> Result,
+    ) -> Result {
+        let capacity = capacity_for(capacity)?;
+        let mut ring = Ring::new(capacity, user)?;
+        tell(capacity)?;
+        let to = ring.memory.as_mut_ptr();
+        let (from, parts) = {
+            let mut inner = self.inner.lock();
+            match inner.queue.begin_resize(capacity) {
+                Some(parts) => (inner.memory(), parts),
+                None => {
+                    // The ring is freed after the lock.
+                    drop(inner);
+                    return Err(EBUSY);
+                }
+            }
+        };
+        for (at, new, len) in parts {
+            // SAFETY: By `begin_resize`, each part is within its ring, and both are left alone by
+            // others until `end_resize`.
+            unsafe { core::ptr::copy_nonoverlapping(from.add(at), to.add(new), len) };
+        }
+        let mut inner = self.inner.lock();
+        inner.queue.end_resize(capacity);
+        core::mem::swap(&mut inner.ring, &mut ring);
+        self.settle(inner);
+        Ok(())
+    }
+
+    /// Does what follows from a change: gives turns, and tells those whose other side is gone.
+    fn settle<'a>(&'a self, mut inner: Guard<'a>) {
+        loop {
+            let first = inner.queue.end_wait();
+            let second = first.as_ref().and_then(|_| inner.queue.end_wait());
+            if second.is_some() {
+                drop(inner);
+                drop((first, second));
+                inner = self.inner.lock();
+                continue;
+            }
+            let (readable, writable) = inner.queue.news();
+            let mut news = if readable { IN } else { 0 };
+            news |= if writable { OUT } else { 0 };
+            if inner.queue.ended() {
+                news |= IN | bindings::POLLHUP;
+            }
+            drop(inner);
+            drop(first);
+            if news != 0 {
+                self.pollers.wake(news);
+            }
+            return;
+        }
+    }
+}
+
+/// Fails if the task is being killed: it will not say that it has, or had, the bytes.
+fn alive() -> Result {
+    if helpers::dying() {
+        Err(EINTR)
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Pipes: bytes in and out.
+
+use super::{address, ensure, Place};
+use crate::{
+    compat::eopnotsupp, handle::Handle, helpers::UserBytes, object::Object, pipe::Pipe, uapi,
+    wait::Wait,
+};
+use kernel::{
+    iov::{IovIterDest, IovIterSource},
+    prelude::*,
+};
+
+/// The pipe, if the handle has one of the rights.
+fn pipe(handle: &Handle, rights: u32) -> Result<&Pipe> {
+    match handle.bound()?.object(rights)? {
+        Object::Pipe(pipe) => Ok(pipe),
+        _ => Err(eopnotsupp()),
+    }
+}
+
+fn copy_out(to: UserBytes, [first, second]: [&[u8]; 2]) -> Result {
+    to.copy_from(first)?;
+    to.after(first.len()).copy_from(second)
+}
+
+fn copy_in(from: UserBytes, [first, second]: [&mut [u8]; 2]) -> Result {
+    from.copy_to(first)?;
+    from.after(first.len()).copy_to(second)
+}
+
+pub(super) fn read(
+    handle: &Handle,
+    at: Place,
+    args: &mut uapi::postbox_io,
+    nonblocking: bool,
+) -> Result {
+    ensure(args.flags & !Wait::FLAGS == 0)?;
+    let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
+    let pipe = pipe(handle, uapi::POSTBOX_RIGHT_RECEIVE)?;
+    let to = UserBytes::at(address(args.data)?);
+    let len = usize::try_from(args.len).unwrap_or(usize::MAX);
+    let read = pipe.read(len, &wait, |parts| {
+        args.done = parts.iter().map(|part| part.len() as u64).sum();
+        copy_out(to, parts)?;
+        at.write(args)
+    })?;
+    if read == 0 {
+        args.done = 0;
+        return at.write(args);
+    }
+    Ok(())
+}
+
+pub(super) fn write(
+    handle: &Handle,
+    at: Place,
+    args: &mut uapi::postbox_io,
+    nonblocking: bool,
+) -> Result {
+    ensure(args.flags & !Wait::FLAGS == 0)?;
+    let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
+    let pipe = pipe(handle, uapi::POSTBOX_RIGHT_SEND)?;
+    let from = UserBytes::at(address(args.data)?);
+    let len = usize::try_from(args.len).unwrap_or(usize::MAX);
+    let written = pipe.write(len, &wait, |done, parts| {
+        args.done = done as u64 + parts.iter().map(|part| part.len() as u64).sum::<u64>();
+        copy_in(from.after(done), parts)?;
+        at.write(args)
+    })?;
+    if written == 0 {
+        args.done = 0;
+        return at.write(args);
+    }
+    Ok(())
+}
+
+pub(super) fn set_capacity(
+    handle: &Handle,
+    at: Place,
+    args: &mut uapi::postbox_capacity,
+) -> Result {
+    ensure(args.reserved == 0)?;
+    let pipe = pipe(
+        handle,
+        uapi::POSTBOX_RIGHT_SEND | uapi::POSTBOX_RIGHT_ADMIN,
+    )?;
+    let user = handle.shared.users.current()?;
+    pipe.set_capacity(args.capacity, &user, |capacity| {
+        args.capacity = capacity;
+        at.write(args)
+    })
+}
+
+/// What read() does on a pipe. `plain`: where the bytes go, if it is one place.
+pub(crate) fn read_iter(
+    pipe: &Pipe,
+    iter: &mut IovIterDest<'_>,
+    plain: Option<UserBytes>,
+    wait: &Wait,
+) -> Result<usize> {
+    pipe.read(iter.len(), wait, |parts| {
+        if let Some(to) = plain {
+            return copy_out(to, parts);
+        }
+        let wanted = parts.iter().map(|part| part.len()).sum();
+        let copied = parts.iter().map(|part| iter.copy_to_iter(part)).sum();
+        if copied != wanted {
+            // SAFETY: So many bytes were just copied.
+            unsafe { iter.revert(copied) };
+            return Err(EFAULT);
+        }
+        Ok(())
+    })
+}
+
+/// What write() does on a pipe. `plain`: where the bytes are, if it is one place.
+pub(crate) fn write_iter(
+    pipe: &Pipe,
+    iter: &mut IovIterSource<'_>,
+    plain: Option<UserBytes>,
+    wait: &Wait,
+) -> Result<usize> {
+    pipe.write(iter.len(), wait, |done, parts| {
+        if let Some(from) = plain {
+            return copy_in(from.after(done), parts);
+        }
+        for part in parts {
+            if iter.copy_from_iter(part) != part.len() {
+                return Err(EFAULT);
+            }
+        }
+        Ok(())
+    })
+}
