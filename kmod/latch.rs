@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The latch as a kernel object, which opens when `queue/latch.rs` says so.
+//!
+//! What a process has promised to count is in the handle's [`Shares`]. Where it dies and owes some
+//! of it, the latch breaks.
+
+use crate::{
+    compat::{eoverflow, eownerdead},
+    helpers,
+    mailbox::IN,
+    queue::{self, Gate, GateWaiter},
+    share::{Handles, Shares},
+    uapi,
+    wait::{Outcome, Pollers, Wait, Waiter, WaiterPtr, Wake},
+};
+use core::{
+    pin::{pin, Pin},
+    ptr::NonNull,
+};
+use kernel::{
+    bindings,
+    fs::File,
+    prelude::*,
+    sync::{lock::spinlock::SpinLockGuard, new_spinlock, SpinLock},
+};
+
+impl GateWaiter for WaiterPtr {
+    type Wake = Wake;
+
+    fn finish(self, gate: Gate) -> Wake {
+        self.finish(Outcome::Gate(gate))
+    }
+}
+
+/// What a wait that ended so returns.
+pub(crate) fn passed(gate: Gate) -> Result {
+    match gate {
+        Gate::Open => Ok(()),
+        Gate::Broken => Err(eownerdead()),
+    }
+}
+
+/// What the lock guards.
+struct Inner {
+    latch: queue::Latch<WaiterPtr>,
+    handles: Handles,
+}
+
+/// A latch.
+#[pin_data]
+pub(crate) struct Latch {
+    #[pin]
+    inner: SpinLock<Inner>,
+    #[pin]
+    pollers: Pollers,
+}
+
+impl Latch {
+    pub(crate) fn new(count: u64) -> Result<impl PinInit<Self>> {
+        if count == 0 {
+            return Err(EINVAL);
+        }
+        Ok(pin_init!(Self {
+            inner <- new_spinlock!(
+                Inner {
+                    latch: queue::Latch::new(count),
+                    handles: Handles::default(),
+                },
+                "postbox_latch"
+            ),
+            pollers <- Pollers::new(),
+        }))
+    }
+
+    /// A handle was bound.
+    pub(crate) fn open(&self, sends: bool, receives: bool) {
+        self.inner.lock().handles.open(sends, receives);
+    }
+
+    /// A handle was closed for the last time.
+    pub(crate) fn close(&self, sends: bool, receives: bool, shares: &Shares) {
+        self.process_closed(shares, None);
+        self.inner.lock().handles.close(sends, receives);
+    }
+
+    /// Breaks if `process`, or anyone, owes something through a handle.
+    pub(crate) fn process_closed(&self, shares: &Shares, process: Option<usize>) {
+        loop {
+            let mut inner = self.inner.lock();
+            let share = shares.lock().settle(process);
+            let Some(share) = share else {
+                return;
+            };
+            if share.count > 0 {
+                inner.latch.break_now();
+            }
+            self.settle(inner);
+        }
+    }
+
+    /// What poll says to a handle with these rights.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Pollers::add`].
+    pub(crate) unsafe fn poll(
+        &self,
+        file: &File,
+        table: *mut bindings::poll_table_struct,
+        _sends: bool,
+        receives: bool,
+    ) -> u32 {
+        // SAFETY: By the contract.
+        unsafe { self.pollers.add(file, table) };
+        match self.inner.lock().latch.gate() {
+            Some(Gate::Open) if receives => IN,
+            Some(Gate::Broken) => bindings::POLLERR,
+            _ => 0,
+        }
+    }
+
+    pub(crate) fn describe(&self, info: &mut uapi::postbox_info) {
+        let inner = self.inner.lock();
+        inner.handles.describe(info);
+        info.value = inner.latch.count();
+        info.maximum = inner.latch.first();
+        info.waiting_receivers = inner.latch.waiting() as u32;
+        if inner.latch.gate() == Some(Gate::Broken) {
+            info.flags |= uapi::POSTBOX_INFO_BROKEN;
+        }
+    }
+
+    /// Counts down, and so keeps what the process has promised.
+    pub(crate) fn count_down(&self, count: u64, shares: &Shares) -> Result {
+        let mut inner = self.inner.lock();
+        if !inner.latch.count_down(count) {
+            return Err(eoverflow());
+        }
+        if !shares.unused() {
+            shares.lock().subtract_some(helpers::process(), count);
+        }
+        if inner.latch.gate().is_some() {
+            self.settle(inner);
+        }
+        Ok(())
+    }
+
+    /// Waits until it is open.
+    pub(crate) fn wait(&self, wait: &Wait) -> Result {
+        let inner = self.inner.lock();
+        match inner.latch.gate() {
+            Some(gate) => passed(gate),
+            None if !wait.may_wait() => Err(EAGAIN),
+            None => self.wait_slowly(inner, wait),
+        }
+    }
+
+    #[inline(never)]
+    fn wait_slowly(&self, mut inner: SpinLockGuard<'_, Inner>, wait: &Wait) -> Result {
+        let waiter = pin!(Waiter::new());
+        let waiter = waiter.as_ref();
+        // SAFETY: The waiter is pinned here. Below, it is done, or leaves.
+        unsafe { inner.latch.wait(waiter.pointer()) };
+        drop(inner);
+        let slept = waiter.sleep(wait);
+        let mut outcome = waiter.outcome();
+        if let (None, Err(error)) = (&outcome, slept) {
+            let mut inner = self.inner.lock();
+            outcome = waiter.outcome();
+            if outcome.is_none() {
+                // SAFETY: It waits here, and is not done.
+                unsafe { inner.latch.leave(NonNull::from(waiter.get_ref())) };
+                return Err(error);
+            }
+        }
+        match outcome {
+            Some(Outcome::Gate(gate)) => passed(gate),
+            _ => Err(EINTR),
+        }
+    }
+
+    /// The process is going to count down so often.
+    pub(crate) fn join(&self, count: u64, shares: &Shares) -> Result {
+        let process = helpers::process();
+        shares.enter(process)?;
+        let inner = self.inner.lock();
+        if count > inner.latch.count() {
+            return Err(eoverflow());
+        }
+        if shares.lock().add(process, count) {
+            Ok(())
+        } else {
+            // Another thread has closed the last descriptor.
+            Err(EBADF)
+        }
+    }
+
+    /// The process is not going to do so after all.
+    pub(crate) fn leave(&self, count: u64, shares: &Shares) -> Result {
+        if shares.lock().subtract(helpers::process(), count) {
+            Ok(())
+        } else {
+            Err(EINVAL)
+        }
+    }
+
+    /// Ends the waits that are over.
+    fn settle(&self, inner: SpinLockGuard<'_, Inner>) {
+        if inner.latch.settled() {
+            drop(inner);
+        } else {
+            self.end(inner);
+        }
+        self.pollers.wake(IN | bindings::POLLERR);
+    }
+
+    /// One at a time: each is woken outside the lock.
+    #[inline(never)]
+    fn end<'a>(&'a self, mut inner: SpinLockGuard<'a, Inner>) {
+        loop {
+            let wake = inner.latch.end_one();
+            let settled = inner.latch.settled();
+            drop(inner);
+            drop(wake);
+            if settled {
+                return;
+            }
+            inner = self.inner.lock();
+        }
+    }
+}

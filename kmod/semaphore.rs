@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The semaphore as a kernel object. Who gets what is decided in `queue/semaphore.rs`.
+//!
+//! What a process acquired to be given back when it dies is in the handle's [`Shares`]. The task
+//! that acquires notes it there itself, before it returns to where it could die: a task that is
+//! killed while it waits still comes by, and gives back what it was granted.
+
+use crate::{
+    compat::eoverflow,
+    helpers,
+    mailbox::{IN, OUT},
+    queue::{self, Acquirer},
+    share::{Handles, Shares},
+    uapi,
+    wait::{Outcome, Pollers, Wait, Waiter, WaiterPtr, Wake},
+};
+use core::{
+    pin::{pin, Pin},
+    ptr::NonNull,
+};
+use kernel::{
+    bindings,
+    fs::File,
+    prelude::*,
+    sync::{lock::spinlock::SpinLockGuard, new_spinlock, SpinLock},
+};
+
+impl Acquirer for WaiterPtr {
+    type Wake = Wake;
+
+    fn wants(waiting: &Waiter) -> u64 {
+        waiting.wanted()
+    }
+
+    fn finish(self, orphans: u64) -> Wake {
+        self.finish(Outcome::Granted(orphans))
+    }
+}
+
+/// What the lock guards.
+struct Inner {
+    units: queue::Semaphore<WaiterPtr>,
+    handles: Handles,
+}
+
+/// A semaphore.
+#[pin_data]
+pub(crate) struct Semaphore {
+    #[pin]
+    inner: SpinLock<Inner>,
+    #[pin]
+    pollers: Pollers,
+    maximum: u64,
+}
+
+impl Semaphore {
+    pub(crate) fn new(value: u64, maximum: u64) -> Result<impl PinInit<Self>> {
+        if maximum == 0 || value > maximum {
+            return Err(EINVAL);
+        }
+        Ok(pin_init!(Self {
+            maximum,
+            inner <- new_spinlock!(
+                Inner {
+                    units: queue::Semaphore::new(value, maximum),
+                    handles: Handles::default(),
+                },
+                "postbox_semaphore"
+            ),
+            pollers <- Pollers::new(),
+        }))
+    }
+
+    /// A handle was bound.
+    pub(crate) fn open(&self, sends: bool, receives: bool) {
+        self.inner.lock().handles.open(sends, receives);
+    }
+
+    /// A handle was closed for the last time.
+    pub(crate) fn close(&self, sends: bool, receives: bool, shares: &Shares) {
+        self.process_closed(shares, None);
+        self.inner.lock().handles.close(sends, receives);
+    }
+
+    /// Gives back what `process`, or anyone, has through a handle.
+    pub(crate) fn process_closed(&self, shares: &Shares, process: Option<usize>) {
+        loop {
+            let mut inner = self.inner.lock();
+            let share = shares.lock().settle(process);
+            let Some(share) = share else {
+                return;
+            };
+            if share.count > 0 {
+                inner.units.give_back(share.count, share.count);
+            }
+            self.settle(inner);
+        }
+    }
+
+    /// What poll says to a handle with these rights.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Pollers::add`].
+    pub(crate) unsafe fn poll(
+        &self,
+        file: &File,
+        table: *mut bindings::poll_table_struct,
+        sends: bool,
+        receives: bool,
+    ) -> u32 {
+        // SAFETY: By the contract.
+        unsafe { self.pollers.add(file, table) };
+        let units = &self.inner.lock().units;
+        let mut mask = 0;
+        if receives && units.available() {
+            mask |= IN;
+        }
+        if sends && units.has_room() {
+            mask |= OUT;
+        }
+        mask
+    }
+
+    pub(crate) fn describe(&self, info: &mut uapi::postbox_info) {
+        let inner = self.inner.lock();
+        inner.handles.describe(info);
+        info.capacity = self.maximum;
+        info.maximum = self.maximum;
+        info.value = inner.units.value();
+        info.waiting_receivers = inner.units.waiting() as u32;
+    }
+
+    /// Acquires units, to be given back when this process dies if there is a table for that.
+    /// Returns how many of them were a dead process's.
+    pub(crate) fn acquire(&self, count: u64, undo: Option<&Shares>, wait: &Wait) -> Result<u64> {
+        if count > self.maximum {
+            return Err(EINVAL);
+        }
+        let mut inner = self.inner.lock();
+        match inner.units.take(count) {
+            Some(orphans)
+                if undo.is_none_or(|shares| shares.lock().add(helpers::process(), count)) =>
+            {
+                drop(inner);
+                self.pollers.wake(OUT);
+                return Ok(orphans);
+            }
+            // The process needs an entry first.
+            Some(orphans) => inner.units.give_back(count, orphans),
+            None if !wait.may_wait() => return Err(EAGAIN),
+            None => {}
+        }
+        drop(inner);
+        self.acquire_slowly(count, undo, wait)
+    }
+
+    /// Makes an entry for the process, where that is needed, and waits.
+    #[inline(never)]
+    fn acquire_slowly(&self, count: u64, undo: Option<&Shares>, wait: &Wait) -> Result<u64> {
+        let process = helpers::process();
+        if let Some(shares) = undo {
+            shares.enter(process)?;
+        }
+        let orphans = self.take_or_wait(count, wait)?;
+        let error = if helpers::dying() {
+            EINTR
+        } else if undo.is_none_or(|shares| shares.lock().add(process, count)) {
+            self.pollers.wake(OUT);
+            return Ok(orphans);
+        } else {
+            // Another thread has closed the last descriptor.
+            EBADF
+        };
+        let mut inner = self.inner.lock();
+        inner.units.give_back(count, orphans);
+        self.settle(inner);
+        Err(error)
+    }
+
+    fn take_or_wait(&self, count: u64, wait: &Wait) -> Result<u64> {
+        let waiter = pin!(Waiter::wanting(count));
+        let waiter = waiter.as_ref();
+        {
+            let mut inner = self.inner.lock();
+            match inner.units.take(count) {
+                Some(orphans) => return Ok(orphans),
+                None if !wait.may_wait() => return Err(EAGAIN),
+                // SAFETY: The waiter is pinned here. Below, it is done, or leaves.
+                None => unsafe { inner.units.wait(waiter.pointer()) },
+            }
+        }
+        let slept = waiter.sleep(wait);
+        let mut outcome = waiter.outcome();
+        if let (None, Err(error)) = (&outcome, slept) {
+            let mut inner = self.inner.lock();
+            outcome = waiter.outcome();
+            if outcome.is_none() {
+                // SAFETY: It waits here, and is not done.
+                unsafe { inner.units.leave(NonNull::from(waiter.get_ref())) };
+                // It may have stood in the way of others.
+                self.settle(inner);
+                return Err(error);
+            }
+        }
+        match outcome {
+            Some(Outcome::Granted(orphans)) => Ok(orphans),
+            _ => Err(EINTR),
+        }
+    }
+
+    /// Undoes an `acquire` of which the caller could not be told all.
+    pub(crate) fn unacquire(&self, count: u64, orphans: u64, undo: Option<&Shares>) {
+        let mut inner = self.inner.lock();
+        if undo.is_none_or(|shares| shares.lock().subtract(helpers::process(), count)) {
+            inner.units.give_back(count, orphans);
+        }
+        self.settle(inner);
+    }
+
+    /// Releases units; where there is a table, such as this process acquired with it.
+    pub(crate) fn release(&self, count: u64, undo: Option<&Shares>) -> Result {
+        let mut inner = self.inner.lock();
+        if let Some(shares) = undo {
+            let process = helpers::process();
+            let mut table = shares.lock();
+            if !table.subtract(process, count) {
+                return Err(EINVAL);
+            }
+            if !inner.units.release(count) {
+                table.add(process, count);
+                return Err(eoverflow());
+            }
+        } else if !inner.units.release(count) {
+            return Err(eoverflow());
+        }
+        self.settle(inner);
+        Ok(())
+    }
+
+    /// Grants what can be granted now.
+    fn settle(&self, inner: SpinLockGuard<'_, Inner>) {
+        if inner.units.settled() {
+            drop(inner);
+        } else {
+            self.grant(inner);
+        }
+        self.pollers.wake(IN);
+    }
+
+    /// One at a time: each is woken outside the lock.
+    #[inline(never)]
+    fn grant<'a>(&'a self, mut inner: SpinLockGuard<'a, Inner>) {
+        loop {
+            let wake = inner.units.grant();
+            let settled = inner.units.settled();
+            drop(inner);
+            drop(wake);
+            if settled {
+                return;
+            }
+            inner = self.inner.lock();
+        }
+    }
+}
