@@ -24,9 +24,15 @@ macro_rules! errors {
 }
 
 errors! {
+    eaddrinuse = EADDRINUSE,
     ebadfd = EBADFD,
+    ecanceled = ECANCELED,
     edquot = EDQUOT,
     eisconn = EISCONN,
+    eloop = ELOOP,
     enametoolong = ENAMETOOLONG,
+    enotconn = ENOTCONN,
     eopnotsupp = EOPNOTSUPP,
+    eownerdead = EOWNERDEAD,
+    estale = ESTALE,
 }

@@ -2,8 +2,10 @@
 //! A handle, which is an open file: what it is bound to, with which rights, and who pays.
 
 use crate::{
-    compat::{ebadfd, eisconn},
+    compat::{ebadfd, eisconn, eopnotsupp},
+    files::Graph,
     mailbox::{Mailbox, State},
+    object::{Object, Side},
     queue::HandleState,
     quota::{Pinned, Users},
     registry::{Opened, Registry},
@@ -21,6 +23,9 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     #[pin]
     pub(crate) users: Users,
+    /// Which mailboxes have handles of which queued.
+    #[pin]
+    pub(crate) graph: Graph,
 }
 
 impl Shared {
@@ -29,6 +34,7 @@ impl Shared {
             pin_init!(Self {
                 registry <- Registry::new(),
                 users <- Users::new(),
+                graph <- Graph::new(),
             }),
             GFP_KERNEL,
         )
@@ -39,16 +45,65 @@ impl Shared {
 pub(crate) struct Bound {
     pub(crate) id: u64,
     pub(crate) rights: u32,
-    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) object: Object,
+    /// Which end, of a link.
+    pub(crate) end: usize,
+    /// Where it sends to, if it may.
+    tx: Option<Arc<Mailbox>>,
+    /// Where it receives from, if it may.
+    rx: Option<Arc<Mailbox>>,
 }
 
 impl Bound {
-    fn sends(&self) -> bool {
-        self.rights & uapi::POSTBOX_RIGHT_SEND != 0
+    pub(crate) fn new(opened: Opened, rights: u32) -> Self {
+        let Opened {
+            id, object, end, ..
+        } = opened;
+        let (tx, rx) = object.mailboxes(end);
+        let (tx, rx) = (tx.cloned(), rx.cloned());
+        Self {
+            id,
+            rights,
+            end,
+            tx: tx.filter(|_| rights & uapi::POSTBOX_RIGHT_SEND != 0),
+            rx: rx.filter(|_| rights & uapi::POSTBOX_RIGHT_RECEIVE != 0),
+            object,
+        }
     }
 
-    fn receives(&self) -> bool {
-        self.rights & uapi::POSTBOX_RIGHT_RECEIVE != 0
+    pub(crate) fn side(&self) -> Side {
+        Side {
+            sends: self.rights & uapi::POSTBOX_RIGHT_SEND != 0,
+            receives: self.rights & uapi::POSTBOX_RIGHT_RECEIVE != 0,
+            end: self.end,
+        }
+    }
+
+    /// The object, if the handle has the right.
+    pub(crate) fn object(&self, right: u32) -> Result<&Object> {
+        if self.rights & right == 0 {
+            return Err(EACCES);
+        }
+        Ok(&self.object)
+    }
+
+    /// Why it does not send, or receive.
+    #[cold]
+    fn refusal(&self, right: u32) -> Error {
+        if self.rights & right == 0 {
+            EACCES
+        } else {
+            eopnotsupp()
+        }
+    }
+
+    /// The mailboxes that it keeps.
+    pub(crate) fn mailboxes(&self) -> impl Iterator<Item = &Mailbox> {
+        let (tx, rx) = match &self.object {
+            Object::Listener(listener) => (Some(&listener.queue), None),
+            object => object.mailboxes(self.end),
+        };
+        [tx, rx].into_iter().flatten().map(|mailbox| &**mailbox)
     }
 }
 
@@ -61,7 +116,7 @@ pub(crate) struct Handle {
     /// The user who opened it.
     pub(crate) user: Pinned,
     bound: SetOnce<Bound>,
-    /// What it has of the mailbox. After the mailbox's lock.
+    /// What it has of mailboxes. After the mailbox's lock.
     #[pin]
     pub(crate) state: State,
 }
@@ -87,29 +142,44 @@ impl Handle {
         self.bound.as_ref().ok_or_else(ebadfd)
     }
 
-    /// The mailbox, if this handle has the right.
-    pub(crate) fn mailbox(&self, right: u32) -> Result<&Mailbox> {
+    /// Where it sends to, if it may.
+    #[inline]
+    pub(crate) fn tx(&self) -> Result<&Mailbox> {
         let bound = self.bound()?;
-        if bound.rights & right == 0 {
-            return Err(EACCES);
+        match &bound.tx {
+            Some(tx) => Ok(tx),
+            None => Err(bound.refusal(uapi::POSTBOX_RIGHT_SEND)),
         }
-        Ok(&bound.mailbox)
+    }
+
+    /// Where it receives from, if it may.
+    #[inline]
+    pub(crate) fn rx(&self) -> Result<&Mailbox> {
+        let bound = self.bound()?;
+        match &bound.rx {
+            Some(rx) => Ok(rx),
+            None => Err(bound.refusal(uapi::POSTBOX_RIGHT_RECEIVE)),
+        }
+    }
+
+    /// Fails if it is bound.
+    pub(crate) fn unbound(&self) -> Result {
+        match self.bound.as_ref() {
+            Some(_) => Err(eisconn()),
+            None => Ok(()),
+        }
     }
 
     /// Binds it to an object that was opened for it.
     pub(crate) fn bind(&self, opened: Opened, rights: u32) -> Result {
-        let (id, mailbox) = (opened.id, opened.mailbox.clone());
-        let bound = Bound {
-            id,
-            rights,
-            mailbox,
-        };
-        let (sends, receives) = (bound.sends(), bound.receives());
+        let bound = Bound::new(opened, rights);
+        let (object, side) = (bound.object.clone(), bound.side());
+        let id = bound.id;
         if !self.bound.populate(bound) {
-            self.shared.registry.close(id);
+            self.shared.registry.close(id, side.end);
             return Err(eisconn());
         }
-        opened.mailbox.open(sends, receives);
+        object.open(side);
         Ok(())
     }
 
@@ -123,10 +193,11 @@ impl Handle {
             return Err(EACCES);
         }
         let handle = Self::new(self.shared.clone(), self.ipc_ns)?;
-        self.shared.registry.reopen(bound.id)?;
+        self.shared.registry.reopen(bound.id, bound.end)?;
         let opened = Opened {
             id: bound.id,
-            mailbox: bound.mailbox.clone(),
+            object: bound.object.clone(),
+            end: bound.end,
             created: false,
         };
         handle.bind(opened, rights)?;
@@ -143,19 +214,20 @@ impl Handle {
         f(&self.shared.users.current()?)
     }
 
-    /// Puts back what a process received and did not acknowledge, and cannot any more: it exits, or
-    /// has closed its last descriptor of the handle.
-    pub(crate) fn process_closed(&self, process: usize) {
-        if let Some(bound) = self.bound.as_ref().filter(|bound| bound.receives()) {
-            bound.mailbox.reclaim(&self.state, Some(process));
-        }
+    /// Whether a process may have something of the object that it has to give back.
+    pub(crate) fn holds(&self) -> bool {
+        let state = self.state.lock();
+        state.leases() > 0 || state.owed() > 0
     }
 
-    /// The rights to send and to receive.
-    pub(crate) fn directions(&self) -> (bool, bool) {
-        self.bound
-            .as_ref()
-            .map_or((false, false), |bound| (bound.sends(), bound.receives()))
+    /// Gives back what a process took and cannot settle any more: it exits, or has closed its last
+    /// descriptor of the handle.
+    pub(crate) fn process_closed(&self, process: usize) {
+        if let Some(bound) = self.bound.as_ref() {
+            bound
+                .object
+                .process_closed(bound.side(), &self.state, process);
+        }
     }
 }
 
@@ -163,10 +235,8 @@ impl Handle {
 impl PinnedDrop for Handle {
     fn drop(self: Pin<&mut Self>) {
         if let Some(bound) = self.bound.as_ref() {
-            bound
-                .mailbox
-                .close(bound.sends(), bound.receives(), &self.state);
-            self.shared.registry.close(bound.id);
+            bound.object.close(bound.side(), &self.state);
+            self.shared.registry.close(bound.id, bound.end);
         }
     }
 }

@@ -6,6 +6,7 @@
 #include <linux/fs.h>
 #include <linux/hrtimer.h>
 #include <linux/ipc_namespace.h>
+#include <linux/magic.h>
 #include <linux/moduleparam.h>
 #include <linux/nsproxy.h>
 #include <linux/pid.h>
@@ -35,6 +36,10 @@ MODULE_PARM_DESC(max_user_bytes, "Bytes of payload in those messages");
 unsigned long postbox_max_user_objects = 1 << 17;
 module_param_named(max_user_objects, postbox_max_user_objects, ulong, 0644);
 MODULE_PARM_DESC(max_user_objects, "Objects that a user may have made");
+
+unsigned long postbox_max_user_files = 1 << 14;
+module_param_named(max_user_files, postbox_max_user_files, ulong, 0644);
+MODULE_PARM_DESC(max_user_files, "Files in messages that a user sent and nobody received yet");
 
 unsigned long postbox_max_message = 16 << 20;
 module_param_named(max_message, postbox_max_message, ulong, 0644);
@@ -137,6 +142,7 @@ void postbox_identity_renew(struct postbox_identity *id)
 
 	renew(&id->tgid, task_tgid(current));
 	renew(&id->tid, task_pid(current));
+	id->ino = id->tgid->ino;
 	id->uid = __kuid_val(cred->euid);
 	id->gid = __kgid_val(cred->egid);
 }
@@ -152,7 +158,7 @@ void postbox_identity_see(const struct postbox_identity *id,
 {
 	struct pid_namespace *ns = task_active_pid_ns(current);
 
-	seen->pidfd_ino = id->tgid->ino;
+	seen->pidfd_ino = id->ino;
 	seen->pid = pid_nr_ns(id->tgid, ns);
 	seen->tid = id->tid == id->tgid ? seen->pid : pid_nr_ns(id->tid, ns);
 	seen->uid = postbox_see_uid(id->uid);
@@ -281,6 +287,19 @@ void postbox_poll_wake(struct wait_queue_head *head, u32 mask)
 	wake_up_interruptible_poll(head, (__force __poll_t)mask);
 }
 
+/*
+ * The descriptor's file, with a reference; NULL if it is not open. Files of
+ * io_uring keep what is registered with them, which nobody could see.
+ */
+struct file *postbox_file_get(unsigned int fd, bool *refused)
+{
+	struct file *file = fget(fd);
+
+	*refused = file && !strcmp(file->f_path.dentry->d_name.name, "[io_uring]") &&
+		   file_inode(file)->i_sb->s_magic == ANON_INODE_FS_MAGIC;
+	return file;
+}
+
 struct task_struct *postbox_task_get(struct task_struct *task)
 {
 	return get_task_struct(task);
@@ -293,11 +312,64 @@ void postbox_task_wake(struct task_struct *task)
 	put_task_struct(task);
 }
 
+#define WF_SYNC		0x10	/* the waker is about to sleep */
+#define WF_CURRENT_CPU	0x40	/* the wakee is to run where the waker does */
+
 /*
- * Sleeps until @done is set, a signal comes (-ERESTARTSYS) or, when @timed,
- * @until has passed on CLOCK_MONOTONIC or CLOCK_REALTIME (-ETIMEDOUT).
+ * The same by a task that is about to sleep until this one has done something
+ * for it, and leaves it its CPU. Only default_wake_function() takes the flags,
+ * which are the scheduler's own (kernel/sched/sched.h).
  */
-int postbox_wait(const u32 *done, bool timed, s64 until, bool realtime)
+void postbox_task_hand_over(struct task_struct *task)
+{
+	struct wait_queue_entry entry;
+
+	init_waitqueue_entry(&entry, task);
+	default_wake_function(&entry, TASK_NORMAL, WF_SYNC | WF_CURRENT_CPU, NULL);
+	put_task_struct(task);
+}
+
+/* The process of this number, as the current task sees it, with a reference. */
+struct pid *postbox_process_get(u32 nr, u64 *ino)
+{
+	struct pid *pid;
+
+	rcu_read_lock();
+	pid = get_pid(find_vpid(nr));
+	if (pid && !pid_task(pid, PIDTYPE_TGID)) {
+		put_pid(pid);
+		pid = NULL;
+	}
+	rcu_read_unlock();
+	*ino = pid ? pid->ino : 0;
+	return pid;
+}
+
+void postbox_process_put(struct pid *pid)
+{
+	put_pid(pid);
+}
+
+/* Whether a process has exited, with all of its threads. */
+bool postbox_exited(struct pid *pid)
+{
+	struct task_struct *task;
+	bool ret;
+
+	rcu_read_lock();
+	task = pid_task(pid, PIDTYPE_PID);
+	ret = !task || (READ_ONCE(task->exit_state) && thread_group_empty(task));
+	rcu_read_unlock();
+	return ret;
+}
+
+/*
+ * Sleeps until @done is set, a signal comes (-ERESTARTSYS), @process, if there
+ * is one, has exited (-ESRCH) or, when @timed, @until has passed on
+ * CLOCK_MONOTONIC or CLOCK_REALTIME (-ETIMEDOUT).
+ */
+static int wait(const u32 *done, bool timed, s64 until, bool realtime,
+		struct pid *process)
 {
 	int ret = 0;
 
@@ -311,6 +383,10 @@ int postbox_wait(const u32 *done, bool timed, s64 until, bool realtime)
 			break;
 		if (signal_pending(current)) {
 			ret = -ERESTARTSYS;
+			break;
+		}
+		if (process && postbox_exited(process)) {
+			ret = -ESRCH;
 			break;
 		}
 		if (!timed) {
@@ -330,6 +406,22 @@ int postbox_wait(const u32 *done, bool timed, s64 until, bool realtime)
 		}
 	}
 	__set_current_state(TASK_RUNNING);
+	return ret;
+}
+
+int postbox_wait(const u32 *done, bool timed, s64 until, bool realtime,
+		 struct pid *process)
+{
+	struct wait_queue_entry entry;
+	int ret;
+
+	if (likely(!process))
+		return wait(done, timed, until, realtime, NULL);
+	/* What a pidfd is polled by. */
+	init_waitqueue_entry(&entry, current);
+	add_wait_queue(&process->wait_pidfd, &entry);
+	ret = wait(done, timed, until, realtime, process);
+	remove_wait_queue(&process->wait_pidfd, &entry);
 	return ret;
 }
 

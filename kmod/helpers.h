@@ -21,6 +21,7 @@ struct wait_queue_head;
 struct postbox_identity {
 	struct pid *tgid;
 	struct pid *tid;
+	u64 ino;	/* that of a pidfd of tgid */
 	u32 uid;
 	u32 gid;
 };
@@ -44,6 +45,7 @@ struct postbox_owner {
 extern unsigned long postbox_max_user_messages;
 extern unsigned long postbox_max_user_bytes;
 extern unsigned long postbox_max_user_objects;
+extern unsigned long postbox_max_user_files;
 extern unsigned long postbox_max_message;
 
 int postbox_read_args(void *args, size_t args_size, size_t min_size,
@@ -74,6 +76,7 @@ int postbox_chown(struct postbox_owner *owner, u64 ipc_ns, const u32 *uid,
 
 void postbox_file_init(struct inode *inode, struct file *file);
 struct file *postbox_file_new(const struct file_operations *fops, void *private);
+struct file *postbox_file_get(unsigned int fd, bool *refused);
 
 void postbox_poll_init(struct wait_queue_head *head);
 void postbox_poll_add(struct file *file, struct wait_queue_head *head,
@@ -82,7 +85,12 @@ void postbox_poll_wake(struct wait_queue_head *head, u32 mask);
 
 struct task_struct *postbox_task_get(struct task_struct *task);
 void postbox_task_wake(struct task_struct *task);
-int postbox_wait(const u32 *done, bool timed, s64 until, bool realtime);
+void postbox_task_hand_over(struct task_struct *task);
+struct pid *postbox_process_get(u32 nr, u64 *ino);
+void postbox_process_put(struct pid *pid);
+bool postbox_exited(struct pid *pid);
+int postbox_wait(const u32 *done, bool timed, s64 until, bool realtime,
+		 struct pid *process);
 bool postbox_dying(void);
 unsigned long postbox_process(void);
 bool postbox_closed(const struct file *file);

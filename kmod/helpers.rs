@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What `helpers.c` provides; the same declarations as in `helpers.h`.
 
+use core::ptr::NonNull;
 use kernel::{bindings, ffi::c_void, prelude::*};
 
 /// References to a sender's pids, and its ids as the kernel keeps them.
@@ -8,6 +9,7 @@ use kernel::{bindings, ffi::c_void, prelude::*};
 pub(crate) struct RawIdentity {
     tgid: *mut bindings::pid,
     tid: *mut bindings::pid,
+    ino: u64,
     uid: u32,
     gid: u32,
 }
@@ -58,6 +60,7 @@ pub(crate) mod c {
             fops: *const bindings::file_operations,
             private: *mut c_void,
         ) -> *mut bindings::file;
+        pub(crate) fn postbox_file_get(fd: u32, refused: *mut bool) -> *mut bindings::file;
         pub(crate) fn postbox_closed(file: *const bindings::file) -> bool;
         pub(crate) fn postbox_poll_init(head: *mut bindings::wait_queue_head);
         pub(crate) fn postbox_poll_add(
@@ -70,12 +73,18 @@ pub(crate) mod c {
             task: *mut bindings::task_struct,
         ) -> *mut bindings::task_struct;
         pub(crate) fn postbox_task_wake(task: *mut bindings::task_struct);
+        pub(crate) fn postbox_task_hand_over(task: *mut bindings::task_struct);
         pub(crate) fn postbox_wait(
             done: *const u32,
             timed: bool,
             until: i64,
             realtime: bool,
+            process: *mut bindings::pid,
         ) -> i32;
+
+        pub(super) fn postbox_process_get(nr: u32, ino: *mut u64) -> *mut bindings::pid;
+        pub(super) fn postbox_process_put(pid: *mut bindings::pid);
+        pub(super) fn postbox_exited(pid: *mut bindings::pid) -> bool;
 
         pub(super) fn postbox_copy_in(to: *mut u8, from: *const c_void, len: usize) -> bool;
         pub(super) fn postbox_copy_out(to: *mut c_void, from: *const u8, len: usize) -> bool;
@@ -159,6 +168,7 @@ pub(crate) mod limits {
         static postbox_max_user_messages: usize;
         static postbox_max_user_bytes: usize;
         static postbox_max_user_objects: usize;
+        static postbox_max_user_files: usize;
         static postbox_max_message: usize;
     }
 
@@ -188,6 +198,12 @@ pub(crate) mod limits {
         unsafe { read(&raw const postbox_max_user_objects) }
     }
 
+    /// Files in messages of one user.
+    pub(crate) fn user_files() -> u64 {
+        // SAFETY: As above.
+        unsafe { read(&raw const postbox_max_user_files) }
+    }
+
     /// Bytes of one message. More cannot be allocated.
     pub(crate) fn message() -> u64 {
         // SAFETY: As above.
@@ -209,6 +225,7 @@ impl Identity {
         Self(RawIdentity {
             tgid: core::ptr::null_mut(),
             tid: core::ptr::null_mut(),
+            ino: 0,
             uid: 0,
             gid: 0,
         })
@@ -218,6 +235,18 @@ impl Identity {
     pub(crate) fn renew(&mut self) {
         // SAFETY: It holds references to its pids, or has none.
         unsafe { c::postbox_identity_renew(&mut self.0) };
+    }
+
+    /// The current task.
+    pub(crate) fn current() -> Self {
+        let mut identity = Self::nobody();
+        identity.renew();
+        identity
+    }
+
+    /// What stands for its process, and never for another one.
+    pub(crate) fn process(&self) -> u64 {
+        self.0.ino
     }
 
     /// Its effective user, as the kernel keeps it.
@@ -240,6 +269,42 @@ impl Drop for Identity {
     fn drop(&mut self) {
         // SAFETY: The references were taken by `renew`, and are dropped once.
         unsafe { c::postbox_identity_put(&self.0) };
+    }
+}
+
+/// A process that is, or was, there.
+pub(crate) struct Process {
+    pid: NonNull<bindings::pid>,
+    /// What stands for it in [`Identity::process`].
+    pub(crate) number: u64,
+}
+
+impl Process {
+    /// The one of this number, as the current task sees it.
+    pub(crate) fn find(pid: u32) -> Result<Self> {
+        let mut number = 0;
+        // SAFETY: `number` is valid.
+        let pid = unsafe { c::postbox_process_get(pid, &mut number) };
+        let pid = NonNull::new(pid).ok_or(ESRCH)?;
+        Ok(Self { pid, number })
+    }
+
+    /// For `postbox_wait`.
+    pub(crate) fn as_ptr(&self) -> *mut bindings::pid {
+        self.pid.as_ptr()
+    }
+
+    /// Whether it has exited.
+    pub(crate) fn exited(&self) -> bool {
+        // SAFETY: It holds a reference.
+        unsafe { c::postbox_exited(self.as_ptr()) }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // SAFETY: It holds a reference, which this drops.
+        unsafe { c::postbox_process_put(self.as_ptr()) };
     }
 }
 

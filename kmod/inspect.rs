@@ -37,11 +37,12 @@ fn objects(shared: &Arc<Shared>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         "id kind ipc_ns uid gid mode messages bytes unacknowledged senders receivers \
          waiting_senders waiting_receivers name"
     )?;
-    shared.registry.for_each(|info, ipc_ns| {
+    shared.registry.for_each(|info, kind, ipc_ns| {
         write!(
             f,
-            "{} mailbox {} {} {} {:04o} {} {} {} {} {} {} {} ",
+            "{} {} {} {} {} {:04o} {} {} {} {} {} {} {} ",
             info.id,
+            kind,
             ipc_ns,
             info.uid,
             info.gid,
@@ -54,6 +55,9 @@ fn objects(shared: &Arc<Shared>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             info.waiting_senders,
             info.waiting_receivers,
         )?;
+        if info.number != 0 {
+            write!(f, ":{}", info.number)?;
+        }
         for byte in info.name.iter().take(info.name_len as usize) {
             write!(f, "{}", char::from(*byte as u8))?;
         }
@@ -76,18 +80,22 @@ pub(crate) unsafe extern "C" fn show_fdinfo(
         seq_print!(seq, "postbox-kind:\tunbound\n");
         return;
     };
-    let look = bound.mailbox.look();
+    let mut info = uapi::postbox_info::default();
+    bound.object.describe(bound.end, &mut info);
     seq_print!(
         seq,
-        "postbox-kind:\tmailbox\npostbox-id:\t{}\npostbox-rights:\t{}{}{}\n\
-         postbox-messages:\t{}\npostbox-bytes:\t{}\npostbox-unacknowledged:\t{}\n",
+        "postbox-kind:\t{}\npostbox-id:\t{}\npostbox-rights:\t{}{}{}\n\
+         postbox-messages:\t{}\npostbox-bytes:\t{}\npostbox-unacknowledged:\t{}\n\
+         postbox-value:\t{}\n",
+        bound.object.kind().1,
         bound.id,
         right(bound.rights, uapi::POSTBOX_RIGHT_SEND, "s"),
         right(bound.rights, uapi::POSTBOX_RIGHT_RECEIVE, "r"),
         right(bound.rights, uapi::POSTBOX_RIGHT_ADMIN, "a"),
-        look.queued.0,
-        look.queued.1,
-        look.leased,
+        info.messages,
+        info.bytes,
+        info.unacknowledged,
+        info.value,
     );
 }
 

@@ -5,14 +5,15 @@
 //! User memory is copied, memory allocated and freed, and tasks woken, outside the lock.
 
 use crate::{
-    compat::{edquot, eopnotsupp},
-    helpers,
+    compat::{ecanceled, edquot, eopnotsupp, eownerdead, estale},
+    helpers::{self, Process},
     message::{Message, Spare, SPARE_BYTES},
     queue::{
-        self, Capacity, Commit, Counters, HandleState, List, Received, Reserving, Returned,
-        Sending, Sent, Take,
+        self, Capacity, Commit, HandleState, List, Received, Reserving, Returned, Sending, Sent,
+        Take,
     },
-    wait::{Outcome, Pollers, Wait, Waiter, WaiterPtr, Wake},
+    uapi,
+    wait::{Event, Outcome, Pollers, Wait, Waiter, WaiterPtr, Wake},
 };
 use core::{
     pin::{pin, Pin},
@@ -75,14 +76,17 @@ pub(crate) const OUT: u32 = bindings::POLLOUT | bindings::POLLWRNORM;
 /// What a handle has of the mailbox. The mailbox's lock is taken first.
 pub(crate) type State = SpinLock<HandleState<KBox<Message>>>;
 
-/// How many messages a handle may have that are not acknowledged, so that finding one takes a
-/// bounded time.
-const LEASES_MAX: usize = 4096;
+/// How many messages a handle may have that are not acknowledged, or not answered, or answers that
+/// were not fetched: so that finding one takes a bounded time.
+pub(crate) const UNSETTLED_MAX: usize = 4096;
 
 /// Why nothing was received.
 pub(crate) enum Failure {
-    /// The first message has this many bytes, more than the buffer.
-    TooSmall(u64),
+    /// The first message has this many bytes, and files, more than there is room for.
+    TooSmall {
+        len: u64,
+        files: usize,
+    },
     Error(Error),
 }
 
@@ -92,26 +96,40 @@ impl From<Error> for Failure {
     }
 }
 
+/// Whose messages are wanted.
+pub(crate) struct Origin {
+    /// As in `Identity::process`.
+    pub(crate) number: u64,
+    /// The process, if it is not gone.
+    pub(crate) process: Option<Process>,
+}
+
 /// How a message is to be received.
 pub(crate) struct Receive<'a> {
     /// The bytes that the buffer has.
     pub(crate) room: usize,
+    /// The files that there is room for.
+    pub(crate) files: usize,
     pub(crate) wait: Wait,
-    /// Who acknowledges it later: a handle, and the process that it is open in.
-    pub(crate) lease: Option<(&'a State, usize)>,
+    /// The handle, if it can answer a request.
+    pub(crate) state: Option<&'a State>,
+    /// The handle acknowledges the message later.
+    pub(crate) lease: bool,
+    pub(crate) from: Option<Origin>,
 }
 
-/// What a look at a mailbox says.
-pub(crate) struct Look {
-    pub(crate) capacity: Capacity,
-    pub(crate) counters: Counters,
-    pub(crate) queued: (u64, u64),
-    pub(crate) leased: u64,
-    pub(crate) reserved: u64,
-    pub(crate) senders: u32,
-    pub(crate) receivers: u32,
-    pub(crate) waiting_senders: usize,
-    pub(crate) waiting_receivers: usize,
+impl<'a> Receive<'a> {
+    /// The usual way, to take what comes.
+    pub(crate) fn any(room: usize, wait: Wait, state: Option<&'a State>) -> Self {
+        Self {
+            room,
+            files: 0,
+            wait,
+            state,
+            lease: false,
+            from: None,
+        }
+    }
 }
 
 /// A mailbox.
@@ -121,11 +139,17 @@ pub(crate) struct Mailbox {
     inner: SpinLock<Inner>,
     #[pin]
     pollers: Pollers,
-    /// The most bytes that a message can have.
+    /// What was asked for as the most bytes that a message can have.
+    limit: u64,
+    /// The most bytes that one can have.
     message_max: u64,
     rendezvous: bool,
     /// The first of the spares.
     spare: Spare,
+    #[pin]
+    sender_came: Event,
+    #[pin]
+    receiver_came: Event,
 }
 
 impl Mailbox {
@@ -144,6 +168,7 @@ impl Mailbox {
                 "postbox_mailbox"
             ),
             pollers <- Pollers::new(),
+            limit: message_max,
             message_max: message_max.min(if capacity.messages == 0 {
                 u64::MAX
             } else {
@@ -151,7 +176,19 @@ impl Mailbox {
             }),
             rendezvous: capacity.messages == 0,
             spare: Spare::new(),
+            sender_came <- Event::new(),
+            receiver_came <- Event::new(),
         })
+    }
+
+    /// That it was opened to send for the first time.
+    pub(crate) fn sender_came(&self) -> &Event {
+        &self.sender_came
+    }
+
+    /// That it was opened to receive for the first time.
+    pub(crate) fn receiver_came(&self) -> &Event {
+        &self.receiver_came
     }
 
     /// The most bytes that a message can have.
@@ -159,31 +196,46 @@ impl Mailbox {
         self.message_max
     }
 
-    pub(crate) fn look(&self) -> Look {
+    /// What there is to say of it.
+    pub(crate) fn describe(&self, info: &mut uapi::postbox_info) {
         let inner = self.inner.lock();
-        Look {
-            capacity: inner.capacity(),
-            counters: inner.counters(),
-            queued: inner.queued(),
-            leased: inner.leased(),
-            reserved: inner.reserved(),
-            senders: inner.senders(),
-            receivers: inner.receivers(),
-            waiting_senders: inner.waiting_senders(),
-            waiting_receivers: inner.waiting_receivers(),
-        }
+        let (capacity, counters) = (inner.capacity(), inner.counters());
+        info.capacity = capacity.messages;
+        info.capacity_bytes = capacity.bytes;
+        info.message_max = self.limit;
+        (info.messages, info.bytes) = inner.queued();
+        info.unacknowledged = inner.leased();
+        info.reserved_messages = inner.reserved();
+        info.senders = inner.senders();
+        info.receivers = inner.receivers();
+        info.waiting_senders = inner.waiting_senders() as u32;
+        info.waiting_receivers = inner.waiting_receivers() as u32;
+        info.sent = counters.sent;
+        info.received = counters.received;
+        info.redelivered = counters.redelivered;
+        info.full = counters.full;
+        info.high_messages = counters.high_messages;
+        info.high_bytes = counters.high_bytes;
     }
 
     /// A handle was bound.
     pub(crate) fn open(&self, sends: bool, receives: bool) {
         self.inner.lock().open(sends, receives);
+        if sends {
+            self.sender_came.set();
+        }
+        if receives {
+            self.receiver_came.set();
+        }
         // Who had to be told that the other side is gone can go on.
         self.pollers.wake(IN | OUT);
     }
 
     /// A handle was closed for the last time.
     pub(crate) fn close(&self, sends: bool, receives: bool, state: &State) {
-        self.reclaim(state, None);
+        if receives {
+            self.reclaim(state, None);
+        }
         let mut inner = self.inner.lock();
         inner.close(sends, receives, &mut state.lock());
         self.settle(inner);
@@ -191,8 +243,26 @@ impl Mailbox {
             .wake(IN | OUT | bindings::POLLHUP | bindings::POLLERR);
     }
 
-    /// Puts back what `holder`, or anyone, received through a handle and did not acknowledge.
+    /// Nobody sends, or receives, any more, whatever handles are open.
+    pub(crate) fn shut(&self, sends: bool, receives: bool) {
+        let mut inner = self.inner.lock();
+        inner.shut(sends, receives);
+        self.settle(inner);
+        self.pollers
+            .wake(IN | OUT | bindings::POLLHUP | bindings::POLLERR);
+    }
+
+    /// Puts back what `holder`, or anyone, received through a handle and did not acknowledge, and
+    /// tells those who wait for an answer that there will be none.
     pub(crate) fn reclaim(&self, state: &State, holder: Option<usize>) {
+        loop {
+            let mut inner = self.inner.lock();
+            let abandoned = inner.abandon(&mut state.lock(), holder);
+            drop(inner);
+            if abandoned.is_none() {
+                break;
+            }
+        }
         loop {
             let mut inner = self.inner.lock();
             let returned = inner.reclaim(&mut state.lock(), holder);
@@ -226,7 +296,11 @@ impl Mailbox {
         }
         if sends {
             mask |= if inner.writable() { OUT } else { 0 };
-            mask |= if inner.closed() { bindings::POLLERR } else { 0 };
+            mask |= if inner.refuses() {
+                bindings::POLLERR
+            } else {
+                0
+            };
         }
         mask
     }
@@ -310,6 +384,84 @@ impl Mailbox {
         }
     }
 
+    /// Sends a request and waits for the answer.
+    pub(crate) fn call(&self, request: KBox<Message>, wait: &Wait) -> Result<KBox<Message>> {
+        let waiter = pin!(Waiter::new());
+        let waiter = waiter.as_ref();
+        let place = NonNull::from(&*request);
+        // SAFETY: The waiter is pinned here. Below, it is done, or takes its pointer back.
+        let sending = unsafe { self.inner.lock().call(request, waiter.pointer()) };
+        match sending {
+            Sending::Waits(Some(receiver)) => receiver.hand_over(),
+            Sending::Waits(None) => self.pollers.wake(IN),
+            Sending::Closed(_) => return Err(EPIPE),
+            Sending::Queued | Sending::Given(_) | Sending::Full(_) => return Err(EINVAL),
+        }
+        let slept = waiter.sleep(wait);
+        let mut outcome = waiter.outcome();
+        if let (None, Err(error)) = (&outcome, slept) {
+            let mut inner = self.inner.lock();
+            outcome = waiter.outcome();
+            if outcome.is_none() {
+                // SAFETY: Its waiter is not done.
+                let request = unsafe { inner.withdraw(place) };
+                // It may have stood in the way of others.
+                self.settle(inner);
+                drop(request);
+                // A server may have acted on it already: nobody is to repeat it unasked.
+                return Err(if error == ERESTARTSYS { EINTR } else { error });
+            }
+        }
+        match outcome {
+            Some(Outcome::Replied(reply)) => Ok(reply),
+            Some(Outcome::Sent(Sent::Abandoned)) => Err(eownerdead()),
+            Some(Outcome::Sent(Sent::Dropped)) => Err(ecanceled()),
+            _ => Err(EPIPE),
+        }
+    }
+
+    /// Answers a request, or drops it. The caller is woken by what is returned.
+    pub(crate) fn reply(
+        &self,
+        state: &State,
+        token: u64,
+        reply: Option<KBox<Message>>,
+    ) -> Result<Wake> {
+        let mut inner = self.inner.lock();
+        let answered = inner.answer(&mut state.lock(), token);
+        let (request, caller) = answered.ok_or(ENOENT)?;
+        let Some(caller) = caller else {
+            drop(inner);
+            return Err(estale());
+        };
+        let wake = caller.finish(match reply {
+            Some(reply) => Outcome::Replied(reply),
+            None => Outcome::Sent(Sent::Dropped),
+        });
+        drop(inner);
+        self.recycle(request);
+        Ok(wake)
+    }
+
+    /// Whether the caller of a request still waits.
+    pub(crate) fn caller_waits(&self, state: &State, token: u64) -> Result {
+        let waits = self.inner.lock().caller_waits(&state.lock(), token);
+        match waits {
+            Some(true) => Ok(()),
+            Some(false) => Err(estale()),
+            None => Err(ENOENT),
+        }
+    }
+
+    /// Keeps the memory of a message that is done with.
+    pub(crate) fn recycle(&self, mut message: KBox<Message>) {
+        message.empty();
+        if let Some(message) = self.spare.put(message) {
+            let message = self.inner.lock().recycle(message);
+            drop(message);
+        }
+    }
+
     /// Reserves room for a message of `len` bytes.
     pub(crate) fn reserve(&self, state: &State, len: u64, wait: &Wait) -> Result {
         if self.rendezvous {
@@ -369,29 +521,44 @@ impl Mailbox {
 
     // Receiving.
 
-    /// Receives a message: takes it, calls `copy`, and then it is received, or leased. It goes
-    /// back to its place when `copy` fails, or when the task is killed meanwhile.
+    /// Receives a message: takes it, calls `copy`, and then it is received, leased, or owed an
+    /// answer. It goes back to its place when `copy` fails, or when the task is killed meanwhile.
     pub(crate) fn receive<T>(
         &self,
         how: &Receive<'_>,
+        copy: impl FnMut(&Message) -> Result<T>,
+    ) -> Result<T, Failure> {
+        self.receive_after(None, how, copy)
+    }
+
+    /// The same for who has just answered a caller, and leaves it the CPU if there is nothing to
+    /// receive yet.
+    pub(crate) fn receive_after<T>(
+        &self,
+        mut answered: Option<Wake>,
+        how: &Receive<'_>,
         mut copy: impl FnMut(&Message) -> Result<T>,
     ) -> Result<T, Failure> {
-        if let Some((state, _)) = how.lease {
-            if state.lock().leases() >= LEASES_MAX {
+        if let (true, Some(state)) = (how.lease, how.state) {
+            if state.lock().leases() >= UNSETTLED_MAX {
                 return Err(edquot().into());
             }
         }
         let mut again = false;
         loop {
-            let message = self.take(how, again)?;
+            let message = self.take(how, again, answered.take())?;
             // Who waits is given a message of whatever size.
-            let len = message.node().len();
-            if len > how.room as u64 {
+            let (len, files) = (message.node().len(), message.file_count());
+            if len > how.room as u64 || files > how.files {
                 self.put_back(message);
-                return Err(Failure::TooSmall(len));
+                return Err(Failure::TooSmall { len, files });
+            }
+            if message.node().is_request() && self.owes_too_much(how) {
+                self.put_back(message);
+                return Err(edquot().into());
             }
             let copied = match copy(&message) {
-                Ok(_) if helpers::dying() => Err(EINTR),
+                Ok(_) if helpers::dying() && !message.accepted() => Err(EINTR),
                 copied => copied,
             };
             match copied {
@@ -409,27 +576,66 @@ impl Mailbox {
         }
     }
 
+    #[cold]
+    fn owes_too_much(&self, how: &Receive<'_>) -> bool {
+        how.state
+            .is_some_and(|state| state.lock().owed() >= UNSETTLED_MAX)
+    }
+
     /// Takes a message, or waits to be given one; `again`, after the one that it had was withdrawn.
-    fn take(&self, how: &Receive<'_>, again: bool) -> Result<KBox<Message>, Failure> {
-        let waiter = pin!(Waiter::new());
+    fn take(
+        &self,
+        how: &Receive<'_>,
+        again: bool,
+        answered: Option<Wake>,
+    ) -> Result<KBox<Message>, Failure> {
+        let waiter = pin!(Waiter::wanting(
+            how.from.as_ref().map_or(0, |from| from.number)
+        ));
         let waiter = waiter.as_ref();
         {
             let mut inner = self.inner.lock();
-            match inner.take(how.room as u64) {
+            let room = how.room as u64;
+            let origin = how.from.as_ref().map_or(0, |from| from.number);
+            let taken = if origin == 0 {
+                inner.take(room)
+            } else {
+                inner.take_from(origin, room)
+            };
+            match taken {
                 Take::Message(message) => return Ok(message),
-                Take::TooSmall(len) => return Err(Failure::TooSmall(len)),
+                Take::TooSmall(len) => {
+                    let files = inner.first(origin).map_or(0, Message::file_count);
+                    return Err(Failure::TooSmall { len, files });
+                }
                 Take::Ended => return Err(EPIPE.into()),
-                Take::Empty if !how.wait.may_wait() => return Err(EAGAIN.into()),
-                // SAFETY: The waiter is pinned here. Below, it is done, or leaves.
-                Take::Empty if again => unsafe { inner.wait_again(waiter.pointer()) },
-                // SAFETY: As above.
-                Take::Empty => unsafe { inner.wait(waiter.pointer()) },
+                Take::Empty => {
+                    let process = how.from.as_ref().map(|from| &from.process);
+                    if process.is_some_and(|p| p.as_ref().is_none_or(Process::exited)) {
+                        return Err(EPIPE.into());
+                    }
+                    if !how.wait.may_wait() {
+                        return Err(EAGAIN.into());
+                    }
+                    // SAFETY: The waiter is pinned here. Below, it is done, or leaves.
+                    unsafe {
+                        if again {
+                            inner.wait_again(waiter.pointer());
+                        } else {
+                            inner.wait(waiter.pointer());
+                        }
+                    }
+                }
             }
+        }
+        if let Some(caller) = answered {
+            caller.hand_over();
         }
         if self.rendezvous {
             self.pollers.wake(OUT);
         }
-        let slept = waiter.sleep(&how.wait);
+        let process = how.from.as_ref().and_then(|from| from.process.as_ref());
+        let slept = waiter.sleep_while(&how.wait, process);
         let mut outcome = waiter.outcome();
         if let (None, Err(error)) = (&outcome, slept) {
             let mut inner = self.inner.lock();
@@ -437,7 +643,8 @@ impl Mailbox {
             if outcome.is_none() {
                 // SAFETY: It waits here, and is not done.
                 unsafe { inner.leave(NonNull::from(waiter.get_ref())) };
-                return Err(error.into());
+                // The process that was to send is gone.
+                return Err(if error == ESRCH { EPIPE } else { error }.into());
             }
         }
         match outcome {
@@ -448,8 +655,11 @@ impl Mailbox {
 
     /// Ends a receive whose bytes were copied. `false`: the sender withdrew the message.
     fn commit(&self, mut message: KBox<Message>, how: &Receive<'_>) -> bool {
-        let Some((state, holder)) = how.lease else {
-            message.uncharge();
+        if message.node().is_request() {
+            return self.owe(message, how);
+        }
+        let Some(state) = how.state.filter(|_| how.lease) else {
+            message.empty();
             let mut inner = self.inner.lock();
             let commit = inner.commit(&message);
             let message = match self.spare.put(message) {
@@ -461,8 +671,33 @@ impl Mailbox {
             return matches!(commit, Commit::Done(_));
         };
         let mut inner = self.inner.lock();
-        let commit = inner.lease(&mut state.lock(), message, holder);
+        let commit = inner.lease(&mut state.lock(), message, helpers::process());
         self.settle(inner);
+        matches!(commit, Commit::Done(_))
+    }
+
+    /// Ends a receive of a request. One that is received without a handle to answer it through is
+    /// dropped.
+    fn owe(&self, request: KBox<Message>, how: &Receive<'_>) -> bool {
+        let token = request.node().token();
+        let mut inner = self.inner.lock();
+        let (commit, dropped) = match how.state {
+            Some(state) => {
+                let mut state = state.lock();
+                (inner.owe(&mut state, request, helpers::process()), None)
+            }
+            None => {
+                let mut nobody = HandleState::new();
+                let commit = inner.owe(&mut nobody, request, 0);
+                (commit, inner.answer(&mut nobody, token))
+            }
+        };
+        let dropped = dropped.map(|(request, caller)| {
+            let wake = caller.map(|caller| caller.finish(Outcome::Sent(Sent::Dropped)));
+            (request, wake)
+        });
+        self.settle(inner);
+        drop(dropped);
         matches!(commit, Commit::Done(_))
     }
 

@@ -2,13 +2,17 @@
 //! A message: its payload, who sent it, and what it is charged to.
 
 use crate::{
+    files::{address, Edges, Files},
     handle::Handle,
-    helpers::{c, Identity, Seen, UserBytes},
+    helpers::{self, c, Identity, Seen, UserBytes},
+    link::Pending,
+    mailbox::Mailbox,
     queue::{self, Linked, Links, Node},
     quota::MessageCharge,
     wait::WaiterPtr,
 };
 use core::{
+    cell::Cell,
     mem::{size_of, MaybeUninit},
     ptr::NonNull,
 };
@@ -20,7 +24,7 @@ use kernel::{
 
 /// Payloads up to this size need no allocation of their own: with it a message fills one of 256
 /// bytes.
-const INLINE: usize = 112;
+const INLINE: usize = 72;
 
 /// Where payloads come from.
 pub(crate) trait Source {
@@ -68,6 +72,13 @@ fn with_room(len: usize) -> Result<KVVec<u8>> {
     Ok(unsafe { KVVec::from_raw_parts(raw, 0, len) })
 }
 
+/// What comes with a message.
+pub(crate) enum Cargo {
+    Files(Files),
+    /// The end of a link, until it is accepted.
+    Connection(Cell<Option<Pending>>, #[allow(dead_code)] Option<Edges>),
+}
+
 /// A message, from the send on until it is received for good. Its memory can then be used for
 /// another one.
 pub(crate) struct Message {
@@ -78,7 +89,15 @@ pub(crate) struct Message {
     separate: KVVec<u8>,
     sender: Identity,
     charge: MessageCharge,
+    /// The cell in it is for whoever holds the message.
+    cargo: Option<KBox<Cargo>>,
 }
+
+// SAFETY: The cell in the cargo is used by whoever holds the message alone; what the queue looks at
+// is `Sync` by itself, and the rest is only changed through `&mut`.
+unsafe impl Sync for Message {}
+
+const _: () = assert!(size_of::<Message>() <= 256);
 
 impl Message {
     /// The memory of a message.
@@ -100,6 +119,7 @@ impl Message {
                 separate: KVVec::new(),
                 sender: Identity::nobody(),
                 charge: MessageCharge::none(),
+                cargo: None,
             },
         ))
     }
@@ -122,7 +142,7 @@ impl Message {
     ) -> Result {
         self.sender.renew();
         handle.with_payer(self.sender.uid(), |payer| self.charge.charge(payer, len))?;
-        self.node.renew(priority, len as u64);
+        self.node.renew(priority, len as u64, self.sender.process());
         self.len = len;
         match self.inline.get_mut(..len) {
             Some(inline) => source.read(inline)?,
@@ -137,9 +157,78 @@ impl Message {
         Ok(())
     }
 
-    /// Gives back what it was charged: it is received, and only memory is left.
-    pub(crate) fn uncharge(&mut self) {
+    /// Makes it a request.
+    pub(crate) fn make_request(&mut self) {
+        self.node.make_request();
+    }
+
+    /// Sends files with it.
+    pub(crate) fn attach(&mut self, files: Option<Files>) -> Result {
+        if let Some(files) = files {
+            self.cargo = Some(KBox::new(Cargo::Files(files), GFP_KERNEL_ACCOUNT)?);
+        }
+        Ok(())
+    }
+
+    /// Makes it a connection that goes into `queue`.
+    pub(crate) fn connect(&mut self, handle: &Handle, queue: &Mailbox, pending: Pending) -> Result {
+        let edges = Edges::new(&handle.shared, address(queue), pending.mailboxes()?)?;
+        let cargo = Cargo::Connection(Cell::new(Some(pending)), edges);
+        self.cargo = Some(KBox::new(cargo, GFP_KERNEL_ACCOUNT)?);
+        Ok(())
+    }
+
+    fn cargo(&self) -> Option<&Cargo> {
+        self.cargo.as_deref()
+    }
+
+    /// The files that come with it.
+    pub(crate) fn files(&self) -> Option<&Files> {
+        match self.cargo() {
+            Some(Cargo::Files(files)) => Some(files),
+            _ => None,
+        }
+    }
+
+    /// Takes the end of a link out that comes with it. For the holder of the message.
+    pub(crate) fn accept(&self) -> Option<Pending> {
+        match self.cargo() {
+            Some(Cargo::Connection(pending, _)) => pending.take(),
+            _ => None,
+        }
+    }
+
+    /// Undoes that.
+    pub(crate) fn give_back(&self, end: Pending) {
+        if let Some(Cargo::Connection(pending, _)) = self.cargo() {
+            pending.set(Some(end));
+        }
+    }
+
+    /// Whether such an end was taken out, so that the message cannot go back.
+    pub(crate) fn accepted(&self) -> bool {
+        match self.cargo() {
+            Some(Cargo::Connection(pending, _)) => {
+                let end = pending.take();
+                let accepted = end.is_none();
+                pending.set(end);
+                accepted
+            }
+            _ => false,
+        }
+    }
+
+    /// Charges it, when it was charged to somebody else, to who uses the handle.
+    pub(crate) fn recharge(&mut self, handle: &Handle) -> Result {
         self.charge.uncharge();
+        let len = self.len;
+        handle.with_payer(helpers::euid(), |payer| self.charge.charge(payer, len))
+    }
+
+    /// It is received: gives back what it was charged, so that only memory is left.
+    pub(crate) fn empty(&mut self) {
+        self.charge.uncharge();
+        self.cargo = None;
     }
 
     /// The bytes of memory that it occupies.
@@ -155,6 +244,11 @@ impl Message {
     /// Who sent it, as the current task sees that.
     pub(crate) fn sender(&self) -> Seen {
         self.sender.see()
+    }
+
+    /// How many files come with it.
+    pub(crate) fn file_count(&self) -> usize {
+        self.files().map_or(0, Files::len)
     }
 
     /// The part that the queue looks at.

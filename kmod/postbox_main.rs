@@ -13,16 +13,20 @@ use kernel::prelude::*;
 
 mod chardev;
 mod compat;
+mod files;
 mod handle;
 mod helpers;
 mod inspect;
+mod link;
 mod mailbox;
 mod message;
+mod object;
 // Also an ordinary crate, of which all of this is public.
 #[allow(dead_code, unreachable_pub)]
 mod queue;
 mod quota;
 mod registry;
+mod request;
 #[allow(dead_code, missing_docs, non_camel_case_types, unreachable_pub)]
 #[allow(clippy::undocumented_unsafe_blocks)] // Made by bindgen.
 mod uapi;

@@ -70,6 +70,8 @@ pub(crate) struct User {
     pins: Atomic<i64>,
     messages: Account,
     objects: Account,
+    /// Files in messages, counted as bytes.
+    files: Account,
 }
 
 /// What a user has in use, and may.
@@ -77,6 +79,7 @@ pub(crate) struct Usage {
     pub(crate) messages: (u64, u64),
     pub(crate) bytes: (u64, u64),
     pub(crate) objects: (u64, u64),
+    pub(crate) files: (u64, u64),
 }
 
 impl User {
@@ -84,6 +87,7 @@ impl User {
         self.pins.load(Relaxed) == 0
             && self.messages.get() == (0, 0)
             && self.objects.get() == (0, 0)
+            && self.files.get() == (0, 0)
     }
 
     pub(crate) fn usage(&self) -> Usage {
@@ -92,6 +96,7 @@ impl User {
             messages: (messages, limits::user_messages().min(MAX_THINGS)),
             bytes: (bytes, limits::user_bytes().min(MAX_BYTES)),
             objects: (self.objects.get().0, limits::user_objects().min(MAX_THINGS)),
+            files: (self.files.get().1, limits::user_files().min(MAX_BYTES)),
         }
     }
 }
@@ -130,6 +135,7 @@ impl Users {
                     pins: Atomic::new(0),
                     messages: Account::new(),
                     objects: Account::new(),
+                    files: Account::new(),
                 },
                 GFP_KERNEL_ACCOUNT,
             )?;
@@ -163,6 +169,22 @@ impl Pinned {
     pub(crate) fn charge_object(&self) -> Result<ObjectCharge> {
         self.objects.charge(0, limits::user_objects(), 0)?;
         Ok(ObjectCharge(self.0.clone()))
+    }
+
+    /// Charges the files of one message.
+    pub(crate) fn charge_files(&self, files: usize) -> Result<FilesCharge> {
+        let files = files as u64;
+        self.files.charge(files, MAX_THINGS, limits::user_files())?;
+        Ok(FilesCharge(self.0.clone(), files))
+    }
+}
+
+/// Files in a message that are charged to a user. Dropping this gives them back.
+pub(crate) struct FilesCharge(Arc<User>, u64);
+
+impl Drop for FilesCharge {
+    fn drop(&mut self) {
+        self.0.files.uncharge(self.1);
     }
 }
 

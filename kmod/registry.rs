@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Objects and their names: who made them, who may open them, how long they live.
 //!
-//! An object lives as long as a handle to it is open and, if it is persistent, as long as it has a
+//! What objects are found by is a name, the number of a port, or a process. An object lives as long as a handle to it is open and, if it is persistent, as long as it has a
 //! name. Looking a name up and making the object, and closing the last handle and taking the name
 //! away, are one step each under one lock, so that nobody sees a half-made or dying object. The
 //! lock is taken at open and close, never to send or receive.
@@ -10,17 +10,16 @@
 //! a namespace that is gone cannot turn up in another.
 
 use crate::{
-    compat::{edquot, enametoolong},
-    helpers::{self, limits, Owner},
-    mailbox::Mailbox,
-    queue::Capacity,
+    compat::{eaddrinuse, edquot, enametoolong, eopnotsupp},
+    helpers::{self, Identity, Owner},
+    object::Object,
     quota::{ObjectCharge, Pinned},
     uapi,
 };
 use kernel::{
     prelude::*,
     rbtree::{RBTree, RBTreeNode},
-    sync::{new_mutex, Arc, Mutex},
+    sync::{new_mutex, Mutex},
 };
 
 const NAME_MAX: usize = uapi::POSTBOX_NAME_MAX as usize;
@@ -60,10 +59,17 @@ impl Name {
     }
 }
 
+/// What an object is found by.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Key {
+    Name(Name),
+    Port(u16),
+    /// The process that stands for it in [`Identity::process`].
+    Process(u64),
+}
+
 /// What an object is made with.
 pub(crate) struct Attributes {
-    pub(crate) capacity: Capacity,
-    pub(crate) message_max: u64,
     pub(crate) mode: u32,
     pub(crate) persistent: bool,
 }
@@ -75,27 +81,36 @@ pub(crate) struct Changes {
     pub(crate) gid: Option<u32>,
 }
 
-struct Object {
-    mailbox: Arc<Mailbox>,
+struct Entry {
+    object: Object,
     ipc_ns: u64,
-    name: Option<Name>,
+    key: Option<Key>,
     owner: Owner,
+    /// Who made it, where it is found by its process.
+    maker: Option<Identity>,
     persistent: bool,
-    handles: u32,
-    message_max: u64,
+    /// Handles, of a link's two ends apart; of others, the first counts.
+    handles: [u32; 2],
+    /// Somebody has joined a link by its port.
+    joined: bool,
     _charge: ObjectCharge,
 }
 
-impl Object {
+impl Entry {
     fn lives(&self) -> bool {
-        self.handles > 0 || (self.persistent && self.name.is_some())
+        self.handles != [0, 0] || (self.persistent && self.key.is_some())
     }
 
-    fn info(&self, id: u64, rights: u32) -> uapi::postbox_info {
-        let look = self.mailbox.look();
+    fn count(&mut self, end: usize) -> Result {
+        let handles = self.handles.get_mut(end).ok_or(EINVAL)?;
+        *handles = handles.checked_add(1).ok_or_else(edquot)?;
+        Ok(())
+    }
+
+    fn info(&self, id: u64, end: usize, rights: u32) -> uapi::postbox_info {
         let mut info = uapi::postbox_info {
             size: core::mem::size_of::<uapi::postbox_info>() as u32,
-            kind: uapi::POSTBOX_KIND_MAILBOX,
+            kind: self.object.kind().0,
             id,
             flags: if self.persistent {
                 uapi::POSTBOX_INFO_PERSIST
@@ -105,80 +120,90 @@ impl Object {
             mode: self.owner.mode,
             uid: helpers::see_uid(self.owner.uid),
             gid: self.owner.see_gid(),
-            capacity: look.capacity.messages,
-            capacity_bytes: look.capacity.bytes,
-            message_max: self.message_max,
-            messages: look.queued.0,
-            bytes: look.queued.1,
-            unacknowledged: look.leased,
-            reserved_messages: look.reserved,
-            senders: look.senders,
-            receivers: look.receivers,
-            waiting_senders: look.waiting_senders as u32,
-            waiting_receivers: look.waiting_receivers as u32,
-            sent: look.counters.sent,
-            received: look.counters.received,
-            redelivered: look.counters.redelivered,
-            full: look.counters.full,
-            high_messages: look.counters.high_messages,
-            high_bytes: look.counters.high_bytes,
             rights,
-            name_len: 0,
-            name: [0; 64],
+            ..Default::default()
         };
-        if let Some(name) = &self.name {
-            info.name_len = name.len as u32;
-            for (to, from) in info.name.iter_mut().zip(name.bytes()) {
-                *to = *from as core::ffi::c_char;
+        self.object.describe(end, &mut info);
+        match &self.key {
+            Some(Key::Name(name)) => {
+                info.name_len = name.len as u32;
+                for (to, from) in info.name.iter_mut().zip(name.bytes()) {
+                    *to = *from as core::ffi::c_char;
+                }
             }
+            Some(Key::Port(port)) => info.number = (*port).into(),
+            Some(Key::Process(_)) => {
+                info.number = self.maker.as_ref().map_or(0, |maker| maker.see().pid);
+            }
+            None => {}
         }
         info
     }
 }
 
 struct Inner {
-    objects: RBTree<u64, Object>,
-    names: RBTree<(u64, Name), u64>,
+    objects: RBTree<u64, Entry>,
+    keys: RBTree<(u64, Key), u64>,
     next_id: u64,
 }
 
 impl Inner {
     /// Takes an object out if nothing keeps it. It is to be dropped after the lock.
-    fn reap(&mut self, id: u64) -> Option<RBTreeNode<u64, Object>> {
-        let object = self.objects.get(&id)?;
-        if object.lives() {
+    fn reap(&mut self, id: u64) -> Option<RBTreeNode<u64, Entry>> {
+        let entry = self.objects.get(&id)?;
+        if entry.lives() {
             return None;
         }
-        if let Some(name) = object.name {
-            let key = (object.ipc_ns, name);
-            self.names.remove(&key);
+        if let Some(key) = entry.key {
+            let key = (entry.ipc_ns, key);
+            self.keys.remove(&key);
         }
         self.objects.remove_node(&id)
     }
 
-    fn open(&mut self, ipc_ns: u64, name: &Name, rights: u32) -> Result<Opened> {
-        let id = *self.names.get(&(ipc_ns, *name)).ok_or(ENOENT)?;
-        let object = self.objects.get_mut(&id).ok_or(ENOENT)?;
-        let mut want = 0;
-        if rights & uapi::POSTBOX_RIGHT_SEND != 0 {
-            want |= 2;
+    fn open(&mut self, ipc_ns: u64, key: &Key, want: &Want) -> Result<Opened> {
+        let id = *self.keys.get(&(ipc_ns, *key)).ok_or(ENOENT)?;
+        let entry = self.objects.get_mut(&id).ok_or(ENOENT)?;
+        if entry.object.kind().0 != want.kind {
+            return Err(match key {
+                Key::Port(_) => eaddrinuse(),
+                _ => eopnotsupp(),
+            });
         }
-        if rights & uapi::POSTBOX_RIGHT_RECEIVE != 0 {
-            want |= 4;
+        // Who joins a link both sends and receives.
+        let joins = matches!(entry.object, Object::Link(_));
+        let mut bits = 0;
+        if joins || want.rights & uapi::POSTBOX_RIGHT_SEND != 0 {
+            bits |= 2;
         }
-        if !object.owner.permits(ipc_ns, want) {
+        if joins || want.rights & uapi::POSTBOX_RIGHT_RECEIVE != 0 {
+            bits |= 4;
+        }
+        if !entry.owner.permits(ipc_ns, bits) {
             return Err(EACCES);
         }
-        if rights & uapi::POSTBOX_RIGHT_ADMIN != 0 && !object.owner.owned(ipc_ns) {
+        if want.rights & uapi::POSTBOX_RIGHT_ADMIN != 0 && !entry.owner.owned(ipc_ns) {
             return Err(EPERM);
         }
-        object.handles = object.handles.checked_add(1).ok_or_else(edquot)?;
+        let end = usize::from(joins);
+        if joins && entry.joined {
+            return Err(eaddrinuse());
+        }
+        entry.count(end)?;
+        entry.joined |= joins;
         Ok(Opened {
             id,
-            mailbox: object.mailbox.clone(),
+            object: entry.object.clone(),
+            end,
             created: false,
         })
     }
+}
+
+/// What whoever opens an object expects of it.
+pub(crate) struct Want {
+    pub(crate) kind: u32,
+    pub(crate) rights: u32,
 }
 
 /// All objects.
@@ -191,7 +216,9 @@ pub(crate) struct Registry {
 /// An object that was opened. It is to be closed once.
 pub(crate) struct Opened {
     pub(crate) id: u64,
-    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) object: Object,
+    /// Which end, of a link.
+    pub(crate) end: usize,
     pub(crate) created: bool,
 }
 
@@ -200,98 +227,107 @@ impl Registry {
         pin_init!(Self {
             inner <- new_mutex!(Inner {
                 objects: RBTree::new(),
-                names: RBTree::new(),
+                keys: RBTree::new(),
                 next_id: 1,
             }),
         })
     }
 
-    /// Opens the object of a name, with `rights`.
-    pub(crate) fn open(&self, ipc_ns: u64, name: &Name, rights: u32) -> Result<Opened> {
-        self.inner.lock().open(ipc_ns, name, rights)
+    /// Opens an object that exists.
+    pub(crate) fn open(&self, ipc_ns: u64, key: &Key, want: &Want) -> Result<Opened> {
+        self.inner.lock().open(ipc_ns, key, want)
     }
 
-    /// Makes an object; `exclusive` is false where one of that name may be opened instead.
+    /// Makes an object with `make`; `exclusive` is false where the one of that key may be opened
+    /// instead.
     pub(crate) fn create(
         &self,
         ipc_ns: u64,
-        name: Option<Name>,
+        key: Option<Key>,
         exclusive: bool,
-        rights: u32,
+        want: &Want,
         attributes: &Attributes,
         user: &Pinned,
+        make: impl FnOnce() -> Result<Object>,
     ) -> Result<Opened> {
         let mut inner = self.inner.lock();
-        if let Some(name) = name.filter(|name| inner.names.get(&(ipc_ns, *name)).is_some()) {
+        if let Some(key) = key.filter(|key| inner.keys.get(&(ipc_ns, *key)).is_some()) {
             if exclusive {
                 return Err(EEXIST);
             }
-            return inner.open(ipc_ns, &name, rights);
+            return inner.open(ipc_ns, &key, want);
         }
         let charge = user.charge_object()?;
-        let message_max = match attributes.message_max {
-            0 => limits::message(),
-            max => max,
-        };
-        let mailbox = Arc::pin_init(
-            Mailbox::new(attributes.capacity, message_max, attributes.persistent),
-            GFP_KERNEL_ACCOUNT,
-        )?;
+        let object = make()?;
         let id = inner.next_id;
-        let object = Object {
-            mailbox: mailbox.clone(),
+        let entry = Entry {
+            object: object.clone(),
             ipc_ns,
-            name,
+            key,
             owner: Owner::current(attributes.mode),
+            maker: matches!(key, Some(Key::Process(_))).then(Identity::current),
             persistent: attributes.persistent,
-            handles: 1,
-            message_max,
+            handles: [1, 0],
+            joined: false,
             _charge: charge,
         };
-        let object = RBTreeNode::new(id, object, GFP_KERNEL_ACCOUNT)?;
-        if let Some(name) = name {
-            let name = RBTreeNode::new((ipc_ns, name), id, GFP_KERNEL_ACCOUNT)?;
-            inner.names.insert(name);
+        let entry = RBTreeNode::new(id, entry, GFP_KERNEL_ACCOUNT)?;
+        if let Some(key) = key {
+            let key = RBTreeNode::new((ipc_ns, key), id, GFP_KERNEL_ACCOUNT)?;
+            inner.keys.insert(key);
         }
-        inner.objects.insert(object);
+        inner.objects.insert(entry);
         inner.next_id += 1;
         Ok(Opened {
             id,
-            mailbox,
+            object,
+            end: 0,
             created: true,
         })
     }
 
-    /// Opens an object once more, for another handle.
-    pub(crate) fn reopen(&self, id: u64) -> Result {
+    /// Opens an object once more, for another handle at one end.
+    pub(crate) fn reopen(&self, id: u64, end: usize) -> Result {
         let mut inner = self.inner.lock();
-        let object = inner.objects.get_mut(&id).ok_or(ENOENT)?;
-        object.handles = object.handles.checked_add(1).ok_or_else(edquot)?;
-        Ok(())
+        inner.objects.get_mut(&id).ok_or(ENOENT)?.count(end)
     }
 
     /// Undoes one open.
-    pub(crate) fn close(&self, id: u64) {
+    pub(crate) fn close(&self, id: u64, end: usize) {
         let mut inner = self.inner.lock();
-        if let Some(object) = inner.objects.get_mut(&id) {
-            object.handles -= 1;
+        let mut link = None;
+        let mut port = None;
+        if let Some(entry) = inner.objects.get_mut(&id) {
+            let gone = entry.handles.get_mut(end).is_some_and(|handles| {
+                *handles -= 1;
+                *handles == 0
+            });
+            if let (true, Object::Link(closed)) = (gone, &entry.object) {
+                link = Some(closed.clone());
+                port = entry.key.take().map(|key| (entry.ipc_ns, key));
+            }
         }
+        // A port is free again when one of the two is gone.
+        let port = port.and_then(|key| inner.keys.remove_node(&key));
         let gone = inner.reap(id);
         drop(inner);
-        drop(gone);
+        if let Some(link) = link {
+            link.close(end);
+        }
+        drop((gone, port));
     }
 
     /// Takes a name away.
     pub(crate) fn unlink(&self, ipc_ns: u64, name: &Name) -> Result {
-        let key = (ipc_ns, *name);
+        let key = (ipc_ns, Key::Name(*name));
         let mut inner = self.inner.lock();
-        let id = *inner.names.get(&key).ok_or(ENOENT)?;
-        let object = inner.objects.get_mut(&id).ok_or(ENOENT)?;
-        if !object.owner.owned(ipc_ns) {
+        let id = *inner.keys.get(&key).ok_or(ENOENT)?;
+        let entry = inner.objects.get_mut(&id).ok_or(ENOENT)?;
+        if !entry.owner.owned(ipc_ns) {
             return Err(EPERM);
         }
-        object.name = None;
-        let name = inner.names.remove_node(&key);
+        entry.key = None;
+        let name = inner.keys.remove_node(&key);
         let gone = inner.reap(id);
         drop(inner);
         drop((name, gone));
@@ -301,30 +337,28 @@ impl Registry {
     /// Changes owner, group or mode.
     pub(crate) fn change(&self, id: u64, changes: &Changes) -> Result {
         let mut inner = self.inner.lock();
-        let object = inner.objects.get_mut(&id).ok_or(ENOENT)?;
-        object
-            .owner
-            .chown(object.ipc_ns, changes.uid, changes.gid)?;
+        let entry = inner.objects.get_mut(&id).ok_or(ENOENT)?;
+        entry.owner.chown(entry.ipc_ns, changes.uid, changes.gid)?;
         if let Some(mode) = changes.mode {
-            object.owner.mode = mode;
+            entry.owner.mode = mode;
         }
         Ok(())
     }
 
     /// What there is to know of an object.
-    pub(crate) fn info(&self, id: u64, rights: u32) -> Result<uapi::postbox_info> {
+    pub(crate) fn info(&self, id: u64, end: usize, rights: u32) -> Result<uapi::postbox_info> {
         let inner = self.inner.lock();
-        Ok(inner.objects.get(&id).ok_or(ENOENT)?.info(id, rights))
+        Ok(inner.objects.get(&id).ok_or(ENOENT)?.info(id, end, rights))
     }
 
-    /// The same of the first object after `after` that has a name in the namespace.
+    /// The same of the first object after `after` that can be found in the namespace.
     pub(crate) fn next(&self, ipc_ns: u64, after: u64) -> Option<uapi::postbox_info> {
         let mut inner = self.inner.lock();
         let mut cursor = inner.objects.cursor_lower_bound_mut(&after.checked_add(1)?);
         while let Some(at) = cursor {
-            let (id, object) = at.current();
-            if object.ipc_ns == ipc_ns && object.name.is_some() {
-                return Some(object.info(*id, 0));
+            let (id, entry) = at.current();
+            if entry.ipc_ns == ipc_ns && entry.key.is_some() {
+                return Some(entry.info(*id, 0, 0));
             }
             cursor = at.move_next();
         }
@@ -334,11 +368,11 @@ impl Registry {
     /// Calls `each` for every object, named or not, of every namespace, with the namespace.
     pub(crate) fn for_each<E>(
         &self,
-        mut each: impl FnMut(&uapi::postbox_info, u64) -> Result<(), E>,
+        mut each: impl FnMut(&uapi::postbox_info, &'static str, u64) -> Result<(), E>,
     ) -> Result<(), E> {
         let inner = self.inner.lock();
-        for (id, object) in inner.objects.iter() {
-            each(&object.info(*id, 0), object.ipc_ns)?;
+        for (id, entry) in inner.objects.iter() {
+            each(&entry.info(*id, 0, 0), entry.object.kind().1, entry.ipc_ns)?;
         }
         Ok(())
     }

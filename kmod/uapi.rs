@@ -5,6 +5,13 @@ pub const POSTBOX_UNBOUNDED: u64 = !0;
 pub const POSTBOX_ABI: u32 = 1;
 pub const POSTBOX_IOC: u32 = 190;
 pub const POSTBOX_KIND_MAILBOX: u32 = 1;
+pub const POSTBOX_KIND_LINK: u32 = 2;
+pub const POSTBOX_KIND_LISTENER: u32 = 3;
+pub const POSTBOX_KIND_ENDPOINT: u32 = 4;
+pub const POSTBOX_KIND_PIPE: u32 = 5;
+pub const POSTBOX_KIND_SEMAPHORE: u32 = 6;
+pub const POSTBOX_KIND_LATCH: u32 = 7;
+pub const POSTBOX_KIND_BARRIER: u32 = 8;
 pub const POSTBOX_RIGHT_SEND: u32 = 1;
 pub const POSTBOX_RIGHT_RECEIVE: u32 = 2;
 pub const POSTBOX_RIGHT_ADMIN: u32 = 8;
@@ -17,15 +24,34 @@ pub const POSTBOX_REALTIME: u32 = 8;
 pub const POSTBOX_O_CREATE: u32 = 1;
 pub const POSTBOX_O_EXCL: u32 = 2;
 pub const POSTBOX_O_PERSIST: u32 = 4;
+pub const POSTBOX_O_PORT: u32 = 8;
+pub const POSTBOX_O_NO_BACK: u32 = 16;
+pub const POSTBOX_O_NO_FORWARD: u32 = 32;
 pub const POSTBOX_ATTR_MODE: u32 = 1;
 pub const POSTBOX_ATTR_UID: u32 = 2;
 pub const POSTBOX_ATTR_GID: u32 = 4;
 pub const POSTBOX_INFO_PERSIST: u32 = 1;
+pub const POSTBOX_INFO_CONNECTED: u32 = 2;
+pub const POSTBOX_INFO_BROKEN: u32 = 4;
+pub const POSTBOX_FILES_MAX: u32 = 64;
 pub const POSTBOX_SEND_RESERVED: u32 = 256;
 pub const POSTBOX_RECV_ACK: u32 = 256;
+pub const POSTBOX_RECV_FROM: u32 = 512;
 pub const POSTBOX_MSG_REDELIVERED: u32 = 1;
+pub const POSTBOX_MSG_CALL: u32 = 2;
 pub const POSTBOX_ACK_REQUEUE: u32 = 1;
 pub const POSTBOX_RESERVE_CANCEL: u32 = 256;
+pub const POSTBOX_CALL_FETCH: u32 = 256;
+pub const POSTBOX_REPLY_DROP: u32 = 256;
+pub const POSTBOX_REPLY_CHECK: u32 = 512;
+pub const POSTBOX_CONNECT_PORT: u32 = 256;
+pub const POSTBOX_SHUT_SEND: u32 = 1;
+pub const POSTBOX_SHUT_RECEIVE: u32 = 2;
+pub const POSTBOX_PIPE_ATOMIC: u32 = 4096;
+pub const POSTBOX_SYNC_UNDO: u32 = 256;
+pub const POSTBOX_SYNC_ARRIVE: u32 = 512;
+pub const POSTBOX_SYNC_OWNER_DIED: u32 = 1;
+pub const POSTBOX_SYNC_LEADER: u32 = 2;
 pub type __s32 = ::core::ffi::c_int;
 pub type __u32 = ::core::ffi::c_uint;
 pub type __u64 = ::core::ffi::c_ulonglong;
@@ -43,6 +69,24 @@ pub const POSTBOX_ACK: __u32 = 48658;
 pub const POSTBOX_RESERVE: __u32 = 48659;
 pub const POSTBOX_SEND_BATCH: __u32 = 48660;
 pub const POSTBOX_RECV_BATCH: __u32 = 48661;
+pub const POSTBOX_CALL: __u32 = 48662;
+pub const POSTBOX_REPLY: __u32 = 48663;
+pub const POSTBOX_REPLY_RECV: __u32 = 48664;
+pub const POSTBOX_PAIR: __u32 = 48672;
+pub const POSTBOX_CONNECT: __u32 = 48673;
+pub const POSTBOX_ACCEPT: __u32 = 48674;
+pub const POSTBOX_PEER: __u32 = 48675;
+pub const POSTBOX_WAIT_PEER: __u32 = 48676;
+pub const POSTBOX_SHUTDOWN: __u32 = 48677;
+pub const POSTBOX_READ: __u32 = 48688;
+pub const POSTBOX_WRITE: __u32 = 48689;
+pub const POSTBOX_SET_CAPACITY: __u32 = 48690;
+pub const POSTBOX_ACQUIRE: __u32 = 48704;
+pub const POSTBOX_RELEASE: __u32 = 48705;
+pub const POSTBOX_COUNT_DOWN: __u32 = 48706;
+pub const POSTBOX_WAIT: __u32 = 48707;
+pub const POSTBOX_JOIN: __u32 = 48708;
+pub const POSTBOX_LEAVE: __u32 = 48709;
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct postbox_version {
@@ -85,11 +129,16 @@ pub struct postbox_open {
     pub message_max: __u64,
     pub id: __u64,
     pub created: __u32,
+    pub number: __u32,
+    pub back_capacity: __u64,
+    pub back_capacity_bytes: __u64,
+    pub initial: __u64,
+    pub backlog: __u32,
     pub reserved: __u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of postbox_open"][::core::mem::size_of::<postbox_open>() - 72usize];
+    ["Size of postbox_open"][::core::mem::size_of::<postbox_open>() - 104usize];
     ["Alignment of postbox_open"][::core::mem::align_of::<postbox_open>() - 8usize];
     ["Offset of field: postbox_open::size"][::core::mem::offset_of!(postbox_open, size) - 0usize];
     ["Offset of field: postbox_open::kind"][::core::mem::offset_of!(postbox_open, kind) - 4usize];
@@ -110,8 +159,18 @@ const _: () = {
     ["Offset of field: postbox_open::id"][::core::mem::offset_of!(postbox_open, id) - 56usize];
     ["Offset of field: postbox_open::created"]
         [::core::mem::offset_of!(postbox_open, created) - 64usize];
+    ["Offset of field: postbox_open::number"]
+        [::core::mem::offset_of!(postbox_open, number) - 68usize];
+    ["Offset of field: postbox_open::back_capacity"]
+        [::core::mem::offset_of!(postbox_open, back_capacity) - 72usize];
+    ["Offset of field: postbox_open::back_capacity_bytes"]
+        [::core::mem::offset_of!(postbox_open, back_capacity_bytes) - 80usize];
+    ["Offset of field: postbox_open::initial"]
+        [::core::mem::offset_of!(postbox_open, initial) - 88usize];
+    ["Offset of field: postbox_open::backlog"]
+        [::core::mem::offset_of!(postbox_open, backlog) - 96usize];
     ["Offset of field: postbox_open::reserved"]
-        [::core::mem::offset_of!(postbox_open, reserved) - 68usize];
+        [::core::mem::offset_of!(postbox_open, reserved) - 100usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -201,10 +260,16 @@ pub struct postbox_info {
     pub rights: __u32,
     pub name_len: __u32,
     pub name: [::core::ffi::c_char; 64usize],
+    pub number: __u32,
+    pub reserved: __u32,
+    pub value: __u64,
+    pub maximum: __u64,
+    pub back_messages: __u64,
+    pub back_bytes: __u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of postbox_info"][::core::mem::size_of::<postbox_info>() - 224usize];
+    ["Size of postbox_info"][::core::mem::size_of::<postbox_info>() - 264usize];
     ["Alignment of postbox_info"][::core::mem::align_of::<postbox_info>() - 8usize];
     ["Offset of field: postbox_info::size"][::core::mem::offset_of!(postbox_info, size) - 0usize];
     ["Offset of field: postbox_info::kind"][::core::mem::offset_of!(postbox_info, kind) - 4usize];
@@ -251,6 +316,18 @@ const _: () = {
     ["Offset of field: postbox_info::name_len"]
         [::core::mem::offset_of!(postbox_info, name_len) - 156usize];
     ["Offset of field: postbox_info::name"][::core::mem::offset_of!(postbox_info, name) - 160usize];
+    ["Offset of field: postbox_info::number"]
+        [::core::mem::offset_of!(postbox_info, number) - 224usize];
+    ["Offset of field: postbox_info::reserved"]
+        [::core::mem::offset_of!(postbox_info, reserved) - 228usize];
+    ["Offset of field: postbox_info::value"]
+        [::core::mem::offset_of!(postbox_info, value) - 232usize];
+    ["Offset of field: postbox_info::maximum"]
+        [::core::mem::offset_of!(postbox_info, maximum) - 240usize];
+    ["Offset of field: postbox_info::back_messages"]
+        [::core::mem::offset_of!(postbox_info, back_messages) - 248usize];
+    ["Offset of field: postbox_info::back_bytes"]
+        [::core::mem::offset_of!(postbox_info, back_bytes) - 256usize];
 };
 impl Default for postbox_info {
     fn default() -> Self {
@@ -296,10 +373,12 @@ pub struct postbox_usage {
     pub bytes_max: __u64,
     pub objects: __u64,
     pub objects_max: __u64,
+    pub files: __u64,
+    pub files_max: __u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of postbox_usage"][::core::mem::size_of::<postbox_usage>() - 56usize];
+    ["Size of postbox_usage"][::core::mem::size_of::<postbox_usage>() - 72usize];
     ["Alignment of postbox_usage"][::core::mem::align_of::<postbox_usage>() - 8usize];
     ["Offset of field: postbox_usage::size"][::core::mem::offset_of!(postbox_usage, size) - 0usize];
     ["Offset of field: postbox_usage::uid"][::core::mem::offset_of!(postbox_usage, uid) - 4usize];
@@ -315,6 +394,23 @@ const _: () = {
         [::core::mem::offset_of!(postbox_usage, objects) - 40usize];
     ["Offset of field: postbox_usage::objects_max"]
         [::core::mem::offset_of!(postbox_usage, objects_max) - 48usize];
+    ["Offset of field: postbox_usage::files"]
+        [::core::mem::offset_of!(postbox_usage, files) - 56usize];
+    ["Offset of field: postbox_usage::files_max"]
+        [::core::mem::offset_of!(postbox_usage, files_max) - 64usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_fd {
+    pub fd: __s32,
+    pub rights: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_fd"][::core::mem::size_of::<postbox_fd>() - 8usize];
+    ["Alignment of postbox_fd"][::core::mem::align_of::<postbox_fd>() - 4usize];
+    ["Offset of field: postbox_fd::fd"][::core::mem::offset_of!(postbox_fd, fd) - 0usize];
+    ["Offset of field: postbox_fd::rights"][::core::mem::offset_of!(postbox_fd, rights) - 4usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -325,12 +421,13 @@ pub struct postbox_send {
     pub len: __u64,
     pub timeout_ns: __u64,
     pub priority: __u32,
-    pub reserved: __u32,
+    pub fd_count: __u32,
     pub reserved_len: __u64,
+    pub fds: __u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of postbox_send"][::core::mem::size_of::<postbox_send>() - 48usize];
+    ["Size of postbox_send"][::core::mem::size_of::<postbox_send>() - 56usize];
     ["Alignment of postbox_send"][::core::mem::align_of::<postbox_send>() - 8usize];
     ["Offset of field: postbox_send::size"][::core::mem::offset_of!(postbox_send, size) - 0usize];
     ["Offset of field: postbox_send::flags"][::core::mem::offset_of!(postbox_send, flags) - 4usize];
@@ -340,10 +437,11 @@ const _: () = {
         [::core::mem::offset_of!(postbox_send, timeout_ns) - 24usize];
     ["Offset of field: postbox_send::priority"]
         [::core::mem::offset_of!(postbox_send, priority) - 32usize];
-    ["Offset of field: postbox_send::reserved"]
-        [::core::mem::offset_of!(postbox_send, reserved) - 36usize];
+    ["Offset of field: postbox_send::fd_count"]
+        [::core::mem::offset_of!(postbox_send, fd_count) - 36usize];
     ["Offset of field: postbox_send::reserved_len"]
         [::core::mem::offset_of!(postbox_send, reserved_len) - 40usize];
+    ["Offset of field: postbox_send::fds"][::core::mem::offset_of!(postbox_send, fds) - 48usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -362,10 +460,13 @@ pub struct postbox_recv {
     pub uid: __u32,
     pub gid: __u32,
     pub pidfd_ino: __u64,
+    pub fds: __u64,
+    pub fd_max: __u32,
+    pub fd_count: __u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of postbox_recv"][::core::mem::size_of::<postbox_recv>() - 80usize];
+    ["Size of postbox_recv"][::core::mem::size_of::<postbox_recv>() - 96usize];
     ["Alignment of postbox_recv"][::core::mem::align_of::<postbox_recv>() - 8usize];
     ["Offset of field: postbox_recv::size"][::core::mem::offset_of!(postbox_recv, size) - 0usize];
     ["Offset of field: postbox_recv::flags"][::core::mem::offset_of!(postbox_recv, flags) - 4usize];
@@ -387,6 +488,11 @@ const _: () = {
     ["Offset of field: postbox_recv::gid"][::core::mem::offset_of!(postbox_recv, gid) - 68usize];
     ["Offset of field: postbox_recv::pidfd_ino"]
         [::core::mem::offset_of!(postbox_recv, pidfd_ino) - 72usize];
+    ["Offset of field: postbox_recv::fds"][::core::mem::offset_of!(postbox_recv, fds) - 80usize];
+    ["Offset of field: postbox_recv::fd_max"]
+        [::core::mem::offset_of!(postbox_recv, fd_max) - 88usize];
+    ["Offset of field: postbox_recv::fd_count"]
+        [::core::mem::offset_of!(postbox_recv, fd_count) - 92usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -449,4 +555,286 @@ const _: () = {
         [::core::mem::offset_of!(postbox_batch, entry_size) - 20usize];
     ["Offset of field: postbox_batch::timeout_ns"]
         [::core::mem::offset_of!(postbox_batch, timeout_ns) - 24usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_call {
+    pub size: __u32,
+    pub reserved: __u32,
+    pub request: postbox_send,
+    pub reply: postbox_recv,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_call"][::core::mem::size_of::<postbox_call>() - 160usize];
+    ["Alignment of postbox_call"][::core::mem::align_of::<postbox_call>() - 8usize];
+    ["Offset of field: postbox_call::size"][::core::mem::offset_of!(postbox_call, size) - 0usize];
+    ["Offset of field: postbox_call::reserved"]
+        [::core::mem::offset_of!(postbox_call, reserved) - 4usize];
+    ["Offset of field: postbox_call::request"]
+        [::core::mem::offset_of!(postbox_call, request) - 8usize];
+    ["Offset of field: postbox_call::reply"]
+        [::core::mem::offset_of!(postbox_call, reply) - 64usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_reply {
+    pub size: __u32,
+    pub flags: __u32,
+    pub data: __u64,
+    pub len: __u64,
+    pub token: __u64,
+    pub fds: __u64,
+    pub fd_count: __u32,
+    pub reserved: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_reply"][::core::mem::size_of::<postbox_reply>() - 48usize];
+    ["Alignment of postbox_reply"][::core::mem::align_of::<postbox_reply>() - 8usize];
+    ["Offset of field: postbox_reply::size"][::core::mem::offset_of!(postbox_reply, size) - 0usize];
+    ["Offset of field: postbox_reply::flags"]
+        [::core::mem::offset_of!(postbox_reply, flags) - 4usize];
+    ["Offset of field: postbox_reply::data"][::core::mem::offset_of!(postbox_reply, data) - 8usize];
+    ["Offset of field: postbox_reply::len"][::core::mem::offset_of!(postbox_reply, len) - 16usize];
+    ["Offset of field: postbox_reply::token"]
+        [::core::mem::offset_of!(postbox_reply, token) - 24usize];
+    ["Offset of field: postbox_reply::fds"][::core::mem::offset_of!(postbox_reply, fds) - 32usize];
+    ["Offset of field: postbox_reply::fd_count"]
+        [::core::mem::offset_of!(postbox_reply, fd_count) - 40usize];
+    ["Offset of field: postbox_reply::reserved"]
+        [::core::mem::offset_of!(postbox_reply, reserved) - 44usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_reply_recv {
+    pub size: __u32,
+    pub reserved: __u32,
+    pub reply: postbox_reply,
+    pub recv: postbox_recv,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_reply_recv"][::core::mem::size_of::<postbox_reply_recv>() - 152usize];
+    ["Alignment of postbox_reply_recv"][::core::mem::align_of::<postbox_reply_recv>() - 8usize];
+    ["Offset of field: postbox_reply_recv::size"]
+        [::core::mem::offset_of!(postbox_reply_recv, size) - 0usize];
+    ["Offset of field: postbox_reply_recv::reserved"]
+        [::core::mem::offset_of!(postbox_reply_recv, reserved) - 4usize];
+    ["Offset of field: postbox_reply_recv::reply"]
+        [::core::mem::offset_of!(postbox_reply_recv, reply) - 8usize];
+    ["Offset of field: postbox_reply_recv::recv"]
+        [::core::mem::offset_of!(postbox_reply_recv, recv) - 56usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_pair {
+    pub size: __u32,
+    pub flags: __u32,
+    pub capacity: __u64,
+    pub capacity_bytes: __u64,
+    pub back_capacity: __u64,
+    pub back_capacity_bytes: __u64,
+    pub message_max: __u64,
+    pub id: __u64,
+    pub fd: __s32,
+    pub reserved: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_pair"][::core::mem::size_of::<postbox_pair>() - 64usize];
+    ["Alignment of postbox_pair"][::core::mem::align_of::<postbox_pair>() - 8usize];
+    ["Offset of field: postbox_pair::size"][::core::mem::offset_of!(postbox_pair, size) - 0usize];
+    ["Offset of field: postbox_pair::flags"][::core::mem::offset_of!(postbox_pair, flags) - 4usize];
+    ["Offset of field: postbox_pair::capacity"]
+        [::core::mem::offset_of!(postbox_pair, capacity) - 8usize];
+    ["Offset of field: postbox_pair::capacity_bytes"]
+        [::core::mem::offset_of!(postbox_pair, capacity_bytes) - 16usize];
+    ["Offset of field: postbox_pair::back_capacity"]
+        [::core::mem::offset_of!(postbox_pair, back_capacity) - 24usize];
+    ["Offset of field: postbox_pair::back_capacity_bytes"]
+        [::core::mem::offset_of!(postbox_pair, back_capacity_bytes) - 32usize];
+    ["Offset of field: postbox_pair::message_max"]
+        [::core::mem::offset_of!(postbox_pair, message_max) - 40usize];
+    ["Offset of field: postbox_pair::id"][::core::mem::offset_of!(postbox_pair, id) - 48usize];
+    ["Offset of field: postbox_pair::fd"][::core::mem::offset_of!(postbox_pair, fd) - 56usize];
+    ["Offset of field: postbox_pair::reserved"]
+        [::core::mem::offset_of!(postbox_pair, reserved) - 60usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_connect {
+    pub size: __u32,
+    pub flags: __u32,
+    pub name: __u64,
+    pub name_len: __u32,
+    pub number: __u32,
+    pub timeout_ns: __u64,
+    pub id: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_connect"][::core::mem::size_of::<postbox_connect>() - 40usize];
+    ["Alignment of postbox_connect"][::core::mem::align_of::<postbox_connect>() - 8usize];
+    ["Offset of field: postbox_connect::size"]
+        [::core::mem::offset_of!(postbox_connect, size) - 0usize];
+    ["Offset of field: postbox_connect::flags"]
+        [::core::mem::offset_of!(postbox_connect, flags) - 4usize];
+    ["Offset of field: postbox_connect::name"]
+        [::core::mem::offset_of!(postbox_connect, name) - 8usize];
+    ["Offset of field: postbox_connect::name_len"]
+        [::core::mem::offset_of!(postbox_connect, name_len) - 16usize];
+    ["Offset of field: postbox_connect::number"]
+        [::core::mem::offset_of!(postbox_connect, number) - 20usize];
+    ["Offset of field: postbox_connect::timeout_ns"]
+        [::core::mem::offset_of!(postbox_connect, timeout_ns) - 24usize];
+    ["Offset of field: postbox_connect::id"]
+        [::core::mem::offset_of!(postbox_connect, id) - 32usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_accept {
+    pub size: __u32,
+    pub flags: __u32,
+    pub timeout_ns: __u64,
+    pub id: __u64,
+    pub fd: __s32,
+    pub reserved: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_accept"][::core::mem::size_of::<postbox_accept>() - 32usize];
+    ["Alignment of postbox_accept"][::core::mem::align_of::<postbox_accept>() - 8usize];
+    ["Offset of field: postbox_accept::size"]
+        [::core::mem::offset_of!(postbox_accept, size) - 0usize];
+    ["Offset of field: postbox_accept::flags"]
+        [::core::mem::offset_of!(postbox_accept, flags) - 4usize];
+    ["Offset of field: postbox_accept::timeout_ns"]
+        [::core::mem::offset_of!(postbox_accept, timeout_ns) - 8usize];
+    ["Offset of field: postbox_accept::id"][::core::mem::offset_of!(postbox_accept, id) - 16usize];
+    ["Offset of field: postbox_accept::fd"][::core::mem::offset_of!(postbox_accept, fd) - 24usize];
+    ["Offset of field: postbox_accept::reserved"]
+        [::core::mem::offset_of!(postbox_accept, reserved) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_peer {
+    pub size: __u32,
+    pub pid: __u32,
+    pub tid: __u32,
+    pub uid: __u32,
+    pub gid: __u32,
+    pub reserved: __u32,
+    pub pidfd_ino: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_peer"][::core::mem::size_of::<postbox_peer>() - 32usize];
+    ["Alignment of postbox_peer"][::core::mem::align_of::<postbox_peer>() - 8usize];
+    ["Offset of field: postbox_peer::size"][::core::mem::offset_of!(postbox_peer, size) - 0usize];
+    ["Offset of field: postbox_peer::pid"][::core::mem::offset_of!(postbox_peer, pid) - 4usize];
+    ["Offset of field: postbox_peer::tid"][::core::mem::offset_of!(postbox_peer, tid) - 8usize];
+    ["Offset of field: postbox_peer::uid"][::core::mem::offset_of!(postbox_peer, uid) - 12usize];
+    ["Offset of field: postbox_peer::gid"][::core::mem::offset_of!(postbox_peer, gid) - 16usize];
+    ["Offset of field: postbox_peer::reserved"]
+        [::core::mem::offset_of!(postbox_peer, reserved) - 20usize];
+    ["Offset of field: postbox_peer::pidfd_ino"]
+        [::core::mem::offset_of!(postbox_peer, pidfd_ino) - 24usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_wait_peer {
+    pub size: __u32,
+    pub flags: __u32,
+    pub timeout_ns: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_wait_peer"][::core::mem::size_of::<postbox_wait_peer>() - 16usize];
+    ["Alignment of postbox_wait_peer"][::core::mem::align_of::<postbox_wait_peer>() - 8usize];
+    ["Offset of field: postbox_wait_peer::size"]
+        [::core::mem::offset_of!(postbox_wait_peer, size) - 0usize];
+    ["Offset of field: postbox_wait_peer::flags"]
+        [::core::mem::offset_of!(postbox_wait_peer, flags) - 4usize];
+    ["Offset of field: postbox_wait_peer::timeout_ns"]
+        [::core::mem::offset_of!(postbox_wait_peer, timeout_ns) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_shutdown {
+    pub size: __u32,
+    pub how: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_shutdown"][::core::mem::size_of::<postbox_shutdown>() - 8usize];
+    ["Alignment of postbox_shutdown"][::core::mem::align_of::<postbox_shutdown>() - 4usize];
+    ["Offset of field: postbox_shutdown::size"]
+        [::core::mem::offset_of!(postbox_shutdown, size) - 0usize];
+    ["Offset of field: postbox_shutdown::how"]
+        [::core::mem::offset_of!(postbox_shutdown, how) - 4usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_io {
+    pub size: __u32,
+    pub flags: __u32,
+    pub data: __u64,
+    pub len: __u64,
+    pub timeout_ns: __u64,
+    pub done: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_io"][::core::mem::size_of::<postbox_io>() - 40usize];
+    ["Alignment of postbox_io"][::core::mem::align_of::<postbox_io>() - 8usize];
+    ["Offset of field: postbox_io::size"][::core::mem::offset_of!(postbox_io, size) - 0usize];
+    ["Offset of field: postbox_io::flags"][::core::mem::offset_of!(postbox_io, flags) - 4usize];
+    ["Offset of field: postbox_io::data"][::core::mem::offset_of!(postbox_io, data) - 8usize];
+    ["Offset of field: postbox_io::len"][::core::mem::offset_of!(postbox_io, len) - 16usize];
+    ["Offset of field: postbox_io::timeout_ns"]
+        [::core::mem::offset_of!(postbox_io, timeout_ns) - 24usize];
+    ["Offset of field: postbox_io::done"][::core::mem::offset_of!(postbox_io, done) - 32usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_capacity {
+    pub size: __u32,
+    pub reserved: __u32,
+    pub capacity: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_capacity"][::core::mem::size_of::<postbox_capacity>() - 16usize];
+    ["Alignment of postbox_capacity"][::core::mem::align_of::<postbox_capacity>() - 8usize];
+    ["Offset of field: postbox_capacity::size"]
+        [::core::mem::offset_of!(postbox_capacity, size) - 0usize];
+    ["Offset of field: postbox_capacity::reserved"]
+        [::core::mem::offset_of!(postbox_capacity, reserved) - 4usize];
+    ["Offset of field: postbox_capacity::capacity"]
+        [::core::mem::offset_of!(postbox_capacity, capacity) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_sync {
+    pub size: __u32,
+    pub flags: __u32,
+    pub count: __u64,
+    pub timeout_ns: __u64,
+    pub state: __u32,
+    pub reserved: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_sync"][::core::mem::size_of::<postbox_sync>() - 32usize];
+    ["Alignment of postbox_sync"][::core::mem::align_of::<postbox_sync>() - 8usize];
+    ["Offset of field: postbox_sync::size"][::core::mem::offset_of!(postbox_sync, size) - 0usize];
+    ["Offset of field: postbox_sync::flags"][::core::mem::offset_of!(postbox_sync, flags) - 4usize];
+    ["Offset of field: postbox_sync::count"][::core::mem::offset_of!(postbox_sync, count) - 8usize];
+    ["Offset of field: postbox_sync::timeout_ns"]
+        [::core::mem::offset_of!(postbox_sync, timeout_ns) - 16usize];
+    ["Offset of field: postbox_sync::state"]
+        [::core::mem::offset_of!(postbox_sync, state) - 24usize];
+    ["Offset of field: postbox_sync::reserved"]
+        [::core::mem::offset_of!(postbox_sync, reserved) - 28usize];
 };

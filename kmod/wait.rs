@@ -7,9 +7,9 @@
 //! stops waiting for a reason of its own takes the lock, and looks whether it was too late.
 
 use crate::{
-    helpers::{self, c},
+    helpers::{self, c, Process},
     message::Message,
-    queue::{self, Linked, Links, Received, Sent},
+    queue::{self, Linked, Links, List, Received, Sent},
     uapi,
 };
 use core::{cell::UnsafeCell, marker::PhantomPinned, pin::Pin, ptr::NonNull};
@@ -17,9 +17,12 @@ use kernel::{
     bindings,
     fs::File,
     prelude::*,
-    sync::atomic::{
-        ordering::{Acquire, Release},
-        Atomic,
+    sync::{
+        atomic::{
+            ordering::{Acquire, Release},
+            Atomic,
+        },
+        new_spinlock, SpinLock,
     },
     task::Task,
     types::Opaque,
@@ -85,6 +88,10 @@ impl Wait {
 pub(crate) enum Outcome {
     Sent(Sent),
     Received(Received<KBox<Message>>),
+    /// The answer to a request.
+    Replied(KBox<Message>),
+    /// An [`Event`] happened.
+    Happened,
 }
 
 /// A task that waits.
@@ -95,6 +102,9 @@ pub(crate) struct Waiter {
     /// Set after `outcome` was written; from then on nobody else has a pointer here.
     done: Atomic<u32>,
     outcome: UnsafeCell<Option<Outcome>>,
+    /// What it waits for, as the object counts: the process whose messages it wants (0: any),
+    /// bytes, or units.
+    wanted: u64,
     _pin: PhantomPinned,
 }
 
@@ -106,8 +116,22 @@ impl Waiter {
             task: Task::current_raw(),
             done: Atomic::new(0),
             outcome: UnsafeCell::new(None),
+            wanted: 0,
             _pin: PhantomPinned,
         }
+    }
+
+    /// The same, with a number that says what it waits for.
+    pub(crate) fn wanting(wanted: u64) -> Self {
+        Self {
+            wanted,
+            ..Self::new()
+        }
+    }
+
+    /// What it waits for, as the object counts.
+    pub(crate) fn wanted(&self) -> u64 {
+        self.wanted
     }
 
     /// The pointer to put on a list. Following it is sound until the wait is done, or the pointer
@@ -118,6 +142,11 @@ impl Waiter {
 
     /// Sleeps until the wait is done, or there is another reason to end it.
     pub(crate) fn sleep(&self, wait: &Wait) -> Result {
+        self.sleep_while(wait, None)
+    }
+
+    /// The same; that `process` exits is a reason too: `ESRCH`.
+    pub(crate) fn sleep_while(&self, wait: &Wait, process: Option<&Process>) -> Result {
         let (timed, until, realtime, relative) = match *wait {
             Wait::Until {
                 at,
@@ -126,8 +155,10 @@ impl Waiter {
             } => (true, at, realtime, relative),
             _ => (false, 0, false, false),
         };
-        // SAFETY: `done` is valid, and is only set to end the wait.
-        match unsafe { c::postbox_wait(self.done.as_ptr(), timed, until, realtime) } {
+        let process = process.map_or(core::ptr::null_mut(), Process::as_ptr);
+        // SAFETY: `done` is valid, and is only set to end the wait; there is a reference to the
+        // process.
+        match unsafe { c::postbox_wait(self.done.as_ptr(), timed, until, realtime, process) } {
             0 => Ok(()),
             // Restarting would wait for the whole duration again.
             err if relative && err == ERESTARTSYS.to_errno() => Err(EINTR),
@@ -160,7 +191,7 @@ unsafe impl Send for WaiterPtr {}
 
 impl WaiterPtr {
     /// Hands the outcome over, under the object's lock.
-    fn finish(self, outcome: Outcome) -> Wake {
+    pub(crate) fn finish(self, outcome: Outcome) -> Wake {
         // SAFETY: By the contract of `pointer` the waiter is there until `done` is set below, and
         // the caller, who took the pointer out of the object, is the only one to write to it.
         unsafe {
@@ -199,6 +230,10 @@ impl queue::SendWaiter for WaiterPtr {
 impl queue::ReceiveWaiter<KBox<Message>> for WaiterPtr {
     type Wake = Wake;
 
+    fn origin(receiver: &Waiter) -> u64 {
+        receiver.wanted
+    }
+
     fn finish(self, received: Received<KBox<Message>>) -> Wake {
         self.finish(Outcome::Received(received))
     }
@@ -208,10 +243,95 @@ impl queue::ReceiveWaiter<KBox<Message>> for WaiterPtr {
 #[must_use]
 pub(crate) struct Wake(*mut bindings::task_struct);
 
+// SAFETY: It is a counted reference to a task.
+unsafe impl Send for Wake {}
+
+impl Wake {
+    /// Wakes it where the current task runs, which is about to sleep until it is answered.
+    pub(crate) fn hand_over(self) {
+        let task = self.0;
+        core::mem::forget(self);
+        // SAFETY: `self` had a reference to the task, which this drops.
+        unsafe { c::postbox_task_hand_over(task) };
+    }
+}
+
 impl Drop for Wake {
     fn drop(&mut self) {
         // SAFETY: `self` has a reference to the task, which this drops.
         unsafe { c::postbox_task_wake(self.0) };
+    }
+}
+
+struct Happening {
+    happened: bool,
+    waiting: List<WaiterPtr>,
+}
+
+/// Something that happens once, and may be waited for.
+#[pin_data]
+pub(crate) struct Event {
+    happened: Atomic<u32>,
+    #[pin]
+    inner: SpinLock<Happening>,
+}
+
+impl Event {
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            happened: Atomic::new(0),
+            inner <- new_spinlock!(
+                Happening {
+                    happened: false,
+                    waiting: List::new(),
+                },
+                "postbox_event"
+            ),
+        })
+    }
+
+    /// It happens.
+    pub(crate) fn set(&self) {
+        if self.happened.load(Acquire) != 0 {
+            return;
+        }
+        self.happened.store(1, Release);
+        loop {
+            let mut inner = self.inner.lock();
+            inner.happened = true;
+            let waiter = inner.waiting.pop_front();
+            let wake = waiter.map(|waiter| waiter.finish(Outcome::Happened));
+            drop(inner);
+            if wake.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Waits until it has happened.
+    pub(crate) fn wait(&self, wait: &Wait) -> Result {
+        let waiter = core::pin::pin!(Waiter::new());
+        let waiter = waiter.as_ref();
+        {
+            let mut inner = self.inner.lock();
+            if inner.happened {
+                return Ok(());
+            }
+            if !wait.may_wait() {
+                return Err(EAGAIN);
+            }
+            inner.waiting.push_back(waiter.pointer());
+        }
+        let slept = waiter.sleep(wait);
+        if let (None, Err(error)) = (waiter.outcome(), slept) {
+            let mut inner = self.inner.lock();
+            if waiter.outcome().is_none() {
+                // SAFETY: It was put there above, and is not done.
+                unsafe { inner.waiting.remove(NonNull::from(waiter.get_ref())) };
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -197,6 +197,21 @@ impl<O: Owner> List<O> {
         unsafe { O::from_raw(at) }
     }
 
+    /// The first element for which `wanted` says so.
+    pub fn find(&self, mut wanted: impl FnMut(&O::Target) -> bool) -> Option<&O::Target> {
+        let mut at = self.head;
+        while let Some(raw) = at {
+            // SAFETY: `raw` is an element, valid by the invariant; it leaves the list only through
+            // `&mut self`.
+            let element = unsafe { &*raw.as_ptr() };
+            if wanted(element) {
+                return Some(element);
+            }
+            at = Self::links(&raw).next.get();
+        }
+        None
+    }
+
     /// Takes the first element out for which `wanted` says so.
     pub fn remove_first(&mut self, mut wanted: impl FnMut(&O::Target) -> bool) -> Option<O> {
         let mut at = self.head;

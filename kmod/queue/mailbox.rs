@@ -11,6 +11,10 @@
 //! under the lock, decides: the mailbox by [`SendWaiter::finish`], or the sender by
 //! [`Mailbox::withdraw`]. A message whose sender withdrew while a receiver copied it is not
 //! received: that receiver goes on waiting.
+//!
+//! The sender of a request waits for its answer. It keeps its pointer in the message while that is
+//! queued, received, and with the handle that owes the answer, until one of [`Mailbox::answer`],
+//! [`Mailbox::abandon`] and [`Mailbox::withdraw`] takes it out.
 
 use super::{
     list::{Linked, Links, List, Owner},
@@ -52,6 +56,9 @@ pub trait ReceiveWaiter<M>: Owner {
     /// What wakes it, once the lock is dropped.
     type Wake;
 
+    /// The origin of the messages that it waits for; 0: any.
+    fn origin(receiver: &Self::Target) -> u64;
+
     /// Ends its wait.
     fn finish(self, received: Received<M>) -> Self::Wake;
 }
@@ -66,6 +73,10 @@ pub enum Sent {
     Full,
     /// The last receiver is gone.
     Closed,
+    /// The handle that owed the answer to a request was closed, or its process is gone.
+    Abandoned,
+    /// Whoever owed the answer to a request dropped it.
+    Dropped,
 }
 
 /// How the wait of a receiver ended.
@@ -85,6 +96,8 @@ enum Place {
     Queued,
     /// Waiting for room, with its sender.
     Blocked,
+    /// A request that was received, with the handle that owes the answer.
+    Owed,
 }
 
 /// The part of a message that the queue looks at. All of it belongs to whoever holds the lock of
@@ -98,13 +111,24 @@ pub struct Node<M: Message> {
     len: u64,
     place: Cell<Place>,
     sender: Cell<Option<M::Sender>>,
-    reservation: bool,
+    kind: Kind,
+    /// Who sent it, as a number; 0: nobody in particular.
+    origin: u64,
     /// Whether its sender waits for a receiver to come, and not only for one to finish.
     may_wait: Cell<bool>,
     withdrawn: Cell<bool>,
     redelivered: Cell<bool>,
     token: Cell<u64>,
-    lease_holder: Cell<usize>,
+    /// Who took it, where it is leased or owed an answer.
+    holder: Cell<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Message,
+    Request,
+    /// A stand-in, which waits for room.
+    Reservation,
 }
 
 // SAFETY: The cells are reached only by methods of `Mailbox` that have `&mut self`, so by one
@@ -127,20 +151,22 @@ impl<M: Message> Node<M> {
             len,
             place: Cell::new(Place::Held),
             sender: Cell::new(None),
-            reservation: false,
+            kind: Kind::Message,
+            origin: 0,
             may_wait: Cell::new(false),
             withdrawn: Cell::new(false),
             redelivered: Cell::new(false),
             token: Cell::new(0),
-            lease_holder: Cell::new(0),
+            holder: Cell::new(0),
         }
     }
 
-    /// Makes it the node of a new message, in the memory of one that was received.
-    pub fn renew(&mut self, priority: u16, len: u64) {
+    /// Makes it the node of a new message from `origin`, in the memory of one that was received.
+    pub fn renew(&mut self, priority: u16, len: u64, origin: u64) {
         self.priority = priority;
         self.len = len;
-        self.reservation = false;
+        self.origin = origin;
+        self.kind = Kind::Message;
         self.place.set(Place::Held);
         self.sender.set(None);
         self.may_wait.set(false);
@@ -151,9 +177,19 @@ impl<M: Message> Node<M> {
     /// The node of a stand-in that waits for room for `len` bytes.
     pub fn reservation(len: u64) -> Self {
         Self {
-            reservation: true,
+            kind: Kind::Reservation,
             ..Self::new(0, len)
         }
+    }
+
+    /// Makes the message a request.
+    pub fn make_request(&mut self) {
+        self.kind = Kind::Request;
+    }
+
+    /// Whether it is a request, to be answered by who receives it.
+    pub fn is_request(&self) -> bool {
+        self.kind == Kind::Request
     }
 
     /// The links, for [`Linked`].
@@ -262,8 +298,8 @@ pub enum Returned<M, S, W> {
 /// A sender whose wait for room is over.
 #[derive(Debug)]
 pub struct Admitted<M, S, R> {
-    /// The sender to wake.
-    pub sender: S,
+    /// The sender to wake; that of a request goes on waiting.
+    pub sender: Option<S>,
     /// The receiver to wake, where one has the message now.
     pub receiver: Option<R>,
     /// The stand-in of a reservation, to be freed.
@@ -301,6 +337,11 @@ pub struct Counters {
 pub struct HandleState<M: Message> {
     /// Messages taken and not acknowledged, oldest first.
     leases: List<M>,
+    /// Requests taken and not answered, oldest first.
+    owed: List<M>,
+    /// Answers that came and could not be delivered, to be fetched.
+    kept: List<M>,
+    kept_token: u64,
     reserved_messages: u64,
     reserved_bytes: u64,
 }
@@ -310,6 +351,9 @@ impl<M: Message> HandleState<M> {
     pub const fn new() -> Self {
         Self {
             leases: List::new(),
+            owed: List::new(),
+            kept: List::new(),
+            kept_token: 0,
             reserved_messages: 0,
             reserved_bytes: 0,
         }
@@ -325,6 +369,30 @@ impl<M: Message> HandleState<M> {
     pub fn leases(&self) -> usize {
         self.leases.len()
     }
+
+    /// The number of requests that were taken and not answered.
+    pub fn owed(&self) -> usize {
+        self.owed.len()
+    }
+
+    /// The number of answers to be fetched.
+    pub fn kept(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Keeps an answer; returns what it is fetched by.
+    pub fn keep(&mut self, answer: M) -> u64 {
+        self.kept_token += 1;
+        answer.entry().node().token.set(self.kept_token);
+        self.kept.push_back(answer);
+        self.kept_token
+    }
+
+    /// Takes an answer out that was kept.
+    pub fn fetch(&mut self, token: u64) -> Option<M> {
+        self.kept
+            .remove_first(|entry| entry.node().token.get() == token)
+    }
 }
 
 impl<M: Message> Default for HandleState<M> {
@@ -337,14 +405,17 @@ impl<M: Message> Default for HandleState<M> {
 ///
 /// # Invariants
 ///
-/// While a receiver waits, no message is queued: it was, or will at once be, given the message.
-/// `used_*` is the sum over queued, held, leased and reserved; what is blocked is not in it.
+/// While a receiver waits, no message that it waits for is queued: it was, or will at once be,
+/// given that. `picky` is the number of those that wait for messages of one origin.
+/// `used_*` is the sum over queued, held, leased and reserved; what is blocked or owed is not in
+/// it.
 pub struct Mailbox<M: Message, R: ReceiveWaiter<M>> {
     queue: Ordered<M>,
     blocked: List<M>,
     /// Senders that wait for a receiver to have the bytes.
     offers: usize,
     waiting: List<R>,
+    picky: usize,
     capacity: Capacity,
     /// Peers can come back, so that neither side ever ends.
     persistent: bool,
@@ -352,6 +423,8 @@ pub struct Mailbox<M: Message, R: ReceiveWaiter<M>> {
     had_receiver: bool,
     senders: u32,
     receivers: u32,
+    no_more_sends: bool,
+    no_more_receives: bool,
     used_messages: u64,
     used_bytes: u64,
     queued_bytes: u64,
@@ -374,12 +447,15 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
             blocked: List::new(),
             offers: 0,
             waiting: List::new(),
+            picky: 0,
             capacity,
             persistent,
             had_sender: false,
             had_receiver: false,
             senders: 0,
             receivers: 0,
+            no_more_sends: false,
+            no_more_receives: false,
             used_messages: 0,
             used_bytes: 0,
             queued_bytes: 0,
@@ -414,6 +490,16 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     /// Messages that wait to be received, and their bytes.
     pub fn queued(&self) -> (u64, u64) {
         (self.queue.len() as u64, self.queued_bytes)
+    }
+
+    /// The message that a receiver of those of one origin, or of any (0), would get.
+    pub fn first(&self, origin: u64) -> Option<&M::Entry> {
+        if origin == 0 {
+            return self.queue.front();
+        }
+        let found = self.queue.find(|node| node.origin == origin)?;
+        // SAFETY: It is in the queue, which it leaves only through `&mut self`.
+        Some(unsafe { &*found.as_ptr() })
     }
 
     /// Messages that were taken and not acknowledged.
@@ -458,9 +544,9 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
 
     /// Whether a small message would be accepted now.
     pub fn writable(&self) -> bool {
-        !self.closed()
+        !self.refuses()
             && if self.rendezvous() {
-                !self.waiting.is_empty()
+                self.waiting.len() > self.picky
             } else {
                 self.blocked.is_empty() && self.fits(1)
             }
@@ -468,13 +554,19 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
 
     /// Whether the last receiver is gone.
     pub fn closed(&self) -> bool {
-        self.had_receiver && self.receivers == 0 && !self.persistent
+        self.no_more_receives || (self.had_receiver && self.receivers == 0 && !self.persistent)
+    }
+
+    /// Whether nothing more is taken from senders.
+    pub fn refuses(&self) -> bool {
+        self.no_more_sends || self.closed()
     }
 
     /// Whether the last sender is gone and no message can come any more: what a receiver holds
     /// may yet come back.
     pub fn ended(&self) -> bool {
-        self.had_sender && self.senders == 0 && !self.persistent && self.used_messages == 0
+        (self.no_more_sends || (self.had_sender && self.senders == 0 && !self.persistent))
+            && self.used_messages == 0
     }
 
     #[inline]
@@ -528,35 +620,44 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         self.end()
     }
 
+    /// Nobody sends, or nobody receives, any more, whatever handles are open. What was sent before
+    /// can still be received.
+    pub fn shut(&mut self, sends: bool, receives: bool) {
+        self.no_more_sends |= sends;
+        self.no_more_receives |= receives;
+    }
+
     /// Whether nobody has to be let in or told that the other side is gone.
     pub fn settled(&self) -> bool {
         self.blocked.is_empty()
-            && (self.offers == 0 || !self.closed())
+            && (!self.refuses() || (self.offers == 0 && !self.closed()))
             && (self.waiting.is_empty() || !self.ended())
     }
 
     /// Which waits have to be ended.
     pub fn end(&self) -> End {
         End {
-            sends: self.closed(),
+            sends: self.refuses(),
             receives: self.ended() && !self.waiting.is_empty(),
         }
     }
 
     /// Ends the wait of one sender if the last receiver is gone.
     pub fn end_one_send(&mut self) -> Option<(Wake<M>, M)> {
-        if !self.closed() {
+        if !self.refuses() {
             return None;
         }
         let message = match self.blocked.pop_front() {
             Some(message) => message,
+            // A request that is queued was sent, and can be answered as long as it can be received.
+            None if self.offers == 0 && !self.closed() => return None,
             None => {
-                // The offers of a rendezvous wait in the queue. What has no sender was accepted,
-                // and came back.
-                let offer = self.queue.find(|node| node.sender.get().is_some())?;
-                self.offers -= 1;
+                // Offers and requests wait in the queue. What has no sender was accepted, and
+                // came back.
+                let waits = self.queue.find(|node| node.sender.get().is_some())?;
+                self.end_offer();
                 // SAFETY: It was found in the queue.
-                unsafe { self.unqueue(offer) }
+                unsafe { self.unqueue(waits) }
             }
         };
         let sender = message.entry().node().sender.take()?;
@@ -568,7 +669,17 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         if !self.ended() {
             return None;
         }
+        let receiver = self.waiting.front()?;
+        self.picky -= usize::from(R::origin(receiver) != 0);
         Some(self.waiting.pop_front()?.finish(Received::Ended))
+    }
+
+    /// Whoever waits in a mailbox of capacity 0 with a message that is not blocked is an offer.
+    #[inline]
+    fn end_offer(&mut self) {
+        if self.rendezvous() {
+            self.offers -= 1;
+        }
     }
 
     // Sending.
@@ -576,7 +687,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     /// Sends a message if nothing has to wait for that: the usual case. Otherwise it comes back.
     pub fn send_now(&mut self, message: M) -> Result<Option<R::Wake>, M> {
         let len = message.entry().node().len;
-        if self.blocked.is_empty() && self.fits(len) && !self.closed() {
+        if self.blocked.is_empty() && self.fits(len) && !self.refuses() {
             Ok(self.accept(message))
         } else {
             Err(message)
@@ -597,12 +708,12 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         waiter: Option<M::Sender>,
         may_wait: bool,
     ) -> Sending<M, R::Wake> {
-        if self.closed() {
+        if self.refuses() {
             return Sending::Closed(message);
         }
         let len = message.entry().node().len;
         if self.rendezvous() {
-            let receiver = self.waiting.pop_front();
+            let receiver = self.pop_waiting(message.entry().node());
             if receiver.is_some() || may_wait {
                 message.entry().node().sender.set(waiter);
                 message.entry().node().may_wait.set(may_wait);
@@ -631,8 +742,35 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         Sending::Full(message)
     }
 
+    /// Sends a request, whose caller waits until it is answered.
+    ///
+    /// # Safety
+    ///
+    /// `caller` stays valid until it was finished or the message was withdrawn.
+    pub unsafe fn call(&mut self, request: M, caller: M::Sender) -> Sending<M, R::Wake> {
+        if self.rendezvous() {
+            // SAFETY: By the contract.
+            return unsafe { self.send(request, Some(caller), true) };
+        }
+        if self.refuses() {
+            return Sending::Closed(request);
+        }
+        let node = request.entry().node();
+        node.sender.set(Some(caller));
+        node.may_wait.set(true);
+        Sending::Waits(if self.blocked.is_empty() && self.fits(node.len) {
+            self.accept(request)
+        } else {
+            self.counters.full += 1;
+            node.place.set(Place::Blocked);
+            self.blocked.push_back(request);
+            None
+        })
+    }
+
     /// Takes a message back from a sender that stops waiting. `None`: a receiver is copying it,
-    /// and will find that it is withdrawn.
+    /// and will find that it is withdrawn; or has received a request, and will find that nobody
+    /// waits for the answer.
     ///
     /// # Safety
     ///
@@ -643,12 +781,16 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         node.sender.set(None);
         match node.place.replace(Place::Held) {
             Place::Held => {
-                self.offers -= 1;
+                self.end_offer();
                 node.withdrawn.set(true);
                 None
             }
+            Place::Owed => {
+                node.place.set(Place::Owed);
+                None
+            }
             Place::Queued => {
-                self.offers -= 1;
+                self.end_offer();
                 // SAFETY: By its place it is in the queue.
                 Some(unsafe { self.unqueue(message) })
             }
@@ -659,7 +801,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
 
     /// Lets in the sender that waits longest, if there is room for it now.
     pub fn admit(&mut self) -> Option<Admitted<M, Wake<M>, R::Wake>> {
-        if self.closed() {
+        if self.refuses() {
             return None;
         }
         let len = self.blocked.front()?.node().len;
@@ -668,8 +810,11 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         }
         let message = self.blocked.pop_front()?;
         let node = message.entry().node();
-        let sender = node.sender.take()?.finish(Sent::Accepted);
-        if node.reservation {
+        let sender = match node.kind {
+            Kind::Request => None,
+            _ => Some(node.sender.take()?.finish(Sent::Accepted)),
+        };
+        if node.kind == Kind::Reservation {
             self.count_reserved(len);
             return Some(Admitted {
                 sender,
@@ -685,11 +830,27 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         })
     }
 
+    /// The receiver that waits longest for a message like this.
+    #[inline]
+    fn pop_waiting(&mut self, node: &Node<M>) -> Option<R> {
+        if self.picky == 0 {
+            return self.waiting.pop_front();
+        }
+        let receiver = self.waiting.remove_first(
+            |receiver| matches!(R::origin(receiver), o if o == 0 || o == node.origin),
+        )?;
+        let receiver = receiver.into_raw();
+        // SAFETY: It was taken out of the list just now, and is valid as long as it was not finished.
+        self.picky -= usize::from(R::origin(unsafe { receiver.as_ref() }) != 0);
+        // SAFETY: It comes from `into_raw`, and is given back once.
+        Some(unsafe { R::from_raw(receiver) })
+    }
+
     /// Takes a message for which there is room: to a receiver that waits, or into the queue.
     #[inline]
     fn accept(&mut self, message: M) -> Option<R::Wake> {
         self.counters.sent += 1;
-        match self.waiting.pop_front() {
+        match self.pop_waiting(message.entry().node()) {
             Some(receiver) => Some(self.give(receiver, message)),
             None => {
                 self.enqueue(message);
@@ -765,7 +926,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         waiter: M::Sender,
         may_wait: bool,
     ) -> Reserving<M> {
-        if self.closed() {
+        if self.refuses() {
             return Reserving::Closed(stand_in);
         }
         let node = stand_in.entry().node();
@@ -815,7 +976,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         message: M,
         reserved: u64,
     ) -> Sending<M, R::Wake> {
-        if self.closed() {
+        if self.refuses() {
             return Sending::Closed(message);
         }
         if message.entry().node().len > reserved || !self.unreserve(state, reserved) {
@@ -838,14 +999,36 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
             None => return Take::Empty,
         }
         match self.queue.pop_front() {
-            Some(message) => {
-                let node = message.entry().node();
-                self.hold(node);
-                self.queued_bytes -= node.len;
-                Take::Message(message)
-            }
+            Some(message) => Take::Message(self.taken(message)),
             None => Take::Empty,
         }
+    }
+
+    /// Takes the first message of one origin if it has at most `room` bytes.
+    pub fn take_from(&mut self, origin: u64, room: u64) -> Take<M> {
+        let Some(found) = self.queue.find(|node| node.origin == origin) else {
+            return if self.ended() {
+                Take::Ended
+            } else {
+                Take::Empty
+            };
+        };
+        // SAFETY: It was found in the queue.
+        let len = unsafe { found.as_ref() }.node().len;
+        if len > room {
+            return Take::TooSmall(len);
+        }
+        // SAFETY: As above.
+        let message = unsafe { self.queue.remove(found) };
+        Take::Message(self.taken(message))
+    }
+
+    #[inline]
+    fn taken(&mut self, message: M) -> M {
+        let node = message.entry().node();
+        self.hold(node);
+        self.queued_bytes -= node.len;
+        message
     }
 
     /// Lets a receiver wait, after [`Mailbox::take`] found nothing under the same lock.
@@ -854,7 +1037,9 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     ///
     /// The receiver stays valid until it was finished or left.
     pub unsafe fn wait(&mut self, receiver: R) {
-        self.waiting.push_back(receiver);
+        let receiver = self.waiting.push_back(receiver);
+        // SAFETY: By the contract it is valid.
+        self.picky += usize::from(R::origin(unsafe { receiver.as_ref() }) != 0);
     }
 
     /// Lets a receiver wait whose message was withdrawn: it was here before those that wait now.
@@ -863,7 +1048,9 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     ///
     /// As for [`Mailbox::wait`].
     pub unsafe fn wait_again(&mut self, receiver: R) {
-        self.waiting.push_front(receiver);
+        let receiver = self.waiting.push_front(receiver);
+        // SAFETY: By the contract it is valid.
+        self.picky += usize::from(R::origin(unsafe { receiver.as_ref() }) != 0);
     }
 
     /// Ends a receiver's wait from its own side.
@@ -872,8 +1059,11 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     ///
     /// It waits here, and was not finished.
     pub unsafe fn leave(&mut self, receiver: NonNull<R::Target>) -> R {
-        // SAFETY: By the contract it is on the list.
-        unsafe { self.waiting.remove(receiver) }
+        // SAFETY: By the contract it is on the list, and so valid.
+        unsafe {
+            self.picky -= usize::from(R::origin(receiver.as_ref()) != 0);
+            self.waiting.remove(receiver)
+        }
     }
 
     /// The receiver has the bytes, and the message is to be freed either way.
@@ -896,6 +1086,61 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         Some(sender.finish(Sent::Accepted))
     }
 
+    /// The receiver has the bytes of a request, and owes the answer: the token that it answers
+    /// with is set. `holder` says who it is, for [`Mailbox::abandon`].
+    pub fn owe(&mut self, state: &mut HandleState<M>, request: M, holder: usize) -> Commit<M, ()> {
+        let node = request.entry().node();
+        self.give_room(node.len);
+        if node.withdrawn.get() {
+            return Commit::Withdrawn(request);
+        }
+        if self.rendezvous() {
+            self.offers -= 1;
+            self.counters.sent += 1;
+        }
+        self.counters.received += 1;
+        node.holder.set(holder);
+        node.place.set(Place::Owed);
+        state.owed.push_back(request);
+        Commit::Done(None)
+    }
+
+    /// Whether the caller of a request still waits for the answer; `None` if the handle owes no
+    /// such answer.
+    pub fn caller_waits(&self, state: &HandleState<M>, token: u64) -> Option<bool> {
+        let request = state.owed.find(|entry| entry.node().token.get() == token)?;
+        Some(request.node().sender.get().is_some())
+    }
+
+    /// Takes out a request that is answered, and the caller to give the answer to, under the same
+    /// lock, if that still waits. `None` if the handle owes no such answer.
+    pub fn answer(
+        &mut self,
+        state: &mut HandleState<M>,
+        token: u64,
+    ) -> Option<(M, Option<M::Sender>)> {
+        let request = state
+            .owed
+            .remove_first(|entry| entry.node().token.get() == token)?;
+        let caller = request.entry().node().sender.take();
+        Some((request, caller))
+    }
+
+    /// Ends the wait of one caller whose answer is owed by `holder`, or by anyone. The request is
+    /// to be freed, and its caller woken if it still waits.
+    pub fn abandon(
+        &mut self,
+        state: &mut HandleState<M>,
+        holder: Option<usize>,
+    ) -> Option<(M, Option<Wake<M>>)> {
+        let request = state.owed.remove_first(|entry| {
+            holder.is_none_or(|holder| entry.node().holder.get() == holder)
+        })?;
+        let caller = request.entry().node().sender.take();
+        let caller = caller.map(|caller| caller.finish(Sent::Abandoned));
+        Some((request, caller))
+    }
+
     /// The receiver has the bytes and will acknowledge them: the token that it does so with is
     /// set. `holder` says who it is, for [`Mailbox::reclaim`].
     pub fn lease(
@@ -909,7 +1154,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
             self.give_room(node.len);
             return Commit::Withdrawn(message);
         }
-        node.lease_holder.set(holder);
+        node.holder.set(holder);
         let sender = self.finish_sender(node);
         self.leased += 1;
         state.leases.push_back(message);
@@ -941,7 +1186,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         holder: Option<usize>,
     ) -> Option<Returned<M, Wake<M>, R::Wake>> {
         let message = self.unlease(state, |node| {
-            holder.is_none_or(|holder| node.lease_holder.get() == holder)
+            holder.is_none_or(|holder| node.holder.get() == holder)
         })?;
         Some(self.redeliver(message))
     }
@@ -969,7 +1214,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
             self.give_room(node.len);
             return Returned::Withdrawn(message);
         }
-        if let Some(receiver) = self.waiting.pop_front() {
+        if let Some(receiver) = self.pop_waiting(node) {
             return Returned::Given(self.hand_over(receiver, message));
         }
         // Only an offer has a sender still.

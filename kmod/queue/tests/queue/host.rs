@@ -175,14 +175,21 @@ pub struct SenderWoken {
 pub struct Receiver {
     links: Links<Receiver>,
     pub id: usize,
+    pub origin: u64,
     pub received: RefCell<Option<Received<Post>>>,
 }
 
 impl Receiver {
     pub fn new(id: usize) -> Rc<Self> {
+        Self::of_origin(id, 0)
+    }
+
+    /// One that waits for messages of one origin.
+    pub fn of_origin(id: usize, origin: u64) -> Rc<Self> {
         Rc::new(Self {
             links: Links::new(),
             id,
+            origin,
             received: RefCell::new(None),
         })
     }
@@ -231,6 +238,10 @@ unsafe impl Owner for ReceiverPtr {
 
 impl ReceiveWaiter<Post> for ReceiverPtr {
     type Wake = ReceiverWoken;
+
+    fn origin(receiver: &Receiver) -> u64 {
+        receiver.origin
+    }
 
     fn finish(self, received: Received<Post>) -> ReceiverWoken {
         // SAFETY: As for `Owner`.

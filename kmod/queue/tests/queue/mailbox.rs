@@ -243,7 +243,7 @@ fn small_message_does_not_overtake_a_large_one() {
     // The large one gives up: now there is room for the small one.
     assert!(b.withdraw(1).is_some());
     let admitted = b.mailbox.admit().expect("there is room");
-    assert_eq!(admitted.sender.id, 3);
+    assert_eq!(admitted.sender.expect("a sender").id, 3);
     assert!(b.mailbox.admit().is_none());
 }
 
@@ -257,7 +257,15 @@ fn message_that_is_smaller_than_its_reservation_makes_room() {
         b.send_reserved(&mut state, 1, 2, 9),
         Sending::Queued
     ));
-    assert_eq!(b.mailbox.admit().expect("there is room").sender.id, 0);
+    assert_eq!(
+        b.mailbox
+            .admit()
+            .expect("there is room")
+            .sender
+            .expect("a sender")
+            .id,
+        0
+    );
     assert_eq!(b.mailbox.queued(), (2, 7));
 }
 

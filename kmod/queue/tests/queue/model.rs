@@ -835,9 +835,10 @@ impl World {
 
     fn settle(&mut self) {
         while let Some(admitted) = self.mailbox.admit() {
-            let id = admitted.sender.id;
+            let sender = admitted.sender.expect("only messages wait here");
+            let id = sender.id;
             let (_, _, handle) = self.senders[&id];
-            self.woken(Some(admitted.sender));
+            self.woken(Some(sender));
             if let Some(stand_in) = admitted.stand_in {
                 assert_eq!(stand_in.id(), id);
                 let len = stand_in.entry().node().len();

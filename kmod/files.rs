@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Files in messages.
+//!
+//! A handle that is queued in a mailbox keeps its object. If that could only be received with the
+//! help of what is in the same queue, nobody would ever free either. So a message with a handle is
+//! refused where it would close a circle of "is queued in": see [`Edges`]. What cannot be seen here,
+//! a handle in the queue of a socket that is queued here, is bounded by the quota of files.
+
+use crate::{
+    chardev,
+    compat::eloop,
+    handle::{Handle, Shared},
+    helpers::{self, c},
+    mailbox::Mailbox,
+    quota::FilesCharge,
+    request::Place,
+    uapi,
+};
+use core::{mem::size_of, ptr::NonNull};
+use kernel::{
+    bindings,
+    fs::File,
+    prelude::*,
+    rbtree::{RBTree, RBTreeNode},
+    sync::{aref::ARef, new_mutex, Arc, Mutex},
+};
+
+struct Entry {
+    file: ARef<File>,
+    /// Those of a handle of ours; 0 for another file.
+    rights: u32,
+}
+
+/// The files of one message.
+pub(crate) struct Files {
+    entries: KVec<Entry>,
+    _edges: Option<Edges>,
+    _charge: FilesCharge,
+}
+
+impl Files {
+    /// Takes the files of the current task that an array of descriptors names, to be sent through
+    /// `handle` into `queue`, if they go to a queue.
+    pub(crate) fn take(
+        handle: &Handle,
+        queue: Option<&Mailbox>,
+        array: u64,
+        count: u32,
+    ) -> Result<Option<Self>> {
+        if count == 0 {
+            return Ok(None);
+        }
+        if count > uapi::POSTBOX_FILES_MAX {
+            return Err(EINVAL);
+        }
+        let mut charge = None;
+        handle.with_payer(helpers::euid(), |payer| {
+            charge = Some(payer.charge_files(count as usize)?);
+            Ok(())
+        })?;
+        let mut entries = KVec::with_capacity(count as usize, GFP_KERNEL_ACCOUNT)?;
+        let mut reached = KVec::new();
+        for i in 0..count {
+            let entry = entry_place(array, i)?.read_file()?;
+            let (file, mut rights) = (get(entry.fd)?, entry.rights);
+            let file = match chardev::as_handle(&file) {
+                Some(sent) => {
+                    if let Ok(bound) = sent.bound() {
+                        for mailbox in bound.mailboxes() {
+                            reached.push(address(mailbox), GFP_KERNEL_ACCOUNT)?;
+                        }
+                    }
+                    if rights == 0 {
+                        rights = sent.bound().map_or(0, |bound| bound.rights);
+                        file
+                    } else {
+                        chardev::new_file(sent.dup(rights)?)?
+                    }
+                }
+                None if rights != 0 => return Err(EINVAL),
+                None => file,
+            };
+            entries.push(Entry { file, rights }, GFP_KERNEL_ACCOUNT)?;
+        }
+        let edges = match queue {
+            Some(queue) => Edges::new(&handle.shared, address(queue), reached)?,
+            None => None,
+        };
+        Ok(Some(Self {
+            entries,
+            _edges: edges,
+            _charge: charge.ok_or(ENOMEM)?,
+        }))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Gives the current task a descriptor of each, and writes them to an array that has room for
+    /// them. They are closed again unless the result is kept.
+    pub(crate) fn install(&self, array: u64) -> Result<Installed> {
+        let mut installed = Installed(KVec::with_capacity(self.len(), GFP_KERNEL_ACCOUNT)?);
+        for (i, entry) in self.entries.iter().enumerate() {
+            let place = entry_place(array, i as u32)?;
+            // SAFETY: The file is valid. Security modules are asked.
+            let fd = unsafe {
+                bindings::receive_fd(
+                    entry.file.as_ptr(),
+                    core::ptr::null_mut(),
+                    bindings::O_CLOEXEC,
+                )
+            };
+            kernel::error::to_result(fd)?;
+            installed.0.push(fd as u32, GFP_KERNEL_ACCOUNT)?;
+            place.write_file(&uapi::postbox_fd {
+                fd,
+                rights: entry.rights,
+            })?;
+        }
+        Ok(installed)
+    }
+}
+
+/// Descriptors that the current task got.
+pub(crate) struct Installed(KVec<u32>);
+
+impl Installed {
+    /// None.
+    pub(crate) fn none() -> Self {
+        Self(KVec::new())
+    }
+
+    /// The message is received, and they stay.
+    pub(crate) fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        for fd in &self.0 {
+            // SAFETY: It closes a descriptor of the current task, which got it just now.
+            unsafe { bindings::close_fd(*fd) };
+        }
+    }
+}
+
+fn entry_place(array: u64, index: u32) -> Result<Place> {
+    Place::of_entry(array, index, size_of::<uapi::postbox_fd>())
+}
+
+/// The file of a descriptor of the current task.
+fn get(fd: i32) -> Result<ARef<File>> {
+    let mut refused = false;
+    // SAFETY: `refused` is valid. The file cannot have been got by fdget_pos() for this call: an
+    // ioctl has no position.
+    let file = unsafe { c::postbox_file_get(fd as u32, &mut refused) };
+    let file = NonNull::new(file).ok_or(EBADF)?;
+    // SAFETY: The reference was taken just now.
+    let file: ARef<File> = unsafe { ARef::from_raw(file.cast()) };
+    if refused {
+        return Err(EINVAL);
+    }
+    Ok(file)
+}
+
+/// What stands for a mailbox as long as it exists.
+pub(crate) fn address(mailbox: &Mailbox) -> usize {
+    core::ptr::from_ref(mailbox) as usize
+}
+
+/// How many mailboxes are looked at for a circle. More than that is refused like one.
+const REACH_MAX: usize = 4096;
+
+/// Which mailboxes have handles of which queued.
+#[pin_data]
+pub(crate) struct Graph {
+    #[pin]
+    edges: Mutex<RBTree<(usize, usize), usize>>,
+}
+
+impl Graph {
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            edges <- new_mutex!(RBTree::new()),
+        })
+    }
+}
+
+/// The part of the graph that stands for what one message carries.
+pub(crate) struct Edges {
+    shared: Arc<Shared>,
+    queue: usize,
+    reached: KVec<usize>,
+}
+
+impl Edges {
+    /// Notes that `queue` is going to have handles of `reached`. `ELOOP` if one of these leads back
+    /// to it.
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        queue: usize,
+        reached: KVec<usize>,
+    ) -> Result<Option<Self>> {
+        if reached.is_empty() {
+            return Ok(None);
+        }
+        let mut nodes = KVec::with_capacity(reached.len(), GFP_KERNEL_ACCOUNT)?;
+        for mailbox in &reached {
+            nodes.push(
+                RBTreeNode::new((queue, *mailbox), 1, GFP_KERNEL_ACCOUNT)?,
+                GFP_KERNEL_ACCOUNT,
+            )?;
+        }
+        let mut edges = shared.graph.edges.lock();
+        let mut seen = KVec::new();
+        for mailbox in &reached {
+            seen.push(*mailbox, GFP_KERNEL_ACCOUNT)?;
+        }
+        let mut next = 0;
+        while let Some(mailbox) = seen.get(next).copied() {
+            if mailbox == queue || seen.len() > REACH_MAX {
+                return Err(eloop());
+            }
+            next += 1;
+            let mut cursor = edges.cursor_lower_bound_mut(&(mailbox, 0));
+            while let Some(at) = cursor {
+                let (&(from, to), _) = at.current();
+                if from != mailbox {
+                    break;
+                }
+                if !seen.contains(&to) {
+                    seen.push(to, GFP_KERNEL_ACCOUNT)?;
+                }
+                cursor = at.move_next();
+            }
+        }
+        for (mailbox, node) in reached.iter().zip(nodes) {
+            match edges.get_mut(&(queue, *mailbox)) {
+                Some(count) => *count += 1,
+                None => {
+                    edges.insert(node);
+                }
+            }
+        }
+        drop(edges);
+        Ok(Some(Self {
+            shared: shared.clone(),
+            queue,
+            reached,
+        }))
+    }
+}
+
+impl Drop for Edges {
+    fn drop(&mut self) {
+        let mut edges = self.shared.graph.edges.lock();
+        for mailbox in &self.reached {
+            let key = (self.queue, *mailbox);
+            if let Some(count) = edges.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    edges.remove(&key);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-2.0
+//! The kinds of objects, and what all of them can do.
+
+use crate::{
+    link::{Link, Listener},
+    mailbox::{Mailbox, State},
+    uapi,
+    wait::Event,
+};
+use kernel::{bindings, fs::File, sync::Arc};
+
+/// An object.
+#[derive(Clone)]
+pub(crate) enum Object {
+    Mailbox(Arc<Mailbox>),
+    /// The mailbox of a process.
+    Endpoint(Arc<Mailbox>),
+    Link(Arc<Link>),
+    Listener(Arc<Listener>),
+}
+
+/// What a handle may do with an object, and at which of a link's ends it is.
+#[derive(Clone, Copy)]
+pub(crate) struct Side {
+    pub(crate) sends: bool,
+    pub(crate) receives: bool,
+    pub(crate) end: usize,
+}
+
+impl Object {
+    /// Its kind, for the header and for people.
+    pub(crate) fn kind(&self) -> (u32, &'static str) {
+        match self {
+            Self::Mailbox(_) => (uapi::POSTBOX_KIND_MAILBOX, "mailbox"),
+            Self::Endpoint(_) => (uapi::POSTBOX_KIND_ENDPOINT, "endpoint"),
+            Self::Link(_) => (uapi::POSTBOX_KIND_LINK, "link"),
+            Self::Listener(_) => (uapi::POSTBOX_KIND_LISTENER, "listener"),
+        }
+    }
+
+    /// The mailboxes that a side sends to and receives from.
+    pub(crate) fn mailboxes(&self, end: usize) -> (Option<&Arc<Mailbox>>, Option<&Arc<Mailbox>>) {
+        match self {
+            Self::Mailbox(mailbox) | Self::Endpoint(mailbox) => (Some(mailbox), Some(mailbox)),
+            Self::Link(link) => link.mailboxes(end),
+            Self::Listener(_) => (None, None),
+        }
+    }
+
+    /// A handle was bound to it.
+    pub(crate) fn open(&self, side: Side) {
+        match self {
+            Self::Mailbox(mailbox) | Self::Endpoint(mailbox) => {
+                mailbox.open(side.sends, side.receives);
+            }
+            Self::Link(link) => {
+                let (tx, rx) = link.mailboxes(side.end);
+                if let Some(tx) = tx.filter(|_| side.sends) {
+                    tx.open(true, false);
+                }
+                if let Some(rx) = rx.filter(|_| side.receives) {
+                    rx.open(false, true);
+                }
+            }
+            Self::Listener(listener) => listener.queue.open(false, side.receives),
+        }
+    }
+
+    /// A handle was closed for the last time. `state` is what it had of mailboxes.
+    pub(crate) fn close(&self, side: Side, state: &State) {
+        match self {
+            Self::Mailbox(mailbox) | Self::Endpoint(mailbox) => {
+                mailbox.close(side.sends, side.receives, state);
+            }
+            Self::Link(link) => {
+                let (tx, rx) = link.mailboxes(side.end);
+                if let Some(tx) = tx.filter(|_| side.sends) {
+                    tx.close(true, false, state);
+                }
+                if let Some(rx) = rx.filter(|_| side.receives) {
+                    rx.close(false, true, state);
+                }
+            }
+            Self::Listener(listener) => listener.queue.close(false, side.receives, state),
+        }
+    }
+
+    /// A process has closed its last descriptor of a handle, or exits.
+    pub(crate) fn process_closed(&self, side: Side, state: &State, process: usize) {
+        if let (_, Some(rx)) = self.mailboxes(side.end) {
+            if side.receives {
+                rx.reclaim(state, Some(process));
+            }
+        }
+    }
+
+    /// What poll says.
+    ///
+    /// # Safety
+    ///
+    /// As for [`crate::wait::Pollers::add`].
+    pub(crate) unsafe fn poll(
+        &self,
+        side: Side,
+        file: &File,
+        table: *mut bindings::poll_table_struct,
+    ) -> u32 {
+        // SAFETY: In all of this, by the contract.
+        unsafe {
+            match self {
+                Self::Mailbox(mailbox) | Self::Endpoint(mailbox) => {
+                    mailbox.poll(file, table, side.sends, side.receives)
+                }
+                Self::Link(link) => {
+                    let (tx, rx) = link.mailboxes(side.end);
+                    let tx = tx.filter(|_| side.sends);
+                    let rx = rx.filter(|_| side.receives);
+                    tx.map_or(0, |tx| tx.poll(file, table, true, false))
+                        | rx.map_or(0, |rx| rx.poll(file, table, false, true))
+                }
+                Self::Listener(listener) => listener.queue.poll(file, table, false, side.receives),
+            }
+        }
+    }
+
+    /// What happens when the other side comes for the first time.
+    pub(crate) fn peer(&self, side: Side) -> Option<&Event> {
+        let (tx, rx) = self.mailboxes(side.end);
+        match (tx.filter(|_| side.sends), rx.filter(|_| side.receives)) {
+            (Some(tx), _) => Some(tx.receiver_came()),
+            (None, Some(rx)) => Some(rx.sender_came()),
+            (None, None) => None,
+        }
+    }
+
+    /// Fills in what depends on its kind. A list has no handle, and sees a link from its first end.
+    pub(crate) fn describe(&self, end: usize, info: &mut uapi::postbox_info) {
+        match self {
+            Self::Mailbox(mailbox) | Self::Endpoint(mailbox) => mailbox.describe(info),
+            Self::Link(link) => {
+                let (tx, rx) = link.mailboxes(end);
+                if let Some(tx) = tx {
+                    // Overwritten by the other direction if there is one.
+                    tx.describe(info);
+                    (info.back_messages, info.back_bytes) = (info.messages, info.bytes);
+                    (info.messages, info.bytes) = (0, 0);
+                }
+                if let Some(rx) = rx {
+                    rx.describe(info);
+                }
+                if link.connected() {
+                    info.flags |= uapi::POSTBOX_INFO_CONNECTED;
+                }
+            }
+            Self::Listener(listener) => listener.queue.describe(info),
+        }
+    }
+}

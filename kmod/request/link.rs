@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Links: pairs, connections, and their ends.
+
+use super::{ensure, name, port, Place};
+use crate::{
+    chardev,
+    compat::eopnotsupp,
+    handle::Handle,
+    helpers::{limits, UserBytes},
+    link::{Link, Options, Pending},
+    mailbox::{Failure, Receive},
+    object::Object,
+    queue::Capacity,
+    registry::{Attributes, Key, Opened, Want},
+    uapi,
+    wait::Wait,
+};
+use kernel::{
+    fs::file::{flags, FileDescriptorReservation},
+    prelude::*,
+    sync::Arc,
+};
+
+/// The directions that a link does not have.
+pub(super) const ONE_WAY: u32 = uapi::POSTBOX_O_NO_BACK | uapi::POSTBOX_O_NO_FORWARD;
+
+/// What a link is to be like. `0`, as a number of bytes, is no limit of its own.
+pub(super) fn options(
+    flags: u32,
+    forward: (u64, u64),
+    back: (u64, u64),
+    message_max: u64,
+) -> Result<Options> {
+    let direction = |absent, (messages, bytes): (u64, u64)| -> Result<Option<Capacity>> {
+        if flags & absent != 0 {
+            ensure(messages == 0 && bytes == 0)?;
+            return Ok(None);
+        }
+        Ok(Some(Capacity {
+            messages,
+            bytes: match bytes {
+                0 => uapi::POSTBOX_UNBOUNDED,
+                bytes => bytes,
+            },
+        }))
+    };
+    ensure(flags & ONE_WAY != ONE_WAY)?;
+    Ok(Options {
+        forward: direction(uapi::POSTBOX_O_NO_FORWARD, forward)?,
+        back: direction(uapi::POSTBOX_O_NO_BACK, back)?,
+        message_max: match message_max {
+            0 => limits::message(),
+            max => max,
+        },
+    })
+}
+
+/// Makes a link of the current task, and opens both ends.
+fn make(handle: &Handle, make: impl FnOnce() -> Result<Arc<Link>>) -> Result<(Opened, Pending)> {
+    let want = Want {
+        kind: uapi::POSTBOX_KIND_LINK,
+        rights: 0,
+    };
+    let attributes = Attributes {
+        mode: 0,
+        persistent: false,
+    };
+    let registry = &handle.shared.registry;
+    let first = registry.create(
+        handle.ipc_ns,
+        None,
+        true,
+        &want,
+        &attributes,
+        &handle.user,
+        || Ok(Object::Link(make()?)),
+    )?;
+    if let Err(error) = registry.reopen(first.id, 1) {
+        registry.close(first.id, 0);
+        return Err(error);
+    }
+    let second = Opened {
+        id: first.id,
+        object: first.object.clone(),
+        end: 1,
+        created: true,
+    };
+    Ok((first, Pending::new(handle.shared.clone(), second)))
+}
+
+/// Binds a handle to an end with all the rights that it has.
+fn bind(handle: &Handle, opened: Opened) -> Result {
+    let rights = match &opened.object {
+        Object::Link(link) => link.rights(opened.end),
+        _ => 0,
+    };
+    handle.bind(opened, rights)
+}
+
+pub(super) fn pair(handle: &Handle, at: Place, args: &mut uapi::postbox_pair) -> Result {
+    ensure(args.reserved == 0 && args.flags & !ONE_WAY == 0)?;
+    let options = options(
+        args.flags,
+        (args.capacity, args.capacity_bytes),
+        (args.back_capacity, args.back_capacity_bytes),
+        args.message_max,
+    )?;
+    handle.unbound()?;
+    let fd = FileDescriptorReservation::get_unused_fd_flags(flags::O_CLOEXEC)?;
+    let other = Handle::new(handle.shared.clone(), handle.ipc_ns)?;
+    let (first, second) = make(handle, || Link::new(&options, None))?;
+    let (id, registry) = (first.id, &handle.shared.registry);
+    let finish = || -> Result<_> {
+        let second = second.accept().ok_or(EINVAL)?;
+        if let Object::Link(link) = &second.object {
+            link.made(1);
+        }
+        bind(&other, second)?;
+        let file = chardev::new_file(other)?;
+        args.id = id;
+        args.fd = fd.reserved_fd() as i32;
+        at.write(args)?;
+        Ok(file)
+    };
+    match finish() {
+        Ok(file) => {
+            bind(handle, first)?;
+            fd.fd_install(file);
+            Ok(())
+        }
+        Err(error) => {
+            registry.close(id, 0);
+            Err(error)
+        }
+    }
+}
+
+pub(super) fn connect(
+    handle: &Handle,
+    at: Place,
+    args: &mut uapi::postbox_connect,
+    nonblocking: bool,
+) -> Result {
+    ensure(args.flags & !(Wait::FLAGS | uapi::POSTBOX_CONNECT_PORT) == 0)?;
+    let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
+    let key = if args.flags & uapi::POSTBOX_CONNECT_PORT != 0 {
+        ensure(args.name == 0 && args.name_len == 0)?;
+        Key::Port(port(args.number)?)
+    } else {
+        ensure(args.number == 0)?;
+        Key::Name(name(args.name, args.name_len)?)
+    };
+    handle.unbound()?;
+    let want = Want {
+        kind: uapi::POSTBOX_KIND_LISTENER,
+        rights: uapi::POSTBOX_RIGHT_SEND,
+    };
+    let registry = &handle.shared.registry;
+    let opened = registry.open(handle.ipc_ns, &key, &want)?;
+    let connected = (|| {
+        let Object::Listener(listener) = &opened.object else {
+            return Err(eopnotsupp());
+        };
+        let (first, second) = make(handle, || {
+            Link::new(&listener.options, Some(listener.maker.clone()))
+        })?;
+        let id = first.id;
+        let send = || {
+            let mut message = listener.queue.message()?;
+            message.fill(0, 0, handle, &mut UserBytes::at(0))?;
+            message.connect(handle, &listener.queue, second)?;
+            args.id = id;
+            at.write(args)?;
+            listener.queue.send(message, &wait)
+        };
+        match send() {
+            Ok(()) => bind(handle, first),
+            Err(error) => {
+                registry.close(id, 0);
+                Err(error)
+            }
+        }
+    })();
+    registry.close(opened.id, opened.end);
+    connected
+}
+
+pub(super) fn accept(
+    handle: &Handle,
+    at: Place,
+    args: &mut uapi::postbox_accept,
+    nonblocking: bool,
+) -> Result {
+    ensure(args.reserved == 0 && args.flags & !Wait::FLAGS == 0)?;
+    let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
+    let Object::Listener(listener) = handle.bound()?.object(uapi::POSTBOX_RIGHT_RECEIVE)? else {
+        return Err(eopnotsupp());
+    };
+    let fd = FileDescriptorReservation::get_unused_fd_flags(flags::O_CLOEXEC)?;
+    let how = Receive::any(0, wait, None);
+    let received = listener.queue.receive(&how, |message| {
+        let new = Handle::new(handle.shared.clone(), handle.ipc_ns)?;
+        let new = chardev::new_file(new)?;
+        let pending = message.accept().ok_or(EINVAL)?;
+        args.id = pending.id();
+        args.fd = fd.reserved_fd() as i32;
+        if let Err(error) = at.write(args) {
+            message.give_back(pending);
+            return Err(error);
+        }
+        let opened = pending.accept().ok_or(EINVAL)?;
+        if let Object::Link(link) = &opened.object {
+            link.made(1);
+        }
+        if let Some(new) = chardev::as_handle(&new) {
+            bind(&new, opened)?;
+        }
+        Ok(new)
+    });
+    match received {
+        Ok(new) => {
+            fd.fd_install(new);
+            Ok(())
+        }
+        Err(Failure::Error(error)) => Err(error),
+        Err(Failure::TooSmall { .. }) => Err(EINVAL),
+    }
+}
+
+pub(super) fn peer(handle: &Handle, at: Place, args: &mut uapi::postbox_peer) -> Result {
+    ensure(args.reserved == 0)?;
+    let bound = handle.bound()?;
+    let Object::Link(link) = &bound.object else {
+        return Err(eopnotsupp());
+    };
+    let peer = link.peer(bound.end)?;
+    args.pid = peer.pid;
+    args.tid = peer.tid;
+    args.uid = peer.uid;
+    args.gid = peer.gid;
+    args.pidfd_ino = peer.pidfd_ino;
+    at.write(args)
+}
+
+pub(super) fn shutdown(handle: &Handle, args: &uapi::postbox_shutdown) -> Result {
+    const HOW: u32 = uapi::POSTBOX_SHUT_SEND | uapi::POSTBOX_SHUT_RECEIVE;
+    ensure(args.how != 0 && args.how & !HOW == 0)?;
+    let bound = handle.bound()?;
+    let Object::Link(link) = &bound.object else {
+        return Err(eopnotsupp());
+    };
+    let sends = args.how & uapi::POSTBOX_SHUT_SEND != 0;
+    let receives = args.how & uapi::POSTBOX_SHUT_RECEIVE != 0;
+    let needed = (if sends { uapi::POSTBOX_RIGHT_SEND } else { 0 })
+        | (if receives {
+            uapi::POSTBOX_RIGHT_RECEIVE
+        } else {
+            0
+        });
+    if needed & !bound.rights & link.rights(bound.end) != 0 {
+        return Err(EACCES);
+    }
+    link.shut(bound.end, sends, receives)
+}

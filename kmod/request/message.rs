@@ -1,0 +1,416 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Messages, calls and replies.
+
+use super::{address, ensure, with, Args, Place};
+use crate::{
+    compat::edquot,
+    files::{Files, Installed},
+    handle::Handle,
+    helpers::{limits, Process, UserBytes},
+    mailbox::{Failure, Mailbox, Origin, Receive, UNSETTLED_MAX},
+    message::Message,
+    uapi,
+    wait::{Wait, Wake},
+};
+use core::mem::offset_of;
+use kernel::prelude::*;
+
+/// The most entries of a batch: what one call does before it looks at signals again.
+pub(super) const BATCH_MAX: u32 = 1024;
+
+/// What a message is made of.
+struct Content {
+    priority: u32,
+    data: u64,
+    len: u64,
+    fds: u64,
+    fd_count: u32,
+}
+
+impl Content {
+    fn of(args: &uapi::postbox_send) -> Self {
+        Self {
+            priority: args.priority,
+            data: args.data,
+            len: args.len,
+            fds: args.fds,
+            fd_count: args.fd_count,
+        }
+    }
+
+    /// Makes the message, in memory of `mailbox`. `queued`: it goes into that mailbox's queue.
+    #[inline]
+    fn compose(&self, handle: &Handle, mailbox: &Mailbox, queued: bool) -> Result<KBox<Message>> {
+        ensure(self.priority <= uapi::POSTBOX_PRIORITY_MAX)?;
+        let max = if queued {
+            mailbox.message_max()
+        } else {
+            u64::MAX
+        };
+        if self.len > max || self.len > limits::message() {
+            return Err(EMSGSIZE);
+        }
+        let mut payload = UserBytes::at(address(self.data)?);
+        let mut message = mailbox.message()?;
+        message.fill(
+            self.priority as u16,
+            self.len as usize,
+            handle,
+            &mut payload,
+        )?;
+        if self.fd_count != 0 {
+            let queue = queued.then_some(mailbox);
+            message.attach(Files::take(handle, queue, self.fds, self.fd_count)?)?;
+        }
+        Ok(message)
+    }
+}
+
+/// Sends one message, whose flags were checked.
+#[inline]
+fn send_one(handle: &Handle, args: &uapi::postbox_send, wait: &Wait) -> Result {
+    let mailbox = handle.tx()?;
+    let message = Content::of(args).compose(handle, mailbox, true)?;
+    if args.flags & uapi::POSTBOX_SEND_RESERVED != 0 {
+        mailbox.send_reserved(&handle.state, message, args.reserved_len)
+    } else {
+        mailbox.send(message, wait)
+    }
+}
+
+pub(super) fn send(handle: &Handle, args: &uapi::postbox_send, nonblocking: bool) -> Result {
+    ensure(args.flags & !(Wait::FLAGS | uapi::POSTBOX_SEND_RESERVED) == 0)?;
+    ensure(args.flags & uapi::POSTBOX_SEND_RESERVED != 0 || args.reserved_len == 0)?;
+    let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
+    send_one(handle, args, &wait)
+}
+
+/// Copies a message, and all that there is to say of it but the token, to where `args` says.
+#[inline]
+fn deliver(message: &Message, at: Place, args: &mut uapi::postbox_recv) -> Result<Installed> {
+    let payload = message.payload();
+    UserBytes::at(address(args.data)?).copy_from(payload)?;
+    let (node, sender) = (message.node(), message.sender());
+    args.msg_len = payload.len() as u64;
+    args.priority = node.priority().into();
+    args.msg_flags = if node.redelivered() {
+        uapi::POSTBOX_MSG_REDELIVERED
+    } else {
+        0
+    } | if node.is_request() {
+        uapi::POSTBOX_MSG_CALL
+    } else {
+        0
+    };
+    args.pid = sender.pid;
+    args.tid = sender.tid;
+    args.uid = sender.uid;
+    args.gid = sender.gid;
+    args.pidfd_ino = sender.pidfd_ino;
+    args.fd_count = message.file_count() as u32;
+    at.write(args)?;
+    match message.files() {
+        Some(files) => files.install(args.fds),
+        None => Ok(Installed::none()),
+    }
+}
+
+/// Receives one message, whose flags were checked, after a caller was answered.
+#[inline]
+fn recv_one(
+    handle: &Handle,
+    at: Place,
+    args: &mut uapi::postbox_recv,
+    wait: Wait,
+    flags: u32,
+    answered: Option<Wake>,
+) -> Result {
+    let mailbox = handle.rx()?;
+    let lease = flags & uapi::POSTBOX_RECV_ACK != 0;
+    let how = Receive {
+        room: usize::try_from(args.len).unwrap_or(usize::MAX),
+        files: args.fd_max as usize,
+        wait,
+        state: Some(&handle.state),
+        lease,
+        from: if flags & uapi::POSTBOX_RECV_FROM == 0 {
+            None
+        } else {
+            ensure(!lease)?;
+            Some(from(args)?)
+        },
+    };
+    let received = mailbox.receive_after(answered, &how, |message| {
+        let node = message.node();
+        args.token = if lease || node.is_request() {
+            node.token()
+        } else {
+            0
+        };
+        deliver(message, at, args)
+    });
+    match received {
+        Ok(installed) => {
+            installed.keep();
+            Ok(())
+        }
+        Err(Failure::Error(error)) => Err(error),
+        Err(Failure::TooSmall { len, files }) => {
+            args.msg_len = len;
+            args.fd_count = files as u32;
+            at.write(args)?;
+            Err(EMSGSIZE)
+        }
+    }
+}
+
+/// Whose messages are wanted.
+#[cold]
+fn from(args: &uapi::postbox_recv) -> Result<Origin> {
+    let process = Process::find(args.pid);
+    let number = match args.pidfd_ino {
+        0 => process.as_ref().map_err(|error| *error)?.number,
+        number => number,
+    };
+    Ok(Origin {
+        number,
+        process: process.ok().filter(|process| process.number == number),
+    })
+}
+
+pub(super) fn recv(
+    handle: &Handle,
+    at: Place,
+    args: &mut uapi::postbox_recv,
+    nonblocking: bool,
+) -> Result {
+    recv_after(handle, at, args, nonblocking, None)
+}
+
+#[inline]
+fn recv_after(
+    handle: &Handle,
+    at: Place,
+    args: &mut uapi::postbox_recv,
+    nonblocking: bool,
+    answered: Option<Wake>,
+) -> Result {
+    const FLAGS: u32 = Wait::FLAGS | uapi::POSTBOX_RECV_ACK | uapi::POSTBOX_RECV_FROM;
+    ensure(args.flags & !FLAGS == 0)?;
+    let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
+    recv_one(handle, at, args, wait, args.flags, answered)
+}
+
+pub(super) fn ack(handle: &Handle, args: &uapi::postbox_ack) -> Result {
+    ensure(args.flags & !uapi::POSTBOX_ACK_REQUEUE == 0)?;
+    let requeue = args.flags & uapi::POSTBOX_ACK_REQUEUE != 0;
+    handle.rx()?.acknowledge(&handle.state, args.token, requeue)
+}
+
+pub(super) fn reserve(handle: &Handle, args: &uapi::postbox_reserve, nonblocking: bool) -> Result {
+    ensure(args.flags & !(Wait::FLAGS | uapi::POSTBOX_RESERVE_CANCEL) == 0)?;
+    let mailbox = handle.tx()?;
+    if args.flags & uapi::POSTBOX_RESERVE_CANCEL != 0 {
+        ensure(args.flags & Wait::FLAGS == 0 && args.timeout_ns == 0)?;
+        return mailbox.unreserve(&handle.state, args.len);
+    }
+    let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
+    if args.len > mailbox.message_max() || args.len > limits::message() {
+        return Err(EMSGSIZE);
+    }
+    mailbox.reserve(&handle.state, args.len, &wait)
+}
+
+// Several at once.
+
+/// Calls `one` for each entry of a batch until one fails.
+fn batch<T: Args>(
+    at: Place,
+    args: &mut uapi::postbox_batch,
+    mut one: impl FnMut(u32, Place, &mut T) -> Result,
+) -> Result {
+    let count = args.count;
+    ensure((1..=BATCH_MAX).contains(&count))?;
+    let size = args.entry_size as usize;
+    // That it cannot be written is found while nothing has happened yet. It stays as it is until
+    // the end: the call may be restarted.
+    at.write(args)?;
+    let mut done = 0;
+    let mut result = Ok(());
+    while done < count {
+        result = (|| {
+            let entry = Place::of_entry(args.entries, done, size)?;
+            with(entry.address, |place, entry| {
+                ensure(place.size == size)?;
+                one(done, place, entry)
+            })
+        })();
+        if result.is_err() {
+            break;
+        }
+        done += 1;
+    }
+    if done == 0 {
+        return result;
+    }
+    args.count = done;
+    at.write(args)
+}
+
+pub(super) fn send_batch(
+    handle: &Handle,
+    at: Place,
+    args: &mut uapi::postbox_batch,
+    nonblocking: bool,
+) -> Result {
+    ensure(args.flags & !Wait::FLAGS == 0)?;
+    let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
+    batch(at, args, |_, _, entry: &mut uapi::postbox_send| {
+        ensure(entry.flags == 0 && entry.timeout_ns == 0 && entry.reserved_len == 0)?;
+        send_one(handle, entry, &wait)
+    })
+}
+
+pub(super) fn recv_batch(
+    handle: &Handle,
+    at: Place,
+    args: &mut uapi::postbox_batch,
+    nonblocking: bool,
+) -> Result {
+    ensure(args.flags & !(Wait::FLAGS | uapi::POSTBOX_RECV_ACK) == 0)?;
+    let flags = args.flags;
+    let first = Wait::new(flags, args.timeout_ns, nonblocking)?;
+    batch(at, args, |done, place, entry: &mut uapi::postbox_recv| {
+        ensure(entry.flags == 0 && entry.timeout_ns == 0)?;
+        let wait = if done == 0 { first } else { Wait::Never };
+        recv_one(handle, place, entry, wait, flags, None)
+    })
+}
+
+// Calls.
+
+/// Where the part of a call is that the reply goes to.
+fn reply_place(at: Place) -> Place {
+    at.inner::<uapi::postbox_recv>(offset_of!(uapi::postbox_call, reply))
+}
+
+pub(super) fn call(handle: &Handle, at: Place, args: &mut uapi::postbox_call) -> Result {
+    const FLAGS: u32 = Wait::FLAGS & !uapi::POSTBOX_NONBLOCK;
+    let (request, reply) = (&args.request, &mut args.reply);
+    ensure(args.reserved == 0 && reply.timeout_ns == 0)?;
+    ensure(reply.size as usize == uapi::postbox_recv::MIN)?;
+    ensure(request.size as usize == uapi::postbox_send::MIN)?;
+    let at = reply_place(at);
+    let mailbox = handle.tx()?;
+    if reply.flags == uapi::POSTBOX_CALL_FETCH {
+        let answer = handle.state.lock().fetch(reply.token).ok_or(ENOENT)?;
+        return answered(handle, mailbox, at, reply, answer);
+    }
+    ensure(reply.flags == 0 && request.flags & !FLAGS == 0 && request.reserved_len == 0)?;
+    let wait = Wait::new(request.flags, request.timeout_ns, false)?;
+    let mut message = Content::of(request).compose(handle, mailbox, true)?;
+    message.make_request();
+    let answer = mailbox.call(message, &wait)?;
+    answered(handle, mailbox, at, reply, answer)
+}
+
+/// Gives the caller its answer, or keeps it.
+#[inline]
+fn answered(
+    handle: &Handle,
+    mailbox: &Mailbox,
+    at: Place,
+    args: &mut uapi::postbox_recv,
+    answer: KBox<Message>,
+) -> Result {
+    let (len, files) = (answer.node().len(), answer.file_count());
+    args.token = 0;
+    let delivered = if len > args.len || files > args.fd_max as usize {
+        Err(EMSGSIZE)
+    } else {
+        deliver(&answer, at, args)
+    };
+    match delivered {
+        Ok(installed) => {
+            installed.keep();
+            mailbox.recycle(answer);
+            Ok(())
+        }
+        Err(error) => {
+            args.msg_len = len;
+            args.fd_count = files as u32;
+            args.token = keep(handle, answer).unwrap_or(0);
+            at.write(args)?;
+            Err(error)
+        }
+    }
+}
+
+/// Keeps an answer that could not be delivered, at the caller's cost.
+#[cold]
+fn keep(handle: &Handle, mut answer: KBox<Message>) -> Result<u64> {
+    answer.recharge(handle)?;
+    let mut state = handle.state.lock();
+    if state.kept() < UNSETTLED_MAX {
+        return Ok(state.keep(answer));
+    }
+    drop(state);
+    Err(edquot())
+}
+
+/// Answers, drops or asks after a request. Returns the caller to be woken.
+#[inline]
+fn reply_one(handle: &Handle, args: &uapi::postbox_reply) -> Result<Option<Wake>> {
+    ensure(args.reserved == 0)?;
+    let mailbox = handle.rx()?;
+    match args.flags {
+        0 => {
+            let content = Content {
+                priority: 0,
+                data: args.data,
+                len: args.len,
+                fds: args.fds,
+                fd_count: args.fd_count,
+            };
+            let reply = content.compose(handle, mailbox, false)?;
+            mailbox
+                .reply(&handle.state, args.token, Some(reply))
+                .map(Some)
+        }
+        uapi::POSTBOX_REPLY_DROP | uapi::POSTBOX_REPLY_CHECK => {
+            ensure(args.data == 0 && args.len == 0 && args.fds == 0 && args.fd_count == 0)?;
+            if args.flags == uapi::POSTBOX_REPLY_CHECK {
+                mailbox.caller_waits(&handle.state, args.token)?;
+                return Ok(None);
+            }
+            mailbox.reply(&handle.state, args.token, None).map(Some)
+        }
+        _ => Err(EINVAL),
+    }
+}
+
+pub(super) fn reply(handle: &Handle, args: &uapi::postbox_reply) -> Result {
+    drop(reply_one(handle, args)?);
+    Ok(())
+}
+
+pub(super) fn reply_recv(
+    handle: &Handle,
+    at: Place,
+    args: &mut uapi::postbox_reply_recv,
+    nonblocking: bool,
+) -> Result {
+    ensure(args.reserved == 0)?;
+    ensure(args.reply.size as usize == uapi::postbox_reply::MIN)?;
+    ensure(args.recv.size as usize == uapi::postbox_recv::MIN)?;
+    ensure(args.reply.flags & uapi::POSTBOX_REPLY_CHECK == 0)?;
+    let mut answered = None;
+    if args.reply.token != 0 {
+        answered = reply_one(handle, &args.reply)?;
+        const TOKEN: usize =
+            offset_of!(uapi::postbox_reply_recv, reply) + offset_of!(uapi::postbox_reply, token);
+        UserBytes::at(at.address.wrapping_add(TOKEN)).copy_from(&[0; 8])?;
+    }
+    let at = at.inner::<uapi::postbox_recv>(offset_of!(uapi::postbox_reply_recv, recv));
+    recv_after(handle, at, &mut args.recv, nonblocking, answered)
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Requests: the decoding of their arguments, and what they do with objects.
+//!
+//! - Every request is a function from a handle and an argument struct to a `Result`.
+//! - An argument is copied in once, and what was copied is what is checked and used.
+//! - What a call gives back is copied out before it takes effect where that can be: a message
+//!   whose description cannot be written is not received.
+
+use crate::{
+    compat::enametoolong,
+    handle::Handle,
+    helpers::{c, UserBytes},
+    registry::Name,
+    uapi,
+};
+use core::mem::size_of;
+use kernel::{ffi::c_void, prelude::*};
+
+mod link;
+mod message;
+mod object;
+
+/// An argument struct.
+///
+/// # Safety
+///
+/// It is made of integers, without padding, and begins with a `u32`: its size. It consists of
+/// whole words of 64 bits.
+unsafe trait Args: Default {
+    /// Its first size, below which it has never been.
+    const MIN: usize = size_of::<Self>();
+}
+
+macro_rules! args {
+    ($($name:ident),* $(,)?) => {$(
+        // SAFETY: By the rules of the header, which its own tests check.
+        unsafe impl Args for uapi::$name {}
+    )*};
+}
+
+args! {
+    postbox_version, postbox_open, postbox_dup, postbox_unlink, postbox_attr, postbox_info,
+    postbox_list, postbox_usage, postbox_send, postbox_recv, postbox_ack, postbox_reserve,
+    postbox_batch, postbox_call, postbox_reply, postbox_reply_recv, postbox_pair, postbox_connect,
+    postbox_accept, postbox_peer, postbox_wait_peer, postbox_shutdown, postbox_io,
+    postbox_capacity, postbox_sync,
+}
+
+/// Where an argument is in user memory, and how large the caller thinks that it is.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    address: usize,
+    size: usize,
+}
+
+impl Place {
+    /// The place of an element of an array.
+    pub(crate) fn of_entry(array: u64, index: u32, size: usize) -> Result<Self> {
+        let offset = (index as usize).checked_mul(size).ok_or(EFAULT)?;
+        let address = address(array)?.checked_add(offset).ok_or(EFAULT)?;
+        Ok(Self { address, size })
+    }
+
+    /// The place of an argument inside this one.
+    fn inner<T: Args>(self, offset: usize) -> Self {
+        Self {
+            address: self.address.wrapping_add(offset),
+            size: size_of::<T>(),
+        }
+    }
+
+    /// Reads an argument.
+    fn read<T: Args>(address: usize, args: &mut T) -> Result<Self> {
+        let mut size = 0;
+        // SAFETY: `args` is valid for writing, and can be made of any bytes.
+        kernel::error::to_result(unsafe {
+            c::postbox_read_args(
+                core::ptr::from_mut(args).cast(),
+                size_of::<T>(),
+                T::MIN,
+                address as *const c_void,
+                &mut size,
+            )
+        })?;
+        Ok(Self { address, size })
+    }
+
+    /// Writes an argument back, as much of it as the caller knows.
+    fn write<T: Args>(self, args: &T) -> Result {
+        // SAFETY: `args` is valid for reading, and made of whole words.
+        kernel::error::to_result(unsafe {
+            c::postbox_write_args(
+                core::ptr::from_ref(args).cast(),
+                size_of::<T>(),
+                self.address as *mut c_void,
+                self.size,
+            )
+        })
+    }
+
+    /// Reads a file's entry, which has no size of its own.
+    pub(crate) fn read_file(self) -> Result<uapi::postbox_fd> {
+        let mut bytes = [0; size_of::<uapi::postbox_fd>()];
+        UserBytes::at(self.address).copy_to(&mut bytes)?;
+        let [a, b, c, d, e, f, g, h] = bytes;
+        Ok(uapi::postbox_fd {
+            fd: i32::from_ne_bytes([a, b, c, d]),
+            rights: u32::from_ne_bytes([e, f, g, h]),
+        })
+    }
+
+    /// Writes a file's entry.
+    pub(crate) fn write_file(self, file: &uapi::postbox_fd) -> Result {
+        let ([a, b, c, d], [e, f, g, h]) = (file.fd.to_ne_bytes(), file.rights.to_ne_bytes());
+        UserBytes::at(self.address).copy_from(&[a, b, c, d, e, f, g, h])
+    }
+}
+
+/// Calls `request` with the argument at an address.
+fn with<T: Args>(address: usize, request: impl FnOnce(Place, &mut T) -> Result) -> Result {
+    let mut args = T::default();
+    let at = Place::read(address, &mut args)?;
+    request(at, &mut args)
+}
+
+fn address(pointer: u64) -> Result<usize> {
+    usize::try_from(pointer).map_err(|_| EFAULT)
+}
+
+fn name(pointer: u64, len: u32) -> Result<Name> {
+    let mut bytes = [0; uapi::POSTBOX_NAME_MAX as usize];
+    let bytes = bytes.get_mut(..len as usize).ok_or_else(enametoolong)?;
+    UserBytes::at(address(pointer)?).copy_to(bytes)?;
+    Name::new(bytes)
+}
+
+fn port(number: u32) -> Result<u16> {
+    match u16::try_from(number) {
+        Ok(port) if port != 0 => Ok(port),
+        _ => Err(EINVAL),
+    }
+}
+
+fn ensure(condition: bool) -> Result {
+    if condition {
+        Ok(())
+    } else {
+        Err(EINVAL)
+    }
+}
+
+/// Carries a request out.
+#[inline]
+pub(crate) fn dispatch(handle: &Handle, request: u32, arg: usize, nonblocking: bool) -> Result {
+    match request {
+        uapi::POSTBOX_SEND => with(arg, |_, args| message::send(handle, args, nonblocking)),
+        uapi::POSTBOX_RECV => with(arg, |at, args| message::recv(handle, at, args, nonblocking)),
+        uapi::POSTBOX_CALL => call(handle, arg),
+        uapi::POSTBOX_REPLY_RECV => reply_recv(handle, arg, nonblocking),
+        _ => dispatch_other(handle, request, arg, nonblocking),
+    }
+}
+
+// Each apart, so that the stack frames of the others stay small.
+
+#[inline(never)]
+fn call(handle: &Handle, arg: usize) -> Result {
+    with(arg, |at, args| message::call(handle, at, args))
+}
+
+#[inline(never)]
+fn reply_recv(handle: &Handle, arg: usize, nonblocking: bool) -> Result {
+    with(arg, |at, args| {
+        message::reply_recv(handle, at, args, nonblocking)
+    })
+}
+
+#[inline(never)]
+fn dispatch_other(handle: &Handle, request: u32, arg: usize, nonblocking: bool) -> Result {
+    match request {
+        uapi::POSTBOX_ACK => with(arg, |_, args| message::ack(handle, args)),
+        uapi::POSTBOX_RESERVE => with(arg, |_, args| message::reserve(handle, args, nonblocking)),
+        uapi::POSTBOX_SEND_BATCH => with(arg, |at, args| {
+            message::send_batch(handle, at, args, nonblocking)
+        }),
+        uapi::POSTBOX_RECV_BATCH => with(arg, |at, args| {
+            message::recv_batch(handle, at, args, nonblocking)
+        }),
+        uapi::POSTBOX_REPLY => with(arg, |_, args| message::reply(handle, args)),
+        uapi::POSTBOX_VERSION => with(arg, object::version),
+        uapi::POSTBOX_OPEN => with(arg, |at, args| object::open(handle, at, args)),
+        uapi::POSTBOX_DUP => with(arg, |at, args| object::dup(handle, at, args)),
+        uapi::POSTBOX_UNLINK => with(arg, |_, args| object::unlink(handle, args)),
+        uapi::POSTBOX_SET_ATTR => with(arg, |_, args| object::set_attr(handle, args)),
+        uapi::POSTBOX_INFO => with(arg, |at, _: &mut uapi::postbox_info| {
+            object::info(handle, at)
+        }),
+        uapi::POSTBOX_LIST => with(arg, |at, args| object::list(handle, at, args)),
+        uapi::POSTBOX_USAGE => with(arg, |at, args| object::usage(handle, at, args)),
+        uapi::POSTBOX_WAIT_PEER => {
+            with(arg, |_, args| object::wait_peer(handle, args, nonblocking))
+        }
+        uapi::POSTBOX_PAIR => with(arg, |at, args| link::pair(handle, at, args)),
+        uapi::POSTBOX_CONNECT => with(arg, |at, args| link::connect(handle, at, args, nonblocking)),
+        uapi::POSTBOX_ACCEPT => with(arg, |at, args| link::accept(handle, at, args, nonblocking)),
+        uapi::POSTBOX_PEER => with(arg, |at, args| link::peer(handle, at, args)),
+        uapi::POSTBOX_SHUTDOWN => with(arg, |_, args| link::shutdown(handle, args)),
+        _ => Err(ENOTTY),
+    }
+}

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Objects: binding a handle to one, and what a bound one can tell and change.
+
+use super::{ensure, link, message::BATCH_MAX, name, port, Args, Place};
+use crate::{
+    chardev,
+    compat::eopnotsupp,
+    handle::Handle,
+    helpers::{self, limits, Identity, Process},
+    link::{Link, Listener},
+    mailbox::Mailbox,
+    object::Object,
+    queue::Capacity,
+    registry::{Attributes, Changes, Key, Want},
+    uapi,
+    wait::Wait,
+};
+use kernel::{
+    fs::file::{flags, FileDescriptorReservation},
+    prelude::*,
+    sync::Arc,
+};
+
+const RIGHTS: u32 =
+    uapi::POSTBOX_RIGHT_SEND | uapi::POSTBOX_RIGHT_RECEIVE | uapi::POSTBOX_RIGHT_ADMIN;
+
+// What works on every handle.
+
+pub(super) fn version(at: Place, args: &mut uapi::postbox_version) -> Result {
+    ensure(args.reserved == 0)?;
+    args.abi = uapi::POSTBOX_ABI;
+    args.features = 0;
+    args.message_max = limits::message();
+    args.batch_max = BATCH_MAX;
+    at.write(args)
+}
+
+pub(super) fn list(handle: &Handle, at: Place, args: &mut uapi::postbox_list) -> Result {
+    let size = args.info_size as usize;
+    ensure(args.reserved == 0 && (uapi::postbox_info::MIN..=4096).contains(&size))?;
+    let mut done = 0;
+    let mut after = args.after;
+    while done < args.count {
+        let Some(info) = handle.shared.registry.next(handle.ipc_ns, after) else {
+            break;
+        };
+        after = info.id;
+        Place::of_entry(args.infos, done, size)?.write(&info)?;
+        done += 1;
+        if helpers::dying() {
+            return Err(EINTR);
+        }
+    }
+    args.count = done;
+    at.write(args)
+}
+
+pub(super) fn usage(handle: &Handle, at: Place, args: &mut uapi::postbox_usage) -> Result {
+    let usage = handle.user.usage();
+    args.uid = helpers::see_uid(handle.user.uid);
+    (args.messages, args.messages_max) = usage.messages;
+    (args.bytes, args.bytes_max) = usage.bytes;
+    (args.objects, args.objects_max) = usage.objects;
+    (args.files, args.files_max) = usage.files;
+    at.write(args)
+}
+
+pub(super) fn unlink(handle: &Handle, args: &uapi::postbox_unlink) -> Result {
+    let name = name(args.name, args.name_len)?;
+    handle.shared.registry.unlink(handle.ipc_ns, &name)
+}
+
+// Binding a handle, and what a bound one can tell and change.
+
+/// What a handle is to be bound to, from arguments that were checked for what all kinds have in
+/// common.
+fn key(args: &uapi::postbox_open) -> Result<Option<Key>> {
+    if args.flags & uapi::POSTBOX_O_PORT != 0 {
+        ensure(args.name == 0 && args.name_len == 0)?;
+        let kinds = [uapi::POSTBOX_KIND_LINK, uapi::POSTBOX_KIND_LISTENER];
+        ensure(kinds.contains(&args.kind))?;
+        return Ok(Some(Key::Port(port(args.number)?)));
+    }
+    if args.kind == uapi::POSTBOX_KIND_ENDPOINT {
+        ensure(args.name == 0 && args.name_len == 0)?;
+        return Ok(Some(Key::Process(match args.number {
+            0 => Identity::current().process(),
+            pid => Process::find(pid)?.number,
+        })));
+    }
+    ensure(args.number == 0)?;
+    if args.name == 0 {
+        ensure(args.name_len == 0)?;
+        return Ok(None);
+    }
+    Ok(Some(Key::Name(name(args.name, args.name_len)?)))
+}
+
+/// Makes the object that the arguments describe.
+fn make(args: &uapi::postbox_open) -> Result<Object> {
+    let capacity = Capacity {
+        messages: args.capacity,
+        bytes: match args.capacity_bytes {
+            0 => uapi::POSTBOX_UNBOUNDED,
+            bytes => bytes,
+        },
+    };
+    let persistent = args.flags & uapi::POSTBOX_O_PERSIST != 0;
+    let message_max = match args.message_max {
+        0 => limits::message(),
+        max => max,
+    };
+    let mailbox = || {
+        let mailbox = Mailbox::new(capacity, message_max, persistent);
+        Arc::pin_init(mailbox, GFP_KERNEL_ACCOUNT)
+    };
+    let options = || {
+        link::options(
+            args.flags,
+            (args.capacity, args.capacity_bytes),
+            (args.back_capacity, args.back_capacity_bytes),
+            args.message_max,
+        )
+    };
+    Ok(match args.kind {
+        uapi::POSTBOX_KIND_MAILBOX => Object::Mailbox(mailbox()?),
+        uapi::POSTBOX_KIND_ENDPOINT => Object::Endpoint(mailbox()?),
+        uapi::POSTBOX_KIND_LINK => Object::Link(Link::new(&options()?, None)?),
+        uapi::POSTBOX_KIND_LISTENER => {
+            Object::Listener(Listener::new(options()?, args.backlog, persistent)?)
+        }
+        _ => return Err(eopnotsupp()),
+    })
+}
+
+/// Checks what only some kinds can be asked for.
+fn check_kind(args: &uapi::postbox_open) -> Result {
+    let unused = |values: &[u64]| ensure(values.iter().all(|value| *value == 0));
+    let back = [args.back_capacity, args.back_capacity_bytes];
+    if args.kind != uapi::POSTBOX_KIND_LISTENER {
+        ensure(args.backlog == 0)?;
+    }
+    let one_way = args.flags & link::ONE_WAY != 0;
+    match args.kind {
+        uapi::POSTBOX_KIND_LINK | uapi::POSTBOX_KIND_LISTENER => {
+            // A link is opened by its port, or made in another way.
+            let port = args.flags & uapi::POSTBOX_O_PORT != 0;
+            if args.kind == uapi::POSTBOX_KIND_LINK && !port {
+                return Err(eopnotsupp());
+            }
+            let persistent = args.flags & uapi::POSTBOX_O_PERSIST != 0;
+            ensure(!persistent || args.kind == uapi::POSTBOX_KIND_LISTENER)?;
+            unused(&[args.initial])
+        }
+        uapi::POSTBOX_KIND_MAILBOX => {
+            ensure(!one_way)?;
+            unused(&back)?;
+            unused(&[args.initial])
+        }
+        uapi::POSTBOX_KIND_ENDPOINT => {
+            ensure(!one_way && args.flags & uapi::POSTBOX_O_PERSIST == 0)?;
+            // Others can only send, and it is made by its own process.
+            if args.number != 0 {
+                ensure(args.flags & uapi::POSTBOX_O_CREATE == 0)?;
+                if args.rights & uapi::POSTBOX_RIGHT_RECEIVE != 0 {
+                    return Err(EACCES);
+                }
+            }
+            unused(&back)?;
+            unused(&[args.initial])
+        }
+        _ => Err(eopnotsupp()),
+    }
+}
+
+pub(super) fn open(handle: &Handle, at: Place, args: &mut uapi::postbox_open) -> Result {
+    const FLAGS: u32 = uapi::POSTBOX_O_CREATE
+        | uapi::POSTBOX_O_EXCL
+        | uapi::POSTBOX_O_PERSIST
+        | uapi::POSTBOX_O_PORT
+        | link::ONE_WAY;
+    ensure(args.reserved == 0 && args.flags & !FLAGS == 0)?;
+    ensure(args.rights != 0 && args.rights & !RIGHTS == 0 && args.mode <= 0o777)?;
+    let create = args.flags & uapi::POSTBOX_O_CREATE != 0;
+    let exclusive = args.flags & uapi::POSTBOX_O_EXCL != 0;
+    let persistent = args.flags & uapi::POSTBOX_O_PERSIST != 0;
+    ensure(create || !(exclusive || persistent))?;
+    check_kind(args)?;
+    handle.unbound()?;
+    let key = key(args)?;
+    ensure(key.is_some() || (create && !persistent))?;
+    let registry = &handle.shared.registry;
+    let want = Want {
+        kind: args.kind,
+        rights: args.rights,
+    };
+    let opened = match &key {
+        Some(key) if !create => registry.open(handle.ipc_ns, key, &want)?,
+        _ => registry.create(
+            handle.ipc_ns,
+            key,
+            exclusive,
+            &want,
+            &Attributes {
+                mode: args.mode,
+                persistent,
+            },
+            &handle.user,
+            || make(args),
+        )?,
+    };
+    let mut rights = args.rights;
+    if let Object::Link(link) = &opened.object {
+        // Both ends have what the link has.
+        rights = link.rights(opened.end) | (rights & uapi::POSTBOX_RIGHT_ADMIN);
+        if !opened.created {
+            link.made(opened.end);
+        }
+    }
+    args.id = opened.id;
+    args.created = opened.created.into();
+    if let Err(error) = at.write(args) {
+        registry.close(opened.id, opened.end);
+        return Err(error);
+    }
+    handle.bind(opened, rights)
+}
+
+/// Waits until the other side has come.
+pub(super) fn wait_peer(
+    handle: &Handle,
+    args: &uapi::postbox_wait_peer,
+    nonblocking: bool,
+) -> Result {
+    ensure(args.flags & !Wait::FLAGS == 0)?;
+    let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
+    let bound = handle.bound()?;
+    let peer = bound.object.peer(bound.side());
+    peer.ok_or_else(eopnotsupp)?.wait(&wait)
+}
+
+pub(super) fn dup(handle: &Handle, at: Place, args: &mut uapi::postbox_dup) -> Result {
+    ensure(args.reserved == 0 && args.rights & !RIGHTS == 0)?;
+    let second = handle.dup(args.rights)?;
+    let fd = FileDescriptorReservation::get_unused_fd_flags(flags::O_CLOEXEC)?;
+    let file = chardev::new_file(second)?;
+    args.fd = fd.reserved_fd() as i32;
+    at.write(args)?;
+    fd.fd_install(file);
+    Ok(())
+}
+
+pub(super) fn set_attr(handle: &Handle, args: &uapi::postbox_attr) -> Result {
+    const VALID: u32 = uapi::POSTBOX_ATTR_MODE | uapi::POSTBOX_ATTR_UID | uapi::POSTBOX_ATTR_GID;
+    ensure(args.reserved == 0 && args.valid & !VALID == 0)?;
+    let given = |flag, value| {
+        if args.valid & flag != 0 {
+            Ok(Some(value))
+        } else {
+            ensure(value == 0).map(|()| None)
+        }
+    };
+    let changes = Changes {
+        mode: given(uapi::POSTBOX_ATTR_MODE, args.mode)?,
+        uid: given(uapi::POSTBOX_ATTR_UID, args.uid)?,
+        gid: given(uapi::POSTBOX_ATTR_GID, args.gid)?,
+    };
+    ensure(args.mode <= 0o777)?;
+    let bound = handle.bound()?;
+    bound.object(uapi::POSTBOX_RIGHT_ADMIN)?;
+    handle.shared.registry.change(bound.id, &changes)
+}
+
+pub(super) fn info(handle: &Handle, at: Place) -> Result {
+    let bound = handle.bound()?;
+    at.write(
+        &handle
+            .shared
+            .registry
+            .info(bound.id, bound.end, bound.rights)?,
+    )
+}
