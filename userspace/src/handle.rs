@@ -1,9 +1,11 @@
-use crate::error::{FromFdError, Result};
+use crate::error::{Action, FromFdError, Result};
 use crate::info::Info;
 use crate::object::{Inner, Kind, Subject};
-use crate::sys;
+use crate::wait::Wait;
+use crate::{raw, sys};
 use rustix::event::PollFlags;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use rustix::io::retry_on_intr;
 use std::fmt;
 use std::marker::PhantomData;
 use std::time::Duration;
@@ -12,16 +14,18 @@ bitflags::bitflags! {
     /// What a handle may do. Rights belong to the handle, not to the process, and only shrink.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
     pub struct Rights: u32 {
-        /// Send messages. An existing object's mode must allow writing.
+        /// Send messages, call, write, connect, release, count down. An existing object's mode must
+        /// allow writing.
         const SEND = sys::POSTBOX_RIGHT_SEND;
-        /// Receive messages. An existing object's mode must allow reading.
+        /// Receive messages, answer, read, accept, acquire, wait. An existing object's mode must
+        /// allow reading.
         const RECEIVE = sys::POSTBOX_RIGHT_RECEIVE;
         /// Change owner, group and mode. For the object's owner, or with `CAP_IPC_OWNER`.
         const ADMIN = sys::POSTBOX_RIGHT_ADMIN;
     }
 }
 
-/// How many messages a mailbox holds. What was taken and not acknowledged yet, and what is
+/// How many messages a mailbox, or one direction of a link, holds. What was taken and not acknowledged yet, and what is
 /// reserved, counts too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
@@ -121,22 +125,23 @@ access! {
 /// stream. [`Mailbox::split`] makes a [`Sender`] and a [`Receiver`] of it.
 pub type Mailbox = Handle<Both>;
 
-/// A handle that sends to a mailbox.
+/// A handle that sends: to a mailbox, from one end of a link, or to a process's endpoint.
 pub type Sender = Handle<SendOnly>;
 
-/// A handle that receives from a mailbox.
+/// A handle that receives: from a mailbox, at one end of a link, or what is sent to a process.
 pub type Receiver = Handle<ReceiveOnly>;
 
 /// A handle that changes a mailbox's owner, group and mode, and neither sends nor receives.
 pub type Admin = Handle<AdminOnly>;
 
-/// An open handle to a mailbox; `A` says what for. Use it as [`Mailbox`], [`Sender`], [`Receiver`]
-/// or [`Admin`].
+/// An open handle to an object; `A` says of which kind, and what for. Use it as [`Mailbox`],
+/// [`Sender`], [`Receiver`], [`Link`](crate::Link), [`Endpoint`](crate::Endpoint) and so on. What
+/// carries messages (mailboxes, links, endpoints) has the same calls to send and to receive.
 ///
 /// A handle is an open file, close-on-exec, and can be shared between threads. When the last handle
-/// is closed, a mailbox that is not persistent is gone with its messages. The descriptor can be
-/// passed on ([`AsFd`], `OwnedFd::from`) and made a handle again with `try_from`, which asks the
-/// kernel what it is.
+/// is closed, an object that is not persistent is gone with what is in it. The descriptor can be
+/// passed on ([`AsFd`], `OwnedFd::from`, [`Parcel::attach`](crate::Parcel::attach)) and made a
+/// handle again with `try_from`, which asks the kernel what it is.
 pub struct Handle<A> {
     pub(crate) inner: Inner,
     access: PhantomData<A>,
@@ -154,12 +159,13 @@ impl<A: Access> Handle<A> {
     /// own unsettled messages and reservations, and is one more sender or receiver.
     ///
     /// # Errors
-    /// No descriptor or memory is left ([`ErrorKind::Os`]).
+    /// No descriptor is left ([`NoDescriptors`](crate::ErrorKind::NoDescriptors)), or no memory
+    /// ([`Os`](crate::ErrorKind::Os)).
     pub fn try_clone(&self) -> Result<Self> {
         self.inner.dup(self.inner.rights).map(Self::from_inner)
     }
 
-    /// The name under which the mailbox was opened; `None` if it has none.
+    /// The name under which it was opened; `None` if it has none.
     pub fn name(&self) -> Option<&str> {
         self.inner.subject.name.as_deref()
     }
@@ -169,7 +175,7 @@ impl<A: Access> Handle<A> {
         self.inner.rights
     }
 
-    /// The mailbox's attributes, state and counters at this moment.
+    /// The object's attributes, state and counters at this moment.
     ///
     /// # Errors
     /// None that a program can bring about.
@@ -180,7 +186,7 @@ impl<A: Access> Handle<A> {
     /// Sets the permission bits. Handles that are open keep their rights.
     ///
     /// # Errors
-    /// [`Denied`](ErrorKind::Denied) without [`Rights::ADMIN`].
+    /// [`Denied`](crate::ErrorKind::Denied) without [`Rights::ADMIN`].
     pub fn set_mode(&self, mode: u32) -> Result<()> {
         self.inner.set_attr(sys::postbox_attr {
             valid: sys::POSTBOX_ATTR_MODE,
@@ -193,7 +199,7 @@ impl<A: Access> Handle<A> {
     /// `None` leaves it.
     ///
     /// # Errors
-    /// [`Denied`](ErrorKind::Denied) without [`Rights::ADMIN`] or the capability.
+    /// [`Denied`](crate::ErrorKind::Denied) without [`Rights::ADMIN`] or the capability.
     pub fn chown(&self, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
         let valid =
             uid.map_or(0, |_| sys::POSTBOX_ATTR_UID) | gid.map_or(0, |_| sys::POSTBOX_ATTR_GID);
@@ -205,8 +211,8 @@ impl<A: Access> Handle<A> {
         })
     }
 
-    /// Makes every call that would wait return at once instead, with [`Full`](ErrorKind::Full) or
-    /// [`Empty`](ErrorKind::Empty), whatever it says of waiting. For use with an event loop.
+    /// Makes what would wait return at once instead, with [`Full`](crate::ErrorKind::Full) or
+    /// [`Empty`](crate::ErrorKind::Empty), whatever it says of waiting. For use with an event loop.
     /// Descriptors made by `dup(2)` share this; handles made by [`try_clone`](Self::try_clone) do
     /// not.
     ///
@@ -245,6 +251,20 @@ impl<A: Access> Handle<A> {
     pub fn ready(&self, events: PollFlags, timeout: Option<Duration>) -> Result<PollFlags> {
         self.inner.ready(events, timeout)
     }
+
+    /// Waits until somebody has, or had, opened the other side: who receives, for a handle that
+    /// sends, and the other way round. For what can be opened before its peer: a
+    /// [`Port`](crate::Port), a pipe, a mailbox.
+    ///
+    /// # Errors
+    /// [`NotYet`](crate::ErrorKind::NotYet) where it does not wait;
+    /// [`Timeout`](crate::ErrorKind::Timeout) where it has a limit;
+    /// [`Unsupported`](crate::ErrorKind::Unsupported).
+    pub fn wait_peer(&self, wait: Wait) -> Result<()> {
+        let (flags, timeout_ns) = wait.flags();
+        retry_on_intr(|| raw::wait_peer(self, flags, timeout_ns))
+            .map_err(|errno| self.inner.error(Action::WaitPeer, errno))
+    }
 }
 
 impl Mailbox {
@@ -256,8 +276,8 @@ impl Mailbox {
     /// Opens an existing mailbox to send and to receive.
     ///
     /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound), [`Denied`](ErrorKind::Denied),
-    /// [`InvalidName`](ErrorKind::InvalidName), [`ModuleMissing`](ErrorKind::ModuleMissing).
+    /// [`NotFound`](crate::ErrorKind::NotFound), [`Denied`](crate::ErrorKind::Denied),
+    /// [`InvalidName`](crate::ErrorKind::InvalidName), [`ModuleMissing`](crate::ErrorKind::ModuleMissing).
     pub fn open(name: &str) -> Result<Mailbox> {
         Options::new().open(name)
     }
@@ -301,7 +321,8 @@ impl Mailbox {
     /// notices when the other is gone.
     ///
     /// # Errors
-    /// No descriptor or memory is left ([`ErrorKind::Os`]).
+    /// No descriptor is left ([`NoDescriptors`](crate::ErrorKind::NoDescriptors)), or no memory
+    /// ([`Os`](crate::ErrorKind::Os)).
     pub fn split(self) -> Result<(Sender, Receiver)> {
         Ok((self.sender()?, self.receiver()?))
     }
@@ -309,7 +330,8 @@ impl Mailbox {
     /// A second handle that can only send.
     ///
     /// # Errors
-    /// No descriptor or memory is left ([`ErrorKind::Os`]).
+    /// No descriptor is left ([`NoDescriptors`](crate::ErrorKind::NoDescriptors)), or no memory
+    /// ([`Os`](crate::ErrorKind::Os)).
     pub fn sender(&self) -> Result<Sender> {
         self.inner.dup(Rights::SEND).map(Handle::from_inner)
     }
@@ -317,7 +339,8 @@ impl Mailbox {
     /// A second handle that can only receive.
     ///
     /// # Errors
-    /// No descriptor or memory is left ([`ErrorKind::Os`]).
+    /// No descriptor is left ([`NoDescriptors`](crate::ErrorKind::NoDescriptors)), or no memory
+    /// ([`Os`](crate::ErrorKind::Os)).
     pub fn receiver(&self) -> Result<Receiver> {
         self.inner.dup(Rights::RECEIVE).map(Handle::from_inner)
     }
@@ -456,10 +479,10 @@ impl Options {
     /// Opens or makes it, to send and to receive.
     ///
     /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound), [`Exists`](ErrorKind::Exists),
-    /// [`Denied`](ErrorKind::Denied), [`InvalidName`](ErrorKind::InvalidName),
-    /// [`Quota`](ErrorKind::Quota) (too many objects), [`ModuleMissing`](ErrorKind::ModuleMissing),
-    /// [`Incompatible`](ErrorKind::Incompatible).
+    /// [`NotFound`](crate::ErrorKind::NotFound), [`Exists`](crate::ErrorKind::Exists),
+    /// [`Denied`](crate::ErrorKind::Denied), [`InvalidName`](crate::ErrorKind::InvalidName),
+    /// [`Quota`](crate::ErrorKind::Quota) (too many objects), [`ModuleMissing`](crate::ErrorKind::ModuleMissing),
+    /// [`Incompatible`](crate::ErrorKind::Incompatible).
     pub fn open(&self, name: &str) -> Result<Mailbox> {
         self.open_as(Some(name))
     }
@@ -491,8 +514,8 @@ impl Options {
     /// Makes a mailbox without a name, for threads, children, and whoever gets a descriptor of it.
     ///
     /// # Errors
-    /// [`Quota`](ErrorKind::Quota) (too many objects), [`ModuleMissing`](ErrorKind::ModuleMissing),
-    /// [`Incompatible`](ErrorKind::Incompatible).
+    /// [`Quota`](crate::ErrorKind::Quota) (too many objects), [`ModuleMissing`](crate::ErrorKind::ModuleMissing),
+    /// [`Incompatible`](crate::ErrorKind::Incompatible).
     pub fn anonymous(&self) -> Result<Mailbox> {
         self.open_as(None)
     }
@@ -542,7 +565,7 @@ impl<A> From<Handle<A>> for OwnedFd {
     }
 }
 
-/// The kernel says whether the descriptor is a mailbox and has just the rights of this type (and
+/// The kernel says whether the descriptor is of the kind of this type and has just its rights (and
 /// perhaps [`Rights::ADMIN`]); if not, the error gives it back.
 impl<A: Access> TryFrom<OwnedFd> for Handle<A> {
     type Error = FromFdError;

@@ -25,6 +25,16 @@
 //! # }
 //! ```
 //!
+//! # The objects
+//!
+//! | object | what it is |
+//! |---|---|
+//! | [`Mailbox`] | a queue of messages: many senders, many receivers |
+//! | [`Link`], [`Listener`], [`Port`] | a connection of two: made as a pair, by name, or where two processes meet |
+//! | [`Endpoint`] | the mailbox of a process, addressed by its number |
+//! | [`Pipe`] | a stream of bytes |
+//! | [`Semaphore`], [`Latch`], [`Barrier`] | what processes wait for |
+//!
 //! # What to use for what
 //!
 //! | you want | use |
@@ -35,13 +45,16 @@
 //! | to wait, but not for ever | [`send_timeout`](Handle::send_timeout), [`recv_deadline`](Handle::recv_deadline) and the like |
 //! | work that survives the death of a worker | [`take`](Handle::take), [`Delivery::ack`] |
 //! | to be sure of room before the work is done | [`reserve`](Handle::reserve), [`Permit::send`] |
+//! | an answer | [`call`](Handle::call); [`serve`](Handle::serve) or [`recv_request`](Handle::recv_request) |
+//! | to pass on files, or rights to objects | [`Parcel`], [`Message::files`] |
 //! | many small messages | [`send_many`](Handle::send_many), [`recv_many`](Handle::recv_many) |
 //! | an event loop | [`set_nonblocking`](Handle::set_nonblocking), [`AsFd`](std::os::fd::AsFd), [`ready`](Handle::ready) |
+//! | to wait for several things at once | [`wait_any`], [`WaitSet`] |
 //!
 //! # Waiting and interruption
 //!
-//! Calls that wait are woken when the peer is gone. A signal handler that runs meanwhile does not
-//! end a call, nor does it make a timeout longer: see [`Wait`].
+//! Whoever waits is woken when the peer is gone. A signal handler that runs meanwhile does not end a
+//! wait, nor does it make a timeout longer: see [`Wait`].
 //!
 //! # Processes
 //!
@@ -62,10 +75,14 @@
 
 mod barrier;
 mod call;
+mod endpoint;
 mod error;
 mod handle;
 mod info;
 mod latch;
+mod link;
+mod listener;
+mod many;
 mod object;
 mod parcel;
 mod pipe;
@@ -79,6 +96,7 @@ mod wait;
 
 pub use barrier::{Barrier, BarrierAccess, BarrierOptions, BarrierWaitResult, Member};
 pub use call::Request;
+pub use endpoint::{Endpoint, EndpointOptions, OwnEndpoint};
 pub use error::{Error, ErrorKind, FromFdError, Result, SendError, SendManyError};
 pub use handle::{
     Access, Admin, AdminOnly, Both, CanReceive, CanSend, Capacity, Handle, Mailbox, Options,
@@ -86,6 +104,9 @@ pub use handle::{
 };
 pub use info::{Info, List, Usage, Version, list, stat, unlink, usage, version};
 pub use latch::{Latch, LatchAccess, LatchOptions, Participant};
+pub use link::{Direction, Link, LinkEnd, LinkOptions, Port};
+pub use listener::{Incoming, Listener, Listens};
+pub use many::{Ready, WaitSet, wait_any};
 pub use object::Kind;
 pub use parcel::Parcel;
 pub use pipe::{Pipe, PipeEnd, PipeOptions, PipeReader, PipeReading, PipeWriter, PipeWriting};

@@ -252,16 +252,6 @@ impl<A: PipeEnd> Handle<A> {
     pub fn set_capacity(&self, bytes: u64) -> Result<u64> {
         raw::set_capacity(self, bytes).map_err(|errno| self.inner.error(Action::Resize, errno))
     }
-
-    /// Waits, as `wait` says, until somebody has, or had, opened the other end.
-    ///
-    /// # Errors
-    /// [`NotYet`](crate::ErrorKind::NotYet), [`Timeout`](crate::ErrorKind::Timeout).
-    pub fn wait_peer(&self, wait: Wait) -> Result<()> {
-        let (flags, timeout_ns) = wait.flags();
-        retry_on_intr(|| raw::wait_peer(self, flags, timeout_ns))
-            .map_err(|errno| self.inner.error(Action::WaitPeer, errno))
-    }
 }
 
 /// # Reading from a pipe

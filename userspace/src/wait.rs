@@ -4,8 +4,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long a call may wait.
 ///
-/// A wait that a signal handler interrupts is taken up again, and [`Wait::Timeout`] counts from the
-/// beginning of the call all the same. To be woken by something else, wait with
+/// A wait that a signal handler interrupts is taken up again, and [`Wait::Timeout`] counts from its
+/// beginning all the same. (Only [`call`](crate::Handle::call) ends with
+/// [`Interrupted`](crate::ErrorKind::Interrupted), as its request may have been taken.) To be woken by something else, wait with
 /// [`Handle::ready`](crate::Handle::ready) or an epoll of your own, or use [`raw`](crate::raw),
 /// which gives `EINTR`.
 ///
@@ -45,6 +46,32 @@ impl Wait {
             Wait::RealtimeDeadline(deadline) => (
                 sys::POSTBOX_DEADLINE | sys::POSTBOX_REALTIME,
                 nanoseconds(deadline.duration_since(UNIX_EPOCH).unwrap_or_default()),
+            ),
+        }
+    }
+
+    /// The same with a time that does not begin anew when a wait is taken up again.
+    pub(crate) fn fixed(self) -> Self {
+        match self {
+            // A time-out that leads beyond the clock's end is none.
+            Wait::Timeout(timeout) => Instant::now()
+                .checked_add(timeout)
+                .map_or(Wait::Forever, Wait::Deadline),
+            other => other,
+        }
+    }
+
+    /// How much of the time is left; `None`: as long as it takes.
+    pub(crate) fn left(self) -> Option<Duration> {
+        match self {
+            Wait::Forever => None,
+            Wait::Never => Some(Duration::ZERO),
+            Wait::Timeout(timeout) => Some(timeout),
+            Wait::Deadline(deadline) => Some(deadline.saturating_duration_since(Instant::now())),
+            Wait::RealtimeDeadline(deadline) => Some(
+                deadline
+                    .duration_since(SystemTime::now())
+                    .unwrap_or_default(),
             ),
         }
     }

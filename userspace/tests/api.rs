@@ -1,8 +1,9 @@
 //! What holds of the types, whatever the kernel does.
 
 use postbox::{
-    Admin, Delivery, Error, FromFdError, Identity, Info, Iter, List, Mailbox, Message, Options,
-    Permit, Received, Receiver, SendError, SendManyError, Sender, Usage, Version, Wait,
+    Admin, Delivery, Endpoint, EndpointOptions, Error, FromFdError, Identity, Incoming, Info, Iter,
+    Link, LinkOptions, List, Listener, Mailbox, Message, Options, Parcel, Permit, Process, Ready,
+    Received, Receiver, Request, SendError, SendManyError, Sender, Usage, Version, Wait, WaitSet,
 };
 use std::fmt::Debug;
 use std::panic::UnwindSafe;
@@ -15,6 +16,17 @@ fn everything_goes_between_threads_and_shows_itself() {
     check::<Receiver>();
     check::<Admin>();
     check::<Options>();
+    check::<Link>();
+    check::<LinkOptions>();
+    check::<Listener>();
+    check::<Incoming<'static>>();
+    check::<Endpoint>();
+    check::<EndpointOptions>();
+    check::<Parcel<'static>>();
+    check::<Request<'static>>();
+    check::<Process>();
+    check::<Ready>();
+    check::<WaitSet>();
     check::<Permit<'static>>();
     check::<Delivery<'static>>();
     check::<Iter<'static>>();
