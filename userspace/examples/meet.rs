@@ -39,9 +39,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         link.send("bye")?;
         let end = link.recv().unwrap_err();
         println!("{me}: {end}");
-    } else {
-        let last = link.recv_timeout(Duration::from_secs(1));
-        println!("{me}: {last:?}");
+    } else if let Ok(last) = link.recv_timeout(Duration::from_secs(1)) {
+        println!("{me}: received {:?}", String::from_utf8_lossy(&last));
     }
     if let Some(mut partner) = partner {
         partner.wait()?;

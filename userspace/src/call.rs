@@ -33,11 +33,13 @@ impl Inner {
         loop {
             match result {
                 Ok(payload) => return Ok(Message::new(payload, came, &args.reply)),
-                // Without a token it is the request that is too large.
-                Err(Errno::MSGSIZE)
-                    if args.reply.token != 0 && args.reply.msg_len > args.reply.len =>
-                {
+                // Otherwise it is the request that is too large.
+                Err(Errno::MSGSIZE) if args.reply.msg_len > args.reply.len => {
                     self.expect(args.reply.msg_len);
+                    if args.reply.token == 0 {
+                        // The handle has no room for one more that did not fit.
+                        return Err(self.error(Action::Call, Errno::DQUOT));
+                    }
                 }
                 Err(errno) => return Err(self.send_error(Action::Call, errno, payload.len())),
             }

@@ -395,6 +395,7 @@ impl Error {
                     Action::Receive => {
                         format!("the buffer has {limit}; the message stays, use a larger buffer")
                     }
+                    Action::Reply => format!("the module takes {limit}; send it in parts"),
                     Action::SendReserved => {
                         format!("{limit} were reserved; reserve as many as it may have")
                     }

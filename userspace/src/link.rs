@@ -340,8 +340,17 @@ impl LinkOptions {
         self
     }
 
-    fn back(&self) -> Capacity {
-        self.back_capacity.unwrap_or(self.capacity)
+    /// Messages and bytes of both directions. What is not there has none.
+    fn capacities(&self) -> [u64; 4] {
+        let back = self.back_capacity.unwrap_or(self.capacity);
+        let mut forward = [self.capacity.to_raw(), self.capacity_bytes];
+        let mut back = [back.to_raw(), self.back_capacity_bytes];
+        match self.direction {
+            Direction::Both => {}
+            Direction::Forward => back = [0; 2],
+            Direction::Back => forward = [0; 2],
+        }
+        [forward[0], forward[1], back[0], back[1]]
     }
 
     fn flags(&self) -> u32 {
@@ -353,14 +362,15 @@ impl LinkOptions {
     }
 
     fn open_args(&self, flags: u32) -> sys::postbox_open {
+        let [capacity, capacity_bytes, back_capacity, back_capacity_bytes] = self.capacities();
         sys::postbox_open {
             flags: self.flags() | flags,
             mode: self.mode,
-            capacity: self.capacity.to_raw(),
-            capacity_bytes: self.capacity_bytes,
+            capacity,
+            capacity_bytes,
             message_max: self.message_max,
-            back_capacity: self.back().to_raw(),
-            back_capacity_bytes: self.back_capacity_bytes,
+            back_capacity,
+            back_capacity_bytes,
             ..Default::default()
         }
     }
@@ -372,12 +382,13 @@ impl LinkOptions {
     pub fn pair(&self) -> Result<(Link, Link)> {
         let (first, version) = device()?;
         let subject = Subject::new(Kind::Link, None);
+        let [capacity, capacity_bytes, back_capacity, back_capacity_bytes] = self.capacities();
         let mut args = sys::postbox_pair {
             flags: self.flags(),
-            capacity: self.capacity.to_raw(),
-            capacity_bytes: self.capacity_bytes,
-            back_capacity: self.back().to_raw(),
-            back_capacity_bytes: self.back_capacity_bytes,
+            capacity,
+            capacity_bytes,
+            back_capacity,
+            back_capacity_bytes,
             message_max: self.message_max,
             ..Default::default()
         };
@@ -588,6 +599,7 @@ mod tests {
         assert_eq!(forward, sys::POSTBOX_O_NO_BACK);
         let back = options.direction(Direction::Back).flags();
         assert_eq!(back, sys::POSTBOX_O_NO_FORWARD);
+        assert_eq!(options.capacities(), [0, 0, 1024, 0]);
     }
 
     #[test]

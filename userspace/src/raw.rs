@@ -499,7 +499,10 @@ pub fn call_fetch<'b>(
     files: &mut Vec<ReceivedFd>,
     args: &mut sys::postbox_call,
 ) -> Result<&'b mut [u8]> {
-    args.request = sys::postbox_send::default();
+    args.request = sys::postbox_send {
+        size: size_of::<sys::postbox_send>(),
+        ..Default::default()
+    };
     args.reply.flags |= sys::POSTBOX_CALL_FETCH;
     call_at(fd, buf, files, args)
 }

@@ -46,19 +46,28 @@ impl Inner {
     pub(crate) fn send_error(&self, action: Action, errno: Errno, len: usize) -> Error {
         let mut error = self.error(action, errno);
         if errno == Errno::MSGSIZE
-            && let Ok(info) = raw::info(&self.fd)
+            && let Ok(limit) = self.limit(action)
         {
-            let limit = match self.subject.kind {
-                // The capacity is that of the other direction.
-                Kind::Link => info.message_max,
-                _ => info.message_max.min(info.capacity_bytes),
-            };
             error.kind = ErrorKind::TooLarge {
                 len: len as u64,
                 limit,
             };
         }
         error
+    }
+
+    /// Bytes of the largest message that can be sent.
+    fn limit(&self, action: Action) -> rustix::io::Result<u64> {
+        if action == Action::Reply {
+            // A reply goes straight to the caller, and not through the object.
+            return Ok(raw::version(&self.fd)?.message_max);
+        }
+        let info = raw::info(&self.fd)?;
+        Ok(match self.subject.kind {
+            // The capacity is that of the other direction.
+            Kind::Link => info.message_max,
+            _ => info.message_max.min(info.capacity_bytes),
+        })
     }
 }
 
