@@ -71,7 +71,7 @@ static void layout(void)
 	AT(postbox_version, batch_max, 24);
 	AT(postbox_version, reserved, 28);
 
-	SIZE(postbox_open, 72);
+	SIZE(postbox_open, 104);
 	AT(postbox_open, size, 0);
 	AT(postbox_open, kind, 4);
 	AT(postbox_open, name, 8);
@@ -84,7 +84,12 @@ static void layout(void)
 	AT(postbox_open, message_max, 48);
 	AT(postbox_open, id, 56);
 	AT(postbox_open, created, 64);
-	AT(postbox_open, reserved, 68);
+	AT(postbox_open, number, 68);
+	AT(postbox_open, back_capacity, 72);
+	AT(postbox_open, back_capacity_bytes, 80);
+	AT(postbox_open, initial, 88);
+	AT(postbox_open, backlog, 96);
+	AT(postbox_open, reserved, 100);
 
 	SIZE(postbox_dup, 16);
 	AT(postbox_dup, size, 0);
@@ -105,7 +110,7 @@ static void layout(void)
 	AT(postbox_attr, gid, 16);
 	AT(postbox_attr, reserved, 20);
 
-	SIZE(postbox_info, 224);
+	SIZE(postbox_info, 264);
 	AT(postbox_info, size, 0);
 	AT(postbox_info, kind, 4);
 	AT(postbox_info, id, 8);
@@ -133,6 +138,12 @@ static void layout(void)
 	AT(postbox_info, rights, 152);
 	AT(postbox_info, name_len, 156);
 	AT(postbox_info, name, 160);
+	AT(postbox_info, number, 224);
+	AT(postbox_info, reserved, 228);
+	AT(postbox_info, value, 232);
+	AT(postbox_info, maximum, 240);
+	AT(postbox_info, back_messages, 248);
+	AT(postbox_info, back_bytes, 256);
 
 	SIZE(postbox_list, 32);
 	AT(postbox_list, size, 0);
@@ -142,7 +153,7 @@ static void layout(void)
 	AT(postbox_list, reserved, 20);
 	AT(postbox_list, after, 24);
 
-	SIZE(postbox_usage, 56);
+	SIZE(postbox_usage, 72);
 	AT(postbox_usage, size, 0);
 	AT(postbox_usage, uid, 4);
 	AT(postbox_usage, messages, 8);
@@ -151,18 +162,25 @@ static void layout(void)
 	AT(postbox_usage, bytes_max, 32);
 	AT(postbox_usage, objects, 40);
 	AT(postbox_usage, objects_max, 48);
+	AT(postbox_usage, files, 56);
+	AT(postbox_usage, files_max, 64);
 
-	SIZE(postbox_send, 48);
+	SIZE(postbox_fd, 8);
+	AT(postbox_fd, fd, 0);
+	AT(postbox_fd, rights, 4);
+
+	SIZE(postbox_send, 56);
 	AT(postbox_send, size, 0);
 	AT(postbox_send, flags, 4);
 	AT(postbox_send, data, 8);
 	AT(postbox_send, len, 16);
 	AT(postbox_send, timeout_ns, 24);
 	AT(postbox_send, priority, 32);
-	AT(postbox_send, reserved, 36);
+	AT(postbox_send, fd_count, 36);
 	AT(postbox_send, reserved_len, 40);
+	AT(postbox_send, fds, 48);
 
-	SIZE(postbox_recv, 80);
+	SIZE(postbox_recv, 96);
 	AT(postbox_recv, size, 0);
 	AT(postbox_recv, flags, 4);
 	AT(postbox_recv, data, 8);
@@ -177,6 +195,9 @@ static void layout(void)
 	AT(postbox_recv, uid, 64);
 	AT(postbox_recv, gid, 68);
 	AT(postbox_recv, pidfd_ino, 72);
+	AT(postbox_recv, fds, 80);
+	AT(postbox_recv, fd_max, 88);
+	AT(postbox_recv, fd_count, 92);
 
 	SIZE(postbox_ack, 16);
 	AT(postbox_ack, size, 0);
@@ -196,6 +217,96 @@ static void layout(void)
 	AT(postbox_batch, count, 16);
 	AT(postbox_batch, entry_size, 20);
 	AT(postbox_batch, timeout_ns, 24);
+
+	SIZE(postbox_call, 160);
+	AT(postbox_call, size, 0);
+	AT(postbox_call, reserved, 4);
+	AT(postbox_call, request, 8);
+	AT(postbox_call, reply, 64);
+
+	SIZE(postbox_reply, 48);
+	AT(postbox_reply, size, 0);
+	AT(postbox_reply, flags, 4);
+	AT(postbox_reply, data, 8);
+	AT(postbox_reply, len, 16);
+	AT(postbox_reply, token, 24);
+	AT(postbox_reply, fds, 32);
+	AT(postbox_reply, fd_count, 40);
+	AT(postbox_reply, reserved, 44);
+
+	SIZE(postbox_reply_recv, 152);
+	AT(postbox_reply_recv, size, 0);
+	AT(postbox_reply_recv, reserved, 4);
+	AT(postbox_reply_recv, reply, 8);
+	AT(postbox_reply_recv, recv, 56);
+
+	SIZE(postbox_pair, 64);
+	AT(postbox_pair, size, 0);
+	AT(postbox_pair, flags, 4);
+	AT(postbox_pair, capacity, 8);
+	AT(postbox_pair, capacity_bytes, 16);
+	AT(postbox_pair, back_capacity, 24);
+	AT(postbox_pair, back_capacity_bytes, 32);
+	AT(postbox_pair, message_max, 40);
+	AT(postbox_pair, id, 48);
+	AT(postbox_pair, fd, 56);
+	AT(postbox_pair, reserved, 60);
+
+	SIZE(postbox_connect, 40);
+	AT(postbox_connect, size, 0);
+	AT(postbox_connect, flags, 4);
+	AT(postbox_connect, name, 8);
+	AT(postbox_connect, name_len, 16);
+	AT(postbox_connect, number, 20);
+	AT(postbox_connect, timeout_ns, 24);
+	AT(postbox_connect, id, 32);
+
+	SIZE(postbox_accept, 32);
+	AT(postbox_accept, size, 0);
+	AT(postbox_accept, flags, 4);
+	AT(postbox_accept, timeout_ns, 8);
+	AT(postbox_accept, id, 16);
+	AT(postbox_accept, fd, 24);
+	AT(postbox_accept, reserved, 28);
+
+	SIZE(postbox_peer, 32);
+	AT(postbox_peer, size, 0);
+	AT(postbox_peer, pid, 4);
+	AT(postbox_peer, tid, 8);
+	AT(postbox_peer, uid, 12);
+	AT(postbox_peer, gid, 16);
+	AT(postbox_peer, reserved, 20);
+	AT(postbox_peer, pidfd_ino, 24);
+
+	SIZE(postbox_wait_peer, 16);
+	AT(postbox_wait_peer, size, 0);
+	AT(postbox_wait_peer, flags, 4);
+	AT(postbox_wait_peer, timeout_ns, 8);
+
+	SIZE(postbox_shutdown, 8);
+	AT(postbox_shutdown, size, 0);
+	AT(postbox_shutdown, how, 4);
+
+	SIZE(postbox_io, 40);
+	AT(postbox_io, size, 0);
+	AT(postbox_io, flags, 4);
+	AT(postbox_io, data, 8);
+	AT(postbox_io, len, 16);
+	AT(postbox_io, timeout_ns, 24);
+	AT(postbox_io, done, 32);
+
+	SIZE(postbox_capacity, 16);
+	AT(postbox_capacity, size, 0);
+	AT(postbox_capacity, reserved, 4);
+	AT(postbox_capacity, capacity, 8);
+
+	SIZE(postbox_sync, 32);
+	AT(postbox_sync, size, 0);
+	AT(postbox_sync, flags, 4);
+	AT(postbox_sync, count, 8);
+	AT(postbox_sync, timeout_ns, 16);
+	AT(postbox_sync, state, 24);
+	AT(postbox_sync, reserved, 28);
 }
 
 static void requests(void)
@@ -215,6 +326,24 @@ static void requests(void)
 	REQUEST(POSTBOX_RESERVE);
 	REQUEST(POSTBOX_SEND_BATCH);
 	REQUEST(POSTBOX_RECV_BATCH);
+	REQUEST(POSTBOX_CALL);
+	REQUEST(POSTBOX_REPLY);
+	REQUEST(POSTBOX_REPLY_RECV);
+	REQUEST(POSTBOX_PAIR);
+	REQUEST(POSTBOX_CONNECT);
+	REQUEST(POSTBOX_ACCEPT);
+	REQUEST(POSTBOX_PEER);
+	REQUEST(POSTBOX_WAIT_PEER);
+	REQUEST(POSTBOX_SHUTDOWN);
+	REQUEST(POSTBOX_READ);
+	REQUEST(POSTBOX_WRITE);
+	REQUEST(POSTBOX_SET_CAPACITY);
+	REQUEST(POSTBOX_ACQUIRE);
+	REQUEST(POSTBOX_RELEASE);
+	REQUEST(POSTBOX_COUNT_DOWN);
+	REQUEST(POSTBOX_WAIT);
+	REQUEST(POSTBOX_JOIN);
+	REQUEST(POSTBOX_LEAVE);
 }
 
 /* A message that is received without waiting, into buf. */
