@@ -8,7 +8,7 @@ use crate::{
     helpers::{self, c, limits, UserBytes},
     inspect,
     mailbox::{Failure, Receive},
-    request,
+    request::{self, pipe},
     wait::Wait,
 };
 use core::{pin::Pin, ptr::NonNull};
@@ -213,7 +213,9 @@ unsafe extern "C" fn fop_read_iter(
     // SAFETY: It is valid for the call.
     let plain = unsafe { plain_bytes(iter.as_raw()) };
     let mut read = || -> Result<usize, Failure> {
-        let mailbox = handle.rx()?;
+        let Ok(mailbox) = handle.rx() else {
+            return Ok(pipe::read_iter(&handle, iter, plain, &wait)?);
+        };
         // Who only reads cannot answer a request.
         mailbox.receive(&Receive::any(iter.len(), wait, None), |message| {
             let payload = message.payload();
@@ -257,7 +259,9 @@ unsafe extern "C" fn fop_write_iter(
     // SAFETY: It is valid for the call.
     let plain = unsafe { plain_bytes(iter.as_raw()) };
     let mut write = || -> Result<usize> {
-        let mailbox = handle.tx()?;
+        let Ok(mailbox) = handle.tx() else {
+            return pipe::write_iter(&handle, iter, plain, &wait);
+        };
         let len = iter.len();
         if len as u64 > mailbox.message_max().min(limits::message()) {
             return Err(EMSGSIZE);

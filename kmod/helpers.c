@@ -45,6 +45,10 @@ unsigned long postbox_max_message = 16 << 20;
 module_param_named(max_message, postbox_max_message, ulong, 0644);
 MODULE_PARM_DESC(max_message, "Bytes of the largest message");
 
+unsigned long postbox_max_pipe = 1 << 20;
+module_param_named(max_pipe, postbox_max_pipe, ulong, 0644);
+MODULE_PARM_DESC(max_pipe, "Bytes that the largest pipe holds");
+
 /*
  * Every argument struct begins with its size. The usual one, of exactly the
  * size that is known here, is moved word by word in one window of access.

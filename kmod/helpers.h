@@ -47,6 +47,7 @@ extern unsigned long postbox_max_user_bytes;
 extern unsigned long postbox_max_user_objects;
 extern unsigned long postbox_max_user_files;
 extern unsigned long postbox_max_message;
+extern unsigned long postbox_max_pipe;
 
 int postbox_read_args(void *args, size_t args_size, size_t min_size,
 		      const void __user *from, size_t *user_size);

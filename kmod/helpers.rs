@@ -126,6 +126,13 @@ impl UserBytes {
         Self { address }
     }
 
+    /// Those behind the first `len` of them, which have been accessed.
+    pub(crate) fn after(self, len: usize) -> Self {
+        Self {
+            address: self.address.wrapping_add(len),
+        }
+    }
+
     /// Copies as many as `out` has.
     pub(crate) fn copy_to(self, out: &mut [u8]) -> Result {
         let from = self.address as *const c_void;
@@ -164,12 +171,15 @@ impl UserBytes {
 
 /// The limits that module parameters set. They can change at any moment.
 pub(crate) mod limits {
+    use crate::queue::PIPE_ATOMIC;
+
     extern "C" {
         static postbox_max_user_messages: usize;
         static postbox_max_user_bytes: usize;
         static postbox_max_user_objects: usize;
         static postbox_max_user_files: usize;
         static postbox_max_message: usize;
+        static postbox_max_pipe: usize;
     }
 
     /// # Safety
@@ -202,6 +212,13 @@ pub(crate) mod limits {
     pub(crate) fn user_files() -> u64 {
         // SAFETY: As above.
         unsafe { read(&raw const postbox_max_user_files) }
+    }
+
+    /// Bytes of one pipe: a power of two.
+    pub(crate) fn pipe() -> u64 {
+        // SAFETY: As above.
+        let max = unsafe { read(&raw const postbox_max_pipe) };
+        1 << max.clamp(PIPE_ATOMIC, 1 << 30).ilog2()
     }
 
     /// Bytes of one message. More cannot be allocated.

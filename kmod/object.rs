@@ -2,8 +2,13 @@
 //! The kinds of objects, and what all of them can do.
 
 use crate::{
+    barrier::Barrier,
+    latch::Latch,
     link::{Link, Listener},
     mailbox::{Mailbox, State},
+    pipe::Pipe,
+    semaphore::Semaphore,
+    share::Shares,
     uapi,
     wait::Event,
 };
@@ -17,6 +22,10 @@ pub(crate) enum Object {
     Endpoint(Arc<Mailbox>),
     Link(Arc<Link>),
     Listener(Arc<Listener>),
+    Pipe(Arc<Pipe>),
+    Semaphore(Arc<Semaphore>),
+    Latch(Arc<Latch>),
+    Barrier(Arc<Barrier>),
 }
 
 /// What a handle may do with an object, and at which of a link's ends it is.
@@ -35,6 +44,10 @@ impl Object {
             Self::Endpoint(_) => (uapi::POSTBOX_KIND_ENDPOINT, "endpoint"),
             Self::Link(_) => (uapi::POSTBOX_KIND_LINK, "link"),
             Self::Listener(_) => (uapi::POSTBOX_KIND_LISTENER, "listener"),
+            Self::Pipe(_) => (uapi::POSTBOX_KIND_PIPE, "pipe"),
+            Self::Semaphore(_) => (uapi::POSTBOX_KIND_SEMAPHORE, "semaphore"),
+            Self::Latch(_) => (uapi::POSTBOX_KIND_LATCH, "latch"),
+            Self::Barrier(_) => (uapi::POSTBOX_KIND_BARRIER, "barrier"),
         }
     }
 
@@ -43,7 +56,11 @@ impl Object {
         match self {
             Self::Mailbox(mailbox) | Self::Endpoint(mailbox) => (Some(mailbox), Some(mailbox)),
             Self::Link(link) => link.mailboxes(end),
-            Self::Listener(_) => (None, None),
+            Self::Listener(_)
+            | Self::Pipe(_)
+            | Self::Semaphore(_)
+            | Self::Latch(_)
+            | Self::Barrier(_) => (None, None),
         }
     }
 
@@ -63,6 +80,10 @@ impl Object {
                 }
             }
             Self::Listener(listener) => listener.queue.open(false, side.receives),
+            Self::Pipe(pipe) => pipe.open(side.sends, side.receives),
+            Self::Semaphore(semaphore) => semaphore.open(side.sends, side.receives),
+            Self::Latch(latch) => latch.open(side.sends, side.receives),
+            Self::Barrier(barrier) => barrier.open(side.sends, side.receives),
         }
     }
 
@@ -82,6 +103,10 @@ impl Object {
                 }
             }
             Self::Listener(listener) => listener.queue.close(false, side.receives, state),
+            Self::Pipe(pipe) => pipe.close(side.sends, side.receives),
+            Self::Semaphore(semaphore) => semaphore.close(side.sends, side.receives, shares),
+            Self::Latch(latch) => latch.close(side.sends, side.receives, shares),
+            Self::Barrier(barrier) => barrier.close(side.sends, side.receives, shares),
         }
     }
 
@@ -119,12 +144,21 @@ impl Object {
                         | rx.map_or(0, |rx| rx.poll(file, table, false, true))
                 }
                 Self::Listener(listener) => listener.queue.poll(file, table, false, side.receives),
+                Self::Pipe(pipe) => pipe.poll(file, table, side.sends, side.receives),
+                Self::Semaphore(semaphore) => {
+                    semaphore.poll(file, table, side.sends, side.receives)
+                }
+                Self::Latch(latch) => latch.poll(file, table, side.receives),
+                Self::Barrier(barrier) => barrier.poll(file, table, shares),
             }
         }
     }
 
     /// What happens when the other side comes for the first time.
     pub(crate) fn peer(&self, side: Side) -> Option<&Event> {
+        if let Self::Pipe(pipe) = self {
+            return (side.sends || side.receives).then(|| pipe.peer(side.sends));
+        }
         let (tx, rx) = self.mailboxes(side.end);
         match (tx.filter(|_| side.sends), rx.filter(|_| side.receives)) {
             (Some(tx), _) => Some(tx.receiver_came()),
@@ -153,6 +187,10 @@ impl Object {
                 }
             }
             Self::Listener(listener) => listener.queue.describe(info),
+            Self::Pipe(pipe) => pipe.describe(info),
+            Self::Semaphore(semaphore) => semaphore.describe(info),
+            Self::Latch(latch) => latch.describe(info),
+            Self::Barrier(barrier) => barrier.describe(info),
         }
     }
 }

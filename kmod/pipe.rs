@@ -10,15 +10,11 @@ use crate::{
     helpers::{self, c, limits},
     mailbox::{IN, OUT},
     queue::{self, Claim, Turn, PIPE_ATOMIC},
-    quota::{PipeCharge, Pinned},
+    quota::{Pinned, PipeCharge},
     uapi,
     wait::{Event, Outcome, Pollers, Wait, Waiter, WaiterPtr, Wake},
 };
-use core::{
-    pin::{pin, Pin},
-    ptr::NonNull,
-    slice,
-};
+use core::{pin::pin, ptr::NonNull, slice};
 use kernel::{
     bindings,
     fs::File,
@@ -310,7 +306,11 @@ impl Pipe {
                         inner.queue.end_write();
                         self.settle(inner);
                     }
-                    Err(if let Claim::Over = refused { EPIPE } else { EAGAIN })
+                    Err(if let Claim::Over = refused {
+                        EPIPE
+                    } else {
+                        EAGAIN
+                    })
                 }
             };
             if let Err(error) = ended {

@@ -21,6 +21,7 @@ mod link;
 mod mailbox;
 mod message;
 mod object;
+mod pipe;
 // Also an ordinary crate, of which all of this is public.
 #[allow(dead_code, unreachable_pub)]
 mod queue;

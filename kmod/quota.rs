@@ -72,6 +72,8 @@ pub(crate) struct User {
     objects: Account,
     /// Files in messages, counted as bytes.
     files: Account,
+    /// Memory of pipes.
+    pipes: Account,
 }
 
 /// What a user has in use, and may.
@@ -88,6 +90,7 @@ impl User {
             && self.messages.get() == (0, 0)
             && self.objects.get() == (0, 0)
             && self.files.get() == (0, 0)
+            && self.pipes.get() == (0, 0)
     }
 
     pub(crate) fn usage(&self) -> Usage {
@@ -136,6 +139,7 @@ impl Users {
                     messages: Account::new(),
                     objects: Account::new(),
                     files: Account::new(),
+                    pipes: Account::new(),
                 },
                 GFP_KERNEL_ACCOUNT,
             )?;
@@ -171,6 +175,13 @@ impl Pinned {
         Ok(ObjectCharge(self.0.clone()))
     }
 
+    /// Charges the memory of a pipe, which is as many bytes as a user's messages may have, apart
+    /// from those.
+    pub(crate) fn charge_pipe(&self, bytes: u64) -> Result<PipeCharge> {
+        self.pipes.charge(bytes, MAX_THINGS, limits::user_bytes())?;
+        Ok(PipeCharge(self.0.clone(), bytes))
+    }
+
     /// Charges the files of one message.
     pub(crate) fn charge_files(&self, files: usize) -> Result<FilesCharge> {
         let files = files as u64;
@@ -185,6 +196,15 @@ pub(crate) struct FilesCharge(Arc<User>, u64);
 impl Drop for FilesCharge {
     fn drop(&mut self) {
         self.0.files.uncharge(self.1);
+    }
+}
+
+/// Memory of a pipe that is charged to a user. Dropping this gives it back.
+pub(crate) struct PipeCharge(Arc<User>, u64);
+
+impl Drop for PipeCharge {
+    fn drop(&mut self) {
+        self.0.pipes.uncharge(self.1);
     }
 }
 

@@ -9,7 +9,7 @@
 use crate::{
     helpers::{self, c, Process},
     message::Message,
-    queue::{self, Linked, Links, List, Received, Sent},
+    queue::{self, Linked, Links, List, Received, Sent, Turn},
     uapi,
 };
 use core::{cell::UnsafeCell, marker::PhantomPinned, pin::Pin, ptr::NonNull};
@@ -90,6 +90,8 @@ pub(crate) enum Outcome {
     Received(Received<KBox<Message>>),
     /// The answer to a request.
     Replied(KBox<Message>),
+    /// Its turn at a pipe came.
+    Turn(Turn),
     /// An [`Event`] happened.
     Happened,
 }

@@ -19,6 +19,7 @@ use kernel::{ffi::c_void, prelude::*};
 mod link;
 mod message;
 mod object;
+pub(crate) mod pipe;
 
 /// An argument struct.
 ///
@@ -204,6 +205,9 @@ fn dispatch_other(handle: &Handle, request: u32, arg: usize, nonblocking: bool) 
         uapi::POSTBOX_CONNECT => with(arg, |at, args| link::connect(handle, at, args, nonblocking)),
         uapi::POSTBOX_ACCEPT => with(arg, |at, args| link::accept(handle, at, args, nonblocking)),
         uapi::POSTBOX_PEER => with(arg, |at, args| link::peer(handle, at, args)),
+        uapi::POSTBOX_READ => with(arg, |at, args| pipe::read(handle, at, args, nonblocking)),
+        uapi::POSTBOX_WRITE => with(arg, |at, args| pipe::write(handle, at, args, nonblocking)),
+        uapi::POSTBOX_SET_CAPACITY => with(arg, |at, args| pipe::set_capacity(handle, at, args)),
         uapi::POSTBOX_SHUTDOWN => with(arg, |_, args| link::shutdown(handle, args)),
         _ => Err(ENOTTY),
     }

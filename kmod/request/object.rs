@@ -10,7 +10,9 @@ use crate::{
     link::{Link, Listener},
     mailbox::Mailbox,
     object::Object,
+    pipe::Pipe,
     queue::Capacity,
+    quota::Pinned,
     registry::{Attributes, Changes, Key, Want},
     uapi,
     wait::Wait,
@@ -96,8 +98,8 @@ fn key(args: &uapi::postbox_open) -> Result<Option<Key>> {
     Ok(Some(Key::Name(name(args.name, args.name_len)?)))
 }
 
-/// Makes the object that the arguments describe.
-fn make(args: &uapi::postbox_open) -> Result<Object> {
+/// Makes the object that the arguments describe, for `user`.
+fn make(args: &uapi::postbox_open, user: &Pinned) -> Result<Object> {
     let capacity = Capacity {
         messages: args.capacity,
         bytes: match args.capacity_bytes {
@@ -128,6 +130,10 @@ fn make(args: &uapi::postbox_open) -> Result<Object> {
         uapi::POSTBOX_KIND_LINK => Object::Link(Link::new(&options()?, None)?),
         uapi::POSTBOX_KIND_LISTENER => {
             Object::Listener(Listener::new(options()?, args.backlog, persistent)?)
+        }
+        uapi::POSTBOX_KIND_PIPE => {
+            let pipe = Pipe::new(args.capacity_bytes, persistent, user)?;
+            Object::Pipe(Arc::pin_init(pipe, GFP_KERNEL_ACCOUNT)?)
         }
         _ => return Err(eopnotsupp()),
     })
@@ -169,6 +175,11 @@ fn check_kind(args: &uapi::postbox_open) -> Result {
             unused(&back)?;
             unused(&[args.initial])
         }
+        uapi::POSTBOX_KIND_PIPE => {
+            ensure(!one_way)?;
+            unused(&back)?;
+            unused(&[args.initial, args.capacity, args.message_max])
+        }
         _ => Err(eopnotsupp()),
     }
 }
@@ -206,7 +217,7 @@ pub(super) fn open(handle: &Handle, at: Place, args: &mut uapi::postbox_open) ->
                 persistent,
             },
             &handle.user,
-            || make(args),
+            || make(args, &handle.user),
         )?,
     };
     let mut rights = args.rights;

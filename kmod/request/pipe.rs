@@ -81,10 +81,7 @@ pub(super) fn set_capacity(
     args: &mut uapi::postbox_capacity,
 ) -> Result {
     ensure(args.reserved == 0)?;
-    let pipe = pipe(
-        handle,
-        uapi::POSTBOX_RIGHT_SEND | uapi::POSTBOX_RIGHT_ADMIN,
-    )?;
+    let pipe = pipe(handle, uapi::POSTBOX_RIGHT_SEND | uapi::POSTBOX_RIGHT_ADMIN)?;
     let user = handle.shared.users.current()?;
     pipe.set_capacity(args.capacity, &user, |capacity| {
         args.capacity = capacity;
@@ -93,12 +90,14 @@ pub(super) fn set_capacity(
 }
 
 /// What read() does on a pipe. `plain`: where the bytes go, if it is one place.
+#[inline(never)]
 pub(crate) fn read_iter(
-    pipe: &Pipe,
+    handle: &Handle,
     iter: &mut IovIterDest<'_>,
     plain: Option<UserBytes>,
     wait: &Wait,
 ) -> Result<usize> {
+    let pipe = pipe(handle, uapi::POSTBOX_RIGHT_RECEIVE)?;
     pipe.read(iter.len(), wait, |parts| {
         if let Some(to) = plain {
             return copy_out(to, parts);
@@ -115,12 +114,14 @@ pub(crate) fn read_iter(
 }
 
 /// What write() does on a pipe. `plain`: where the bytes are, if it is one place.
+#[inline(never)]
 pub(crate) fn write_iter(
-    pipe: &Pipe,
+    handle: &Handle,
     iter: &mut IovIterSource<'_>,
     plain: Option<UserBytes>,
     wait: &Wait,
 ) -> Result<usize> {
+    let pipe = pipe(handle, uapi::POSTBOX_RIGHT_SEND)?;
     pipe.write(iter.len(), wait, |done, parts| {
         if let Some(from) = plain {
             return copy_in(from.after(done), parts);
