@@ -15,7 +15,7 @@ use crate::{
     wait::{Outcome, Pollers, Wait, Waiter, WaiterPtr},
 };
 use core::{
-    pin::{pin, Pin},
+    pin::pin,
     ptr::NonNull,
 };
 use kernel::{

@@ -180,9 +180,12 @@ unsafe extern "C" fn fop_poll(
     };
     // SAFETY: Both are those of this poll. The handle keeps the object, and the file the handle.
     unsafe {
-        bound
-            .object
-            .poll(bound.side(), File::from_raw_file(file), table)
+        bound.object.poll(
+            bound.side(),
+            &handle.shares,
+            File::from_raw_file(file),
+            table,
+        )
     }
 }
 

@@ -25,6 +25,7 @@ macro_rules! errors {
 
 errors! {
     eaddrinuse = EADDRINUSE,
+    ealready = EALREADY,
     ebadfd = EBADFD,
     ecanceled = ECANCELED,
     edquot = EDQUOT,
@@ -33,6 +34,7 @@ errors! {
     enametoolong = ENAMETOOLONG,
     enotconn = ENOTCONN,
     eopnotsupp = EOPNOTSUPP,
+    eoverflow = EOVERFLOW,
     eownerdead = EOWNERDEAD,
     estale = ESTALE,
 }

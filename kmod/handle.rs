@@ -9,6 +9,7 @@ use crate::{
     queue::HandleState,
     quota::{Pinned, Users},
     registry::{Opened, Registry},
+    share::Shares,
     uapi,
 };
 use kernel::{
@@ -119,6 +120,9 @@ pub(crate) struct Handle {
     /// What it has of mailboxes. After the mailbox's lock.
     #[pin]
     pub(crate) state: State,
+    /// What each process has of a wait object through it. After the object's lock.
+    #[pin]
+    pub(crate) shares: Shares,
 }
 
 impl Handle {
@@ -132,6 +136,7 @@ impl Handle {
                 user,
                 bound: SetOnce::new(),
                 state <- new_spinlock!(HandleState::new(), "postbox_handle"),
+                shares <- Shares::new(),
             }),
             GFP_KERNEL_ACCOUNT,
         )
@@ -216,6 +221,9 @@ impl Handle {
 
     /// Whether a process may have something of the object that it has to give back.
     pub(crate) fn holds(&self) -> bool {
+        if !self.shares.is_empty() {
+            return true;
+        }
         let state = self.state.lock();
         state.leases() > 0 || state.owed() > 0
     }
@@ -226,7 +234,7 @@ impl Handle {
         if let Some(bound) = self.bound.as_ref() {
             bound
                 .object
-                .process_closed(bound.side(), &self.state, process);
+                .process_closed(bound.side(), &self.state, &self.shares, process);
         }
     }
 }
@@ -235,7 +243,7 @@ impl Handle {
 impl PinnedDrop for Handle {
     fn drop(self: Pin<&mut Self>) {
         if let Some(bound) = self.bound.as_ref() {
-            bound.object.close(bound.side(), &self.state);
+            bound.object.close(bound.side(), &self.state, &self.shares);
             self.shared.registry.close(bound.id, bound.end);
         }
     }

@@ -14,7 +14,7 @@ use crate::{
     wait::{Outcome, Pollers, Wait, Waiter, WaiterPtr, Wake},
 };
 use core::{
-    pin::{pin, Pin},
+    pin::pin,
     ptr::NonNull,
 };
 use kernel::{
@@ -98,7 +98,7 @@ impl Latch {
         }
     }
 
-    /// What poll says to a handle with these rights.
+    /// What poll says to a handle that may wait, or may not.
     ///
     /// # Safety
     ///
@@ -107,7 +107,6 @@ impl Latch {
         &self,
         file: &File,
         table: *mut bindings::poll_table_struct,
-        _sends: bool,
         receives: bool,
     ) -> u32 {
         // SAFETY: By the contract.

@@ -87,8 +87,9 @@ impl Object {
         }
     }
 
-    /// A handle was closed for the last time. `state` is what it had of mailboxes.
-    pub(crate) fn close(&self, side: Side, state: &State) {
+    /// A handle was closed for the last time. `state` is what it had of mailboxes, and `shares` of
+    /// wait objects.
+    pub(crate) fn close(&self, side: Side, state: &State, shares: &Shares) {
         match self {
             Self::Mailbox(mailbox) | Self::Endpoint(mailbox) => {
                 mailbox.close(side.sends, side.receives, state);
@@ -111,10 +112,23 @@ impl Object {
     }
 
     /// A process has closed its last descriptor of a handle, or exits.
-    pub(crate) fn process_closed(&self, side: Side, state: &State, process: usize) {
-        if let (_, Some(rx)) = self.mailboxes(side.end) {
-            if side.receives {
-                rx.reclaim(state, Some(process));
+    pub(crate) fn process_closed(
+        &self,
+        side: Side,
+        state: &State,
+        shares: &Shares,
+        process: usize,
+    ) {
+        match self {
+            Self::Semaphore(semaphore) => semaphore.process_closed(shares, Some(process)),
+            Self::Latch(latch) => latch.process_closed(shares, Some(process)),
+            Self::Barrier(barrier) => barrier.process_closed(shares, Some(process)),
+            _ => {
+                if let (_, Some(rx)) = self.mailboxes(side.end) {
+                    if side.receives {
+                        rx.reclaim(state, Some(process));
+                    }
+                }
             }
         }
     }
@@ -127,6 +141,7 @@ impl Object {
     pub(crate) unsafe fn poll(
         &self,
         side: Side,
+        shares: &Shares,
         file: &File,
         table: *mut bindings::poll_table_struct,
     ) -> u32 {

@@ -11,12 +11,14 @@
 
 use kernel::prelude::*;
 
+mod barrier;
 mod chardev;
 mod compat;
 mod files;
 mod handle;
 mod helpers;
 mod inspect;
+mod latch;
 mod link;
 mod mailbox;
 mod message;
@@ -28,6 +30,8 @@ mod queue;
 mod quota;
 mod registry;
 mod request;
+mod semaphore;
+mod share;
 #[allow(dead_code, missing_docs, non_camel_case_types, unreachable_pub)]
 #[allow(clippy::undocumented_unsafe_blocks)] // Made by bindgen.
 mod uapi;

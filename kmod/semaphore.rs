@@ -15,7 +15,7 @@ use crate::{
     wait::{Outcome, Pollers, Wait, Waiter, WaiterPtr, Wake},
 };
 use core::{
-    pin::{pin, Pin},
+    pin::pin,
     ptr::NonNull,
 };
 use kernel::{
@@ -59,7 +59,6 @@ impl Semaphore {
             return Err(EINVAL);
         }
         Ok(pin_init!(Self {
-            maximum,
             inner <- new_spinlock!(
                 Inner {
                     units: queue::Semaphore::new(value, maximum),
@@ -68,6 +67,7 @@ impl Semaphore {
                 "postbox_semaphore"
             ),
             pollers <- Pollers::new(),
+            maximum,
         }))
     }
 

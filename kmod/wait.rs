@@ -9,7 +9,7 @@
 use crate::{
     helpers::{self, c, Process},
     message::Message,
-    queue::{self, Linked, Links, List, Received, Sent, Turn},
+    queue::{self, Gate, Linked, Links, List, Received, Sent, Turn},
     uapi,
 };
 use core::{cell::UnsafeCell, marker::PhantomPinned, pin::Pin, ptr::NonNull};
@@ -92,6 +92,10 @@ pub(crate) enum Outcome {
     Replied(KBox<Message>),
     /// Its turn at a pipe came.
     Turn(Turn),
+    /// It has the units of a semaphore that it wanted, of which so many were a dead process's.
+    Granted(u64),
+    /// The wait for a latch, or at a barrier, is over.
+    Gate(Gate),
     /// An [`Event`] happened.
     Happened,
 }

@@ -20,6 +20,7 @@ mod link;
 mod message;
 mod object;
 pub(crate) mod pipe;
+mod sync;
 
 /// An argument struct.
 ///
@@ -158,6 +159,8 @@ pub(crate) fn dispatch(handle: &Handle, request: u32, arg: usize, nonblocking: b
         uapi::POSTBOX_RECV => with(arg, |at, args| message::recv(handle, at, args, nonblocking)),
         uapi::POSTBOX_CALL => call(handle, arg),
         uapi::POSTBOX_REPLY_RECV => reply_recv(handle, arg, nonblocking),
+        uapi::POSTBOX_ACQUIRE => acquire(handle, arg, nonblocking),
+        uapi::POSTBOX_RELEASE => with(arg, |_, args| sync::release(handle, args)),
         _ => dispatch_other(handle, request, arg, nonblocking),
     }
 }
@@ -174,6 +177,11 @@ fn reply_recv(handle: &Handle, arg: usize, nonblocking: bool) -> Result {
     with(arg, |at, args| {
         message::reply_recv(handle, at, args, nonblocking)
     })
+}
+
+#[inline(never)]
+fn acquire(handle: &Handle, arg: usize, nonblocking: bool) -> Result {
+    with(arg, |at, args| sync::acquire(handle, at, args, nonblocking))
 }
 
 #[inline(never)]
@@ -209,6 +217,10 @@ fn dispatch_other(handle: &Handle, request: u32, arg: usize, nonblocking: bool) 
         uapi::POSTBOX_WRITE => with(arg, |at, args| pipe::write(handle, at, args, nonblocking)),
         uapi::POSTBOX_SET_CAPACITY => with(arg, |at, args| pipe::set_capacity(handle, at, args)),
         uapi::POSTBOX_SHUTDOWN => with(arg, |_, args| link::shutdown(handle, args)),
+        uapi::POSTBOX_COUNT_DOWN => with(arg, |_, args| sync::count_down(handle, args)),
+        uapi::POSTBOX_WAIT => with(arg, |at, args| sync::wait(handle, at, args, nonblocking)),
+        uapi::POSTBOX_JOIN => with(arg, |_, args| sync::join(handle, args)),
+        uapi::POSTBOX_LEAVE => with(arg, |_, args| sync::leave(handle, args)),
         _ => Err(ENOTTY),
     }
 }

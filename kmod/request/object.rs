@@ -3,10 +3,12 @@
 
 use super::{ensure, link, message::BATCH_MAX, name, port, Args, Place};
 use crate::{
+    barrier::Barrier,
     chardev,
     compat::eopnotsupp,
     handle::Handle,
     helpers::{self, limits, Identity, Process},
+    latch::Latch,
     link::{Link, Listener},
     mailbox::Mailbox,
     object::Object,
@@ -14,6 +16,7 @@ use crate::{
     queue::Capacity,
     quota::Pinned,
     registry::{Attributes, Changes, Key, Want},
+    semaphore::Semaphore,
     uapi,
     wait::Wait,
 };
@@ -135,6 +138,18 @@ fn make(args: &uapi::postbox_open, user: &Pinned) -> Result<Object> {
             let pipe = Pipe::new(args.capacity_bytes, persistent, user)?;
             Object::Pipe(Arc::pin_init(pipe, GFP_KERNEL_ACCOUNT)?)
         }
+        uapi::POSTBOX_KIND_SEMAPHORE => {
+            let semaphore = Semaphore::new(args.initial, args.capacity)?;
+            Object::Semaphore(Arc::pin_init(semaphore, GFP_KERNEL_ACCOUNT)?)
+        }
+        uapi::POSTBOX_KIND_LATCH => {
+            let latch = Latch::new(args.initial)?;
+            Object::Latch(Arc::pin_init(latch, GFP_KERNEL_ACCOUNT)?)
+        }
+        uapi::POSTBOX_KIND_BARRIER => {
+            let barrier = Barrier::new(args.initial)?;
+            Object::Barrier(Arc::pin_init(barrier, GFP_KERNEL_ACCOUNT)?)
+        }
         _ => return Err(eopnotsupp()),
     })
 }
@@ -179,6 +194,12 @@ fn check_kind(args: &uapi::postbox_open) -> Result {
             ensure(!one_way)?;
             unused(&back)?;
             unused(&[args.initial, args.capacity, args.message_max])
+        }
+        uapi::POSTBOX_KIND_SEMAPHORE | uapi::POSTBOX_KIND_LATCH | uapi::POSTBOX_KIND_BARRIER => {
+            ensure(!one_way)?;
+            unused(&back)?;
+            unused(&[args.capacity_bytes, args.message_max])?;
+            ensure(args.kind == uapi::POSTBOX_KIND_SEMAPHORE || args.capacity == 0)
         }
         _ => Err(eopnotsupp()),
     }
