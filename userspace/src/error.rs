@@ -100,7 +100,7 @@ pub enum ErrorKind {
     NotFound,
     /// The name is taken: `EEXIST`.
     Exists,
-    /// No object can have that name: `EINVAL`, `ENAMETOOLONG`.
+    /// No object can have that name, or there is no port of that number: `EINVAL`, `ENAMETOOLONG`.
     InvalidName,
     /// The object is of another kind, or cannot do this: `EOPNOTSUPP`.
     Unsupported,
@@ -186,6 +186,7 @@ impl Error {
                 ErrorKind::ModuleMissing
             }
             Errno::NOENT => ErrorKind::NotFound,
+            Errno::EXIST if subject.is_port() => ErrorKind::AddressInUse,
             Errno::EXIST => ErrorKind::Exists,
             Errno::NAMETOOLONG => ErrorKind::InvalidName,
             Errno::INVAL
@@ -456,6 +457,11 @@ impl Error {
             (ErrorKind::Exists, _) => {
                 "the name is taken; choose another, use the object that has it, or remove that \
                  with `postbox rm`"
+            }
+            (ErrorKind::InvalidName, _)
+                if self.object.is_none() && matches!(self.what, Kind::Link | Kind::Listener) =>
+            {
+                "ports are numbered 1 to 65535"
             }
             (ErrorKind::InvalidName, _) => {
                 "names have at most 63 of the characters A-Z a-z 0-9 . _ - and single '/' between \

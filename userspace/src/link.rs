@@ -1,4 +1,4 @@
-use crate::error::{Action, Error, Result};
+use crate::error::{Action, Error, ErrorKind, Result};
 use crate::handle::{
     Access, CanReceive, CanSend, Capacity, Handle, Receiver, Rights, Sender, sealed,
 };
@@ -73,10 +73,10 @@ impl Link {
     /// ```
     ///
     /// # Errors
-    /// [`Quota`](crate::ErrorKind::Quota) (too many objects),
-    /// [`NoDescriptors`](crate::ErrorKind::NoDescriptors),
-    /// [`ModuleMissing`](crate::ErrorKind::ModuleMissing),
-    /// [`Incompatible`](crate::ErrorKind::Incompatible).
+    /// [`Quota`](ErrorKind::Quota) (too many objects),
+    /// [`NoDescriptors`](ErrorKind::NoDescriptors),
+    /// [`ModuleMissing`](ErrorKind::ModuleMissing),
+    /// [`Incompatible`](ErrorKind::Incompatible).
     pub fn pair() -> Result<(Link, Link)> {
         LinkOptions::new().pair()
     }
@@ -107,8 +107,8 @@ impl Link {
     /// ```
     ///
     /// # Errors
-    /// [`NotFound`](crate::ErrorKind::NotFound): nobody listens there.
-    /// [`Denied`](crate::ErrorKind::Denied): its mode does not allow writing. And as
+    /// [`NotFound`](ErrorKind::NotFound): nobody listens there.
+    /// [`Denied`](ErrorKind::Denied): its mode does not allow writing. And as
     /// [`pair`](Self::pair).
     pub fn connect(name: &str) -> Result<Link> {
         Self::connect_with(name, Wait::Forever)
@@ -117,7 +117,7 @@ impl Link {
     /// Connects if there is room for one more connection now.
     ///
     /// # Errors
-    /// [`Full`](crate::ErrorKind::Full), and as [`connect`](Self::connect).
+    /// [`Full`](ErrorKind::Full), and as [`connect`](Self::connect).
     pub fn try_connect(name: &str) -> Result<Link> {
         Self::connect_with(name, Wait::Never)
     }
@@ -125,7 +125,7 @@ impl Link {
     /// Connects, and waits at most `timeout`.
     ///
     /// # Errors
-    /// [`Timeout`](crate::ErrorKind::Timeout), and as [`connect`](Self::connect).
+    /// [`Timeout`](ErrorKind::Timeout), and as [`connect`](Self::connect).
     pub fn connect_timeout(name: &str, timeout: Duration) -> Result<Link> {
         Self::connect_with(name, Wait::Timeout(timeout))
     }
@@ -133,7 +133,7 @@ impl Link {
     /// Connects, and waits until `deadline` at the latest.
     ///
     /// # Errors
-    /// [`Timeout`](crate::ErrorKind::Timeout), and as [`connect`](Self::connect).
+    /// [`Timeout`](ErrorKind::Timeout), and as [`connect`](Self::connect).
     pub fn connect_deadline(name: &str, deadline: Instant) -> Result<Link> {
         Self::connect_with(name, Wait::Deadline(deadline))
     }
@@ -150,7 +150,7 @@ impl Link {
     /// the port or made the pair. Before a connection is accepted, who listens.
     ///
     /// # Errors
-    /// [`NotConnected`](crate::ErrorKind::NotConnected): nobody has opened the port a second time.
+    /// [`NotConnected`](ErrorKind::NotConnected): nobody has opened the port a second time.
     pub fn peer(&self) -> Result<Identity> {
         let peer = raw::peer(self).map_err(|errno| self.inner.error(Action::Peer, errno))?;
         Ok(Identity::of_peer(&peer))
@@ -158,7 +158,7 @@ impl Link {
 
     /// Ends one direction, or both, for all handles of this end. The other end sees what it would
     /// see if this one were closed: the end of what it receives, after the last message, or
-    /// [`Disconnected`](crate::ErrorKind::Disconnected) when it sends.
+    /// [`Disconnected`](ErrorKind::Disconnected) when it sends.
     ///
     /// ```
     /// # fn main() -> postbox::Result<()> {
@@ -174,7 +174,7 @@ impl Link {
     /// ```
     ///
     /// # Errors
-    /// [`Denied`](crate::ErrorKind::Denied): the handle does not have the right of that direction.
+    /// [`Denied`](ErrorKind::Denied): the handle does not have the right of that direction.
     pub fn shutdown(&self, how: Shutdown) -> Result<()> {
         let how = match how {
             Shutdown::Read => sys::POSTBOX_SHUT_RECEIVE,
@@ -187,8 +187,8 @@ impl Link {
     /// One handle that sends and one that receives. Closing the one ends its direction.
     ///
     /// # Errors
-    /// [`Denied`](crate::ErrorKind::Denied): the link has one direction only.
-    /// [`NoDescriptors`](crate::ErrorKind::NoDescriptors).
+    /// [`Denied`](ErrorKind::Denied): the link has one direction only.
+    /// [`NoDescriptors`](ErrorKind::NoDescriptors).
     pub fn split(self) -> Result<(Sender, Receiver)> {
         Ok((self.sender()?, self.receiver()?))
     }
@@ -215,6 +215,18 @@ pub(crate) fn end(fd: OwnedFd, subject: Subject, batch_max: usize) -> Result<Lin
     let inner = Inner::new(fd, subject, BOTH, batch_max);
     let Info { rights, .. } = inner.info()?;
     Ok(Handle::from_inner(Inner { rights, ..inner }))
+}
+
+fn port_subject(kind: Kind, port: u16) -> Result<Subject> {
+    let subject = Subject::numbered(kind, port.into());
+    if port == 0 {
+        return Err(Error::of_kind(
+            Action::Open,
+            &subject,
+            ErrorKind::InvalidName,
+        ));
+    }
+    Ok(subject)
 }
 
 fn connect(listener: Subject, wait: Wait) -> Result<Link> {
@@ -436,8 +448,8 @@ impl LinkOptions {
     /// # Errors
     /// As [`Port::listen`].
     pub fn listen_port(&self, port: u16) -> Result<Listener> {
-        let subject = Subject::numbered(Kind::Listener, port.into());
-        self.listen_at(subject, sys::POSTBOX_O_PORT)
+        let subject = port_subject(Kind::Listener, port)?;
+        self.listen_at(subject, sys::POSTBOX_O_EXCL | sys::POSTBOX_O_PORT)
     }
 
     fn listen_at(&self, subject: Subject, flags: u32) -> Result<Listener> {
@@ -455,7 +467,7 @@ impl LinkOptions {
     /// As [`Port::open`].
     pub fn open_port(&self, port: u16) -> Result<Link> {
         let args = self.open_args(sys::POSTBOX_O_CREATE | sys::POSTBOX_O_PORT);
-        let (inner, _) = Inner::open(Subject::numbered(Kind::Link, port.into()), BOTH, args)?;
+        let (inner, _) = Inner::open(port_subject(Kind::Link, port)?, BOTH, args)?;
         end(inner.fd, inner.subject, inner.batch_max)
     }
 
@@ -473,7 +485,7 @@ impl LinkOptions {
 /// Ports, 1 to 65535: where two processes meet that know the same number.
 ///
 /// They open the same port, and have a link. Whoever comes first makes it: its [options](LinkOptions)
-/// and its mode hold. A third gets [`AddressInUse`](crate::ErrorKind::AddressInUse). When one of the
+/// and its mode hold. A third gets [`AddressInUse`](ErrorKind::AddressInUse). When one of the
 /// two is closed, or its process dies, the port is free again. A server with many clients
 /// [listens](Port::listen) on the port instead.
 ///
@@ -499,8 +511,8 @@ impl Port {
     /// wait.
     ///
     /// # Errors
-    /// [`AddressInUse`](crate::ErrorKind::AddressInUse): it has both its ends, or somebody listens
-    /// on it. [`Denied`](crate::ErrorKind::Denied): the mode that the first one gave it. And as
+    /// [`AddressInUse`](ErrorKind::AddressInUse): it has both its ends, or somebody listens
+    /// on it. [`Denied`](ErrorKind::Denied): the mode that the first one gave it. And as
     /// [`Link::pair`].
     pub fn bind(port: u16) -> Result<Link> {
         Self::bind_with(port, Wait::Forever)
@@ -509,7 +521,7 @@ impl Port {
     /// Opens one end of a port if the other is there already.
     ///
     /// # Errors
-    /// [`NotYet`](crate::ErrorKind::NotYet), and as [`bind`](Self::bind).
+    /// [`NotYet`](ErrorKind::NotYet), and as [`bind`](Self::bind).
     pub fn try_bind(port: u16) -> Result<Link> {
         Self::bind_with(port, Wait::Never)
     }
@@ -517,7 +529,7 @@ impl Port {
     /// Opens one end of a port, and waits for the other at most `timeout`.
     ///
     /// # Errors
-    /// [`Timeout`](crate::ErrorKind::Timeout), and as [`bind`](Self::bind).
+    /// [`Timeout`](ErrorKind::Timeout), and as [`bind`](Self::bind).
     pub fn bind_timeout(port: u16, timeout: Duration) -> Result<Link> {
         Self::bind_with(port, Wait::Timeout(timeout))
     }
@@ -525,7 +537,7 @@ impl Port {
     /// Opens one end of a port, and waits for the other until `deadline` at the latest.
     ///
     /// # Errors
-    /// [`Timeout`](crate::ErrorKind::Timeout), and as [`bind`](Self::bind).
+    /// [`Timeout`](ErrorKind::Timeout), and as [`bind`](Self::bind).
     pub fn bind_deadline(port: u16, deadline: Instant) -> Result<Link> {
         Self::bind_with(port, Wait::Deadline(deadline))
     }
@@ -569,7 +581,7 @@ impl Port {
     /// # Errors
     /// As [`Link::connect`].
     pub fn connect_with(port: u16, wait: Wait) -> Result<Link> {
-        connect(Subject::numbered(Kind::Listener, port.into()), wait)
+        connect(port_subject(Kind::Listener, port)?, wait)
     }
 }
 
