@@ -14,10 +14,7 @@ use crate::{
     uapi,
     wait::{Outcome, Pollers, Wait, Waiter, WaiterPtr},
 };
-use core::{
-    pin::pin,
-    ptr::NonNull,
-};
+use core::{pin::pin, ptr::NonNull};
 use kernel::{
     bindings,
     fs::File,

@@ -13,10 +13,7 @@ use crate::{
     uapi,
     wait::{Outcome, Pollers, Wait, Waiter, WaiterPtr, Wake},
 };
-use core::{
-    pin::pin,
-    ptr::NonNull,
-};
+use core::{pin::pin, ptr::NonNull};
 use kernel::{
     bindings,
     fs::File,
