@@ -11,6 +11,7 @@ mod rng;
 mod shared;
 mod signal;
 mod slow;
+mod sync;
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -26,6 +27,7 @@ pub use rng::{Rng, seed};
 pub use shared::{Gate, Ledger};
 pub use signal::handle_signal;
 pub use slow::{Fault, PAGE, SlowPage};
+pub use sync::{MakeSync, ReadOnly, UNDO};
 
 /// After this time something hangs.
 pub const WATCHDOG: Duration = Duration::from_secs(60);
