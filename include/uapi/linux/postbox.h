@@ -21,7 +21,9 @@
  *   EACCES     the object's mode, or the rights of this handle, forbid it
  *   EADDRINUSE the port has both its ends, or somebody listens on it
  *   EAGAIN     it would have to wait, and the call is non-blocking
- *   EBADF      a descriptor that was to be sent is not open
+ *   EALREADY   the handle has arrived at the barrier and has not waited for that
+ *   EBADF      a descriptor that was to be sent is not open, or another thread has
+ *              closed the handle's last one meanwhile
  *   EBADFD     the handle is not bound to an object
  *   EBUSY      a pipe cannot be resized while bytes are being copied
  *   ECANCELED  call: the server dropped the request
@@ -43,7 +45,8 @@
  *   ENOTCONN   the other end has not come yet
  *   ENOTTY     no such request
  *   EOPNOTSUPP the object is of another kind, or cannot do this
- *   EOVERFLOW  the semaphore would pass its maximum, or the latch zero
+ *   EOVERFLOW  the semaphore would pass its maximum, or the latch zero; or more
+ *              would have joined a barrier than it has parties
  *   EOWNERDEAD call: the server died with the request;
  *              wait: a participant died before it did its part
  *   EPERM      only the owner (or CAP_IPC_OWNER) may do this
@@ -184,7 +187,7 @@ struct postbox_version {
  *	are: the umask is not applied
  * @capacity: messages that a new mailbox holds. 0: rendezvous, a send returns
  *	when a receiver has the bytes. POSTBOX_UNBOUNDED: the sender never waits.
- *	Semaphore: its maximum
+ *	Semaphore: its maximum, at least 1
  * @capacity_bytes: bytes that it holds; 0: no limit of its own. Pipe: its size;
  *	0: 65,536
  * @message_max: bytes of the largest message that it takes; 0: the module's
@@ -195,8 +198,8 @@ struct postbox_version {
  * @back_capacity: link, listener: as @capacity, for what the second end sends;
  *	@capacity is for what the first one sends
  * @back_capacity_bytes: likewise
- * @initial: semaphore: its value. Latch: its count, at least 1. Barrier: its
- *	parties, at least 1
+ * @initial: semaphore: its value, its maximum at most. Latch: its count, at least
+ *	1. Barrier: its parties, at least 1
  * @backlog: listener: connections that wait to be accepted; 0: a connect waits
  *	for its accept
  * @reserved: zero
@@ -870,21 +873,28 @@ struct postbox_capacity {
  * @reserved: zero
  *
  * POSTBOX_ACQUIRE takes @count from a semaphore, all at once, waiting in the order
- * of arrival until it has them; POSTBOX_RELEASE adds them. What was acquired with
- * POSTBOX_SYNC_UNDO, less what was released with it, is given back when the
- * process exits or closes its last descriptor of the handle, and the next to
- * acquire is told: POSTBOX_SYNC_OWNER_DIED.
+ * of arrival until it has them: a large request at the front holds those behind
+ * it back. POSTBOX_RELEASE adds them. What was acquired with POSTBOX_SYNC_UNDO,
+ * less what was released with it, is given back when the process exits or closes
+ * its last descriptor of the handle, as far as the maximum lets it, and whoever
+ * gets some of that is told: POSTBOX_SYNC_OWNER_DIED. EINVAL: @count is more than
+ * the maximum; or this process has not acquired so many, through this handle and
+ * with POSTBOX_SYNC_UNDO, as it releases with it.
  *
  * POSTBOX_COUNT_DOWN takes @count from a latch, and POSTBOX_WAIT waits until
- * it is zero, for good. POSTBOX_WAIT on a barrier waits until as many wait as it
- * has parties; then all go on, and it starts anew. A wait that ends for another
- * reason takes its arrival back. With POSTBOX_SYNC_ARRIVE the handle arrives and
- * POLLIN says when all have; POSTBOX_WAIT then collects that.
+ * it is zero, for good. POSTBOX_WAIT on a barrier waits until as many have arrived
+ * as it has parties; then all go on, and it starts anew. A wait that ends for
+ * another reason takes its arrival back. With POSTBOX_SYNC_ARRIVE, without flags
+ * of how to wait, the handle arrives and POLLIN says when all have; POSTBOX_WAIT
+ * then collects that. Such an arrival stands, also where that wait fails, until
+ * its process exits or closes its last descriptor of the handle.
  *
- * POSTBOX_JOIN: this process is going to count a latch down by @count, or is one
- * of a barrier's parties. If it exits or closes its last descriptor of the handle
- * before it has counted so far, or before POSTBOX_LEAVE, whoever waits, now or
- * later, gets EOWNERDEAD.
+ * POSTBOX_JOIN: this process is going to count a latch down by @count, through
+ * this handle, or is so many of a barrier's parties. If it exits or closes its
+ * last descriptor of the handle before it has counted so far, or before
+ * POSTBOX_LEAVE has taken that back, whoever waits, now or later, gets EOWNERDEAD:
+ * of a latch, unless it opens all the same; of a barrier, unless all had arrived.
+ * EINVAL: this process has not joined for so many as leave.
  */
 struct postbox_sync {
 	__u32 size;
