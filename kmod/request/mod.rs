@@ -160,7 +160,7 @@ pub(crate) fn dispatch(handle: &Handle, request: u32, arg: usize, nonblocking: b
         uapi::POSTBOX_CALL => call(handle, arg),
         uapi::POSTBOX_REPLY_RECV => reply_recv(handle, arg, nonblocking),
         uapi::POSTBOX_ACQUIRE => acquire(handle, arg, nonblocking),
-        uapi::POSTBOX_RELEASE => with(arg, |_, args| sync::release(handle, args)),
+        uapi::POSTBOX_RELEASE => release(handle, arg),
         _ => dispatch_other(handle, request, arg, nonblocking),
     }
 }
@@ -182,6 +182,11 @@ fn reply_recv(handle: &Handle, arg: usize, nonblocking: bool) -> Result {
 #[inline(never)]
 fn acquire(handle: &Handle, arg: usize, nonblocking: bool) -> Result {
     with(arg, |at, args| sync::acquire(handle, at, args, nonblocking))
+}
+
+#[inline(never)]
+fn release(handle: &Handle, arg: usize) -> Result {
+    with(arg, |_, args| sync::release(handle, args))
 }
 
 #[inline(never)]
