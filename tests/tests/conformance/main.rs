@@ -1,18 +1,20 @@
-//! A test for each thing that the module promises of mailboxes, named after the guarantee (g01 to g12) that it is about.
+//! A test for each thing that the module promises, named after the guarantee (g01 to g12) that it is about.
 
 mod acknowledged;
 mod barriers;
+mod calls;
 mod copying;
 mod delivery;
 mod ends;
 mod identity;
 mod latches;
 mod library;
+mod links;
 mod objects;
 mod permissions;
+mod pipes;
 mod polling;
-
-mod calls;
+mod ports;
 mod rendezvous;
 mod reports;
 mod reservations;
