@@ -1,12 +1,12 @@
 use crate::error::{Action, Error, Result};
 use crate::object::Subject;
 use crate::wait::Wait;
+use rustix::buffer::spare_capacity;
 use rustix::event::PollFlags;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use rustix::time::Timespec;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 /// One of several objects that is ready.
@@ -88,8 +88,6 @@ pub fn wait_any(
 #[derive(Debug)]
 pub struct WaitSet {
     epoll: OwnedFd,
-    /// At least as many as are in it.
-    added: AtomicUsize,
 }
 
 impl WaitSet {
@@ -101,7 +99,6 @@ impl WaitSet {
     pub fn new() -> Result<Self> {
         Ok(WaitSet {
             epoll: epoll::create(CreateFlags::CLOEXEC).map_err(error)?,
-            added: AtomicUsize::new(0),
         })
     }
 
@@ -141,9 +138,7 @@ impl WaitSet {
     /// # Errors
     /// [`NotFound`](crate::ErrorKind::NotFound): it is not in the set.
     pub fn remove(&self, object: impl AsFd) -> Result<()> {
-        epoll::delete(&self.epoll, object).map_err(error)?;
-        self.added.fetch_sub(1, Relaxed);
-        Ok(())
+        epoll::delete(&self.epoll, object).map_err(error)
     }
 
     /// Waits until at least one object is ready, and returns all that are. None are if the time was
@@ -152,23 +147,34 @@ impl WaitSet {
     /// # Errors
     /// None that a program can bring about.
     pub fn wait(&self, wait: Wait) -> Result<Vec<Ready>> {
-        let wait = wait.fixed();
-        let mut events: Vec<Event> = Vec::with_capacity(self.added.load(Relaxed).max(1));
-        loop {
-            // A time out of the kernel's range is as good as none.
-            let left = wait.left().and_then(|left| Timespec::try_from(left).ok());
-            let buffer = rustix::buffer::spare_capacity(&mut events);
-            match epoll::wait(&self.epoll, buffer, left.as_ref()) {
-                Ok(_) => break,
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(error(errno)),
+        let mut events = self.ready(wait.fixed(), 64)?;
+        // A full buffer may not be all. What is ready remains so until somebody acts on it.
+        while events.len() == events.capacity() {
+            let all = self.ready(Wait::Never, 2 * events.capacity())?;
+            if all.is_empty() {
+                break;
             }
+            events = all;
         }
         let ready = events.iter().map(|&Event { flags, data, .. }| Ready {
             token: data.u64(),
             events: PollFlags::from_bits_truncate(flags.bits() as u16),
         });
         Ok(ready.collect())
+    }
+
+    /// Waits for up to `max` events.
+    fn ready(&self, wait: Wait, max: usize) -> Result<Vec<Event>> {
+        let mut events = Vec::with_capacity(max);
+        loop {
+            // A time out of the kernel's range is as good as none.
+            let left = wait.left().and_then(|left| Timespec::try_from(left).ok());
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), left.as_ref()) {
+                Ok(_) => return Ok(events),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(error(errno)),
+            }
+        }
     }
 }
 
@@ -219,6 +225,21 @@ mod tests {
             ready,
             [Ready { token: 1, events }, Ready { token: 3, events }]
         );
+    }
+
+    #[test]
+    fn more_than_fit_into_one_answer_are_returned_all() {
+        for count in [63, 64, 65, 200] {
+            let pipes: Vec<_> = (0..count).map(|_| pipe()).collect();
+            let set = WaitSet::new().unwrap();
+            for (token, (_, write)) in (0..).zip(&pipes) {
+                set.add(write, PollFlags::OUT, token).unwrap();
+            }
+            let mut ready = set.wait(Wait::Forever).unwrap();
+            ready.sort_by_key(|ready| ready.token);
+            let tokens: Vec<_> = ready.iter().map(|ready| ready.token).collect();
+            assert_eq!(tokens, (0..count).collect::<Vec<_>>());
+        }
     }
 
     #[test]
