@@ -114,9 +114,7 @@ impl WaitSet {
             EventData::new_u64(token),
             flags(events),
         )
-        .map_err(error)?;
-        self.added.fetch_add(1, Relaxed);
-        Ok(())
+        .map_err(error)
     }
 
     /// Waits for other events of that object from now on, under that token.
