@@ -39,7 +39,7 @@ shell:
 
 bench-count:
 	@mkdir -p target/bench
-	@$(VM)/with-programs --kernel $(KERNEL) --icount --timeout 1800 --out target/bench -- postbox-bench count --out /out/count.json
+	@$(VM)/with-programs --kernel $(KERNEL) --icount --timeout 1800 --out target/bench -- postbox-bench count --out /out/count.json $(if $(F),--only $(F))
 
 kmod:
 	@$(VM)/kmod $(if $(KDIR),--kdir '$(KDIR)',--kernel $(KERNEL))

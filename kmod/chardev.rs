@@ -7,13 +7,15 @@ use crate::{
     handle::{Handle, Shared},
     helpers::{self, c, limits, UserBytes},
     inspect,
-    mailbox::{Failure, Receive},
+    mailbox::{Failure, Mailbox, Receive},
+    message::Source,
     request::{self, pipe},
     wait::Wait,
 };
 use core::{pin::Pin, ptr::NonNull};
 use kernel::{
     bindings,
+    ffi::c_char,
     fs::{file::flags, File},
     iov::{IovIterDest, IovIterSource},
     prelude::*,
@@ -79,6 +81,8 @@ static FOPS: Operations = Operations(bindings::file_operations {
     unlocked_ioctl: Some(fop_ioctl),
     // 32-bit programs use the same layout.
     compat_ioctl: bindings::compat_ptr_ioctl,
+    read: Some(fop_read),
+    write: Some(fop_write),
     read_iter: Some(fop_read_iter),
     write_iter: Some(fop_write_iter),
     show_fdinfo: Some(inspect::show_fdinfo),
@@ -198,6 +202,91 @@ unsafe extern "C" fn fop_ioctl(file: *mut bindings::file, request: u32, arg: usi
     code(request::dispatch(&handle, request, arg, nonblocking)) as isize
 }
 
+/// What a read returns.
+fn read_result(read: Result<usize, Failure>) -> isize {
+    match read {
+        Ok(read) => read as isize,
+        // The end of the stream.
+        Err(Failure::Error(error)) if error == EPIPE => 0,
+        Err(Failure::Error(error)) => error.to_errno() as isize,
+        Err(Failure::TooSmall { .. }) => EMSGSIZE.to_errno() as isize,
+    }
+}
+
+/// What a write returns.
+fn write_result(write: Result<usize>) -> isize {
+    write.map_or_else(|error| error.to_errno() as isize, |len| len as isize)
+}
+
+/// Whether a read or write waits.
+fn wait(never: bool) -> Wait {
+    if never {
+        Wait::Never
+    } else {
+        Wait::Forever
+    }
+}
+
+/// # Safety
+///
+/// Called as the file operation of that name, with what belongs to it.
+unsafe extern "C" fn fop_read(
+    file: *mut bindings::file,
+    buffer: *mut c_char,
+    len: usize,
+    _: *mut bindings::loff_t,
+) -> isize {
+    // SAFETY: The file is one of ours, and open.
+    let (handle, nonblocking) = unsafe { (handle(file), (*file).f_flags & flags::O_NONBLOCK != 0) };
+    let (to, wait) = (UserBytes::at(buffer as usize), wait(nonblocking));
+    read_result(match handle.rx() {
+        // Who only reads cannot answer a request.
+        Ok(mailbox) => mailbox.receive(&Receive::any(len, wait, None), |message| {
+            let payload = message.payload();
+            to.copy_from(payload).map(|()| payload.len())
+        }),
+        Err(_) => pipe::read_bytes(&handle, to, len, &wait).map_err(Failure::Error),
+    })
+}
+
+/// # Safety
+///
+/// Called as the file operation of that name, with what belongs to it.
+unsafe extern "C" fn fop_write(
+    file: *mut bindings::file,
+    buffer: *const c_char,
+    len: usize,
+    _: *mut bindings::loff_t,
+) -> isize {
+    // SAFETY: The file is one of ours, and open.
+    let (handle, nonblocking) = unsafe { (handle(file), (*file).f_flags & flags::O_NONBLOCK != 0) };
+    let (mut from, wait) = (UserBytes::at(buffer as usize), wait(nonblocking));
+    write_result(match handle.tx() {
+        Ok(mailbox) => write_message(&handle, mailbox, len, &mut from, &wait),
+        Err(_) => pipe::write_bytes(&handle, from, len, &wait),
+    })
+}
+
+/// Sends what is written as one message.
+#[inline]
+fn write_message(
+    handle: &Handle,
+    mailbox: &Mailbox,
+    len: usize,
+    from: &mut impl Source,
+    wait: &Wait,
+) -> Result<usize> {
+    if len as u64 > mailbox.message_max().min(limits::message()) {
+        return Err(EMSGSIZE);
+    }
+    let mut message = mailbox.message()?;
+    message.fill(0, len, handle, from)?;
+    mailbox.send(message, wait)?;
+    Ok(len)
+}
+
+/// For what has its bytes in more than one place: readv(), io_uring.
+///
 /// # Safety
 ///
 /// Called as the file operation of that name, with what belongs to it.
@@ -213,18 +302,9 @@ unsafe extern "C" fn fop_read_iter(
             IovIterDest::from_raw(iter),
         )
     };
-    // SAFETY: It is valid for the call.
-    let plain = unsafe { plain_bytes(iter.as_raw()) };
-    let mut read = || -> Result<usize, Failure> {
-        let Ok(mailbox) = handle.rx() else {
-            return Ok(pipe::read_iter(&handle, iter, plain, &wait)?);
-        };
-        // Who only reads cannot answer a request.
-        mailbox.receive(&Receive::any(iter.len(), wait, None), |message| {
+    read_result(match handle.rx() {
+        Ok(mailbox) => mailbox.receive(&Receive::any(iter.len(), wait, None), |message| {
             let payload = message.payload();
-            if let Some(bytes) = plain {
-                return bytes.copy_from(payload).map(|()| payload.len());
-            }
             let copied = iter.copy_to_iter(payload);
             if copied != payload.len() {
                 // The message stays, and the next try starts where this one did.
@@ -233,17 +313,13 @@ unsafe extern "C" fn fop_read_iter(
                 return Err(EFAULT);
             }
             Ok(copied)
-        })
-    };
-    match read() {
-        Ok(read) => read as isize,
-        // The end of the stream.
-        Err(Failure::Error(error)) if error == EPIPE => 0,
-        Err(Failure::Error(error)) => error.to_errno() as isize,
-        Err(Failure::TooSmall { .. }) => EMSGSIZE.to_errno() as isize,
-    }
+        }),
+        Err(_) => pipe::read_iter(&handle, iter, &wait).map_err(Failure::Error),
+    })
 }
 
+/// As [`fop_read_iter`].
+///
 /// # Safety
 ///
 /// Called as the file operation of that name, with what belongs to it.
@@ -259,36 +335,10 @@ unsafe extern "C" fn fop_write_iter(
             IovIterSource::from_raw(iter),
         )
     };
-    // SAFETY: It is valid for the call.
-    let plain = unsafe { plain_bytes(iter.as_raw()) };
-    let mut write = || -> Result<usize> {
-        let Ok(mailbox) = handle.tx() else {
-            return pipe::write_iter(&handle, iter, plain, &wait);
-        };
-        let len = iter.len();
-        if len as u64 > mailbox.message_max().min(limits::message()) {
-            return Err(EMSGSIZE);
-        }
-        let mut message = mailbox.message()?;
-        match plain {
-            Some(mut bytes) => message.fill(0, len, &handle, &mut bytes)?,
-            None => message.fill(0, len, &handle, iter)?,
-        }
-        mailbox.send(message, &wait)?;
-        Ok(len)
-    };
-    write().map_or_else(|error| error.to_errno() as isize, |len| len as isize)
-}
-
-/// The bytes of a plain read() or write(), which need no iterator to be copied.
-///
-/// # Safety
-///
-/// `iter` is valid.
-unsafe fn plain_bytes(iter: *const bindings::iov_iter) -> Option<UserBytes> {
-    // SAFETY: By the contract.
-    let at = unsafe { c::postbox_user_bytes(iter) };
-    (!at.is_null()).then(|| UserBytes::at(at as usize))
+    write_result(match handle.tx() {
+        Ok(mailbox) => write_message(&handle, mailbox, iter.len(), iter, &wait),
+        Err(_) => pipe::write_iter(&handle, iter, &wait),
+    })
 }
 
 /// # Safety
@@ -297,9 +347,5 @@ unsafe fn plain_bytes(iter: *const bindings::iov_iter) -> Option<UserBytes> {
 unsafe fn wait_of(iocb: *const bindings::kiocb) -> Wait {
     // SAFETY: By the contract.
     let (iocb_flags, file_flags) = unsafe { ((*iocb).ki_flags, (*(*iocb).ki_filp).f_flags) };
-    if iocb_flags & helpers::IOCB_NOWAIT != 0 || file_flags & flags::O_NONBLOCK != 0 {
-        Wait::Never
-    } else {
-        Wait::Forever
-    }
+    wait(iocb_flags & helpers::IOCB_NOWAIT != 0 || file_flags & flags::O_NONBLOCK != 0)
 }

@@ -100,7 +100,8 @@ impl Files {
     /// Gives the current task a descriptor of each, and writes them to an array that has room for
     /// them. They are closed again unless the result is kept.
     pub(crate) fn install(&self, array: u64) -> Result<Installed> {
-        let mut installed = Installed(KVec::with_capacity(self.len(), GFP_KERNEL_ACCOUNT)?);
+        let fds = KVec::with_capacity(self.len(), GFP_KERNEL_ACCOUNT)?;
+        let mut installed = Installed(Some(fds));
         for (i, entry) in self.entries.iter().enumerate() {
             let place = entry_place(array, i as u32)?;
             // SAFETY: The file is valid. Security modules are asked.
@@ -112,7 +113,9 @@ impl Files {
                 )
             };
             kernel::error::to_result(fd)?;
-            installed.0.push(fd as u32, GFP_KERNEL_ACCOUNT)?;
+            if let Some(fds) = &mut installed.0 {
+                fds.push(fd as u32, GFP_KERNEL_ACCOUNT)?;
+            }
             place.write_file(&uapi::postbox_fd {
                 fd,
                 rights: entry.rights,
@@ -123,23 +126,20 @@ impl Files {
 }
 
 /// Descriptors that the current task got.
-pub(crate) struct Installed(KVec<u32>);
+pub(crate) struct Installed(Option<KVec<u32>>);
 
 impl Installed {
-    /// None.
-    pub(crate) fn none() -> Self {
-        Self(KVec::new())
-    }
+    pub(crate) const NONE: Self = Self(None);
 
     /// The message is received, and they stay.
     pub(crate) fn keep(mut self) {
-        self.0.clear();
+        self.0 = None;
     }
 }
 
 impl Drop for Installed {
     fn drop(&mut self) {
-        for fd in &self.0 {
+        for fd in self.0.iter().flatten() {
             // SAFETY: It closes a descriptor of the current task, which got it just now.
             unsafe { bindings::close_fd(*fd) };
         }

@@ -50,61 +50,32 @@ module_param_named(max_pipe, postbox_max_pipe, ulong, 0644);
 MODULE_PARM_DESC(max_pipe, "Bytes that the largest pipe holds");
 
 /*
- * Every argument struct begins with its size. The usual one, of exactly the
- * size that is known here, is moved word by word in one window of access.
+ * Every argument struct begins with its size. Mostly it is the one that is
+ * known here, and is all there.
  */
 int postbox_read_args(void *args, size_t args_size, size_t min_size,
 		      const void __user *from, size_t *user_size)
 {
-	const u64 __user *word = from;
-	u64 *to = args;
 	u32 size;
 
-	if (!user_read_access_begin(from, args_size))
-		return -EFAULT;
-	unsafe_get_user(size, (const u32 __user *)from, fault);
-	if (likely(size == args_size)) {
-		for (size_t i = 0; i < args_size / sizeof(u64); i++)
-			unsafe_get_user(to[i], &word[i], fault);
-	}
-	user_read_access_end();
-	*user_size = size;
-	if (likely(size == args_size))
+	if (likely(!_copy_from_user(args, from, args_size) &&
+		   *(u32 *)args == args_size)) {
+		*user_size = args_size;
 		return 0;
+	}
+	if (get_user(size, (const u32 __user *)from))
+		return -EFAULT;
 	if (size < min_size || size > PAGE_SIZE)
 		return -EINVAL;
+	*user_size = size;
 	return copy_struct_from_user(args, args_size, from, size);
-
-fault:
-	user_read_access_end();
-	return -EFAULT;
 }
 
 /* Writes one back, as much of it as the caller knows. */
 int postbox_write_args(const void *args, size_t args_size, void __user *to,
 		       size_t user_size)
 {
-	u64 __user *word = to;
-	const u64 *from = args;
-
-	if (unlikely(user_size < args_size))
-		return copy_to_user(to, args, user_size) ? -EFAULT : 0;
-	if (!user_write_access_begin(to, args_size))
-		return -EFAULT;
-	for (size_t i = 0; i < args_size / sizeof(u64); i++)
-		unsafe_put_user(from[i], &word[i], fault);
-	user_write_access_end();
-	return 0;
-
-fault:
-	user_write_access_end();
-	return -EFAULT;
-}
-
-/* Where the bytes of a plain read() or write() are; NULL for any other. */
-void __user *postbox_user_bytes(const struct iov_iter *iter)
-{
-	return iter_is_ubuf(iter) ? iter->ubuf + iter->iov_offset : NULL;
+	return _copy_to_user(to, args, min(args_size, user_size)) ? -EFAULT : 0;
 }
 
 /*

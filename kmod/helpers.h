@@ -54,7 +54,6 @@ int postbox_read_args(void *args, size_t args_size, size_t min_size,
 
 int postbox_write_args(const void *args, size_t args_size, void __user *to,
 		       size_t user_size);
-void __user *postbox_user_bytes(const struct iov_iter *iter);
 bool postbox_copy_in(void *to, const void __user *from, size_t len);
 bool postbox_copy_out(void __user *to, const void *from, size_t len);
 

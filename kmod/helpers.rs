@@ -53,7 +53,6 @@ pub(crate) mod c {
             to: *mut c_void,
             user_size: usize,
         ) -> i32;
-        pub(crate) fn postbox_user_bytes(iter: *const bindings::iov_iter) -> *mut c_void;
         pub(crate) fn postbox_alloc(size: usize) -> *mut c_void;
         pub(crate) fn postbox_file_init(inode: *mut bindings::inode, file: *mut bindings::file);
         pub(crate) fn postbox_file_new(

@@ -115,7 +115,7 @@ pub(crate) struct Receive<'a> {
     pub(crate) state: Option<&'a State>,
     /// The handle acknowledges the message later.
     pub(crate) lease: bool,
-    pub(crate) from: Option<Origin>,
+    pub(crate) from: Option<&'a Origin>,
 }
 
 impl<'a> Receive<'a> {
@@ -590,13 +590,13 @@ impl Mailbox {
         answered: Option<Wake>,
     ) -> Result<KBox<Message>, Failure> {
         let waiter = pin!(Waiter::wanting(
-            how.from.as_ref().map_or(0, |from| from.number)
+            how.from.map_or(0, |from| from.number)
         ));
         let waiter = waiter.as_ref();
         {
             let mut inner = self.inner.lock();
             let room = how.room as u64;
-            let origin = how.from.as_ref().map_or(0, |from| from.number);
+            let origin = how.from.map_or(0, |from| from.number);
             let taken = if origin == 0 {
                 inner.take(room)
             } else {
@@ -610,7 +610,7 @@ impl Mailbox {
                 }
                 Take::Ended => return Err(EPIPE.into()),
                 Take::Empty => {
-                    let process = how.from.as_ref().map(|from| &from.process);
+                    let process = how.from.map(|from| &from.process);
                     if process.is_some_and(|p| p.as_ref().is_none_or(Process::exited)) {
                         return Err(EPIPE.into());
                     }
@@ -634,7 +634,7 @@ impl Mailbox {
         if self.rendezvous {
             self.pollers.wake(OUT);
         }
-        let process = how.from.as_ref().and_then(|from| from.process.as_ref());
+        let process = how.from.and_then(|from| from.process.as_ref());
         let slept = waiter.sleep_while(&how.wait, process);
         let mut outcome = waiter.outcome();
         if let (None, Err(error)) = (&outcome, slept) {

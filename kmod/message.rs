@@ -19,7 +19,10 @@ use core::{
 use kernel::{
     iov::IovIterSource,
     prelude::*,
-    sync::atomic::{ordering::Full, Atomic},
+    sync::atomic::{
+        ordering::{Full, Relaxed},
+        Atomic,
+    },
 };
 
 /// Payloads up to this size need no allocation of their own: with it a message fills one of 256
@@ -132,7 +135,8 @@ impl Message {
     }
 
     /// Makes it a message of the current task, with the `len` bytes that come from `source`,
-    /// sent through `handle`.
+    /// sent through `handle`, and charges it.
+    #[inline]
     pub(crate) fn fill(
         &mut self,
         priority: u16,
@@ -142,6 +146,17 @@ impl Message {
     ) -> Result {
         self.sender.renew();
         handle.with_payer(self.sender.uid(), |payer| self.charge.charge(payer, len))?;
+        self.write(priority, len, source)
+    }
+
+    /// The same for one that is given to a task that waits for it, and so is charged to nobody.
+    #[inline]
+    pub(crate) fn fill_answer(&mut self, len: usize, source: &mut impl Source) -> Result {
+        self.sender.renew();
+        self.write(0, len, source)
+    }
+
+    fn write(&mut self, priority: u16, len: usize, source: &mut impl Source) -> Result {
         self.node.renew(priority, len as u64, self.sender.process());
         self.len = len;
         match self.inline.get_mut(..len) {
@@ -257,42 +272,54 @@ impl Message {
     }
 }
 
-/// The memory of one message, for the next. It is taken and put back without a lock.
-pub(crate) struct Spare(Atomic<usize>);
+/// The memory of two messages, a request and its answer, for the next ones. It is taken and put
+/// back without a lock.
+pub(crate) struct Spare([Atomic<usize>; 2]);
 
 /// How much memory is kept at the most.
 pub(crate) const SPARE_BYTES: usize = 8192;
 
 impl Spare {
     pub(crate) const fn new() -> Self {
-        Self(Atomic::new(0))
+        Self([Atomic::new(0), Atomic::new(0)])
     }
 
+    #[inline]
     pub(crate) fn take(&self) -> Option<KBox<Message>> {
-        match self.0.xchg(0, Full) {
-            0 => None,
-            // SAFETY: `put` left it there, and it was taken out just now.
-            raw => Some(unsafe { KBox::from_raw(raw as *mut Message) }),
+        for slot in &self.0 {
+            if slot.load(Relaxed) != 0 {
+                match slot.xchg(0, Full) {
+                    0 => {}
+                    // SAFETY: `put` left it there, and it was taken out just now.
+                    raw => return Some(unsafe { KBox::from_raw(raw as *mut Message) }),
+                }
+            }
         }
+        None
     }
 
-    /// Keeps the message, or gives it back where there is one already or it is too large.
+    /// Keeps the message, or gives it back where there are two already or it is too large.
+    #[inline]
     pub(crate) fn put(&self, message: KBox<Message>) -> Option<KBox<Message>> {
         if message.footprint() > SPARE_BYTES {
             return Some(message);
         }
         let raw = KBox::into_raw(message);
-        match self.0.cmpxchg(0, raw as usize, Full) {
-            Ok(_) => None,
-            // SAFETY: It was turned into a pointer just now, and is not in the slot.
-            Err(_) => Some(unsafe { KBox::from_raw(raw) }),
+        for slot in &self.0 {
+            if slot.load(Relaxed) == 0 && slot.cmpxchg(0, raw as usize, Full).is_ok() {
+                return None;
+            }
         }
+        // SAFETY: It was turned into a pointer just now, and is in no slot.
+        Some(unsafe { KBox::from_raw(raw) })
     }
 }
 
 impl Drop for Spare {
     fn drop(&mut self) {
-        drop(self.take());
+        while let Some(message) = self.take() {
+            drop(message);
+        }
     }
 }
 

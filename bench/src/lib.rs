@@ -25,6 +25,8 @@ pub enum Transport {
     Mq,
     /// Eventfds: eight bytes, which are a number.
     Eventfd,
+    /// The C library's semaphores, on futexes.
+    Futex,
 }
 
 impl Transport {
@@ -38,6 +40,7 @@ impl Transport {
             Transport::Seqpacket => "seqpacket",
             Transport::Mq => "mq",
             Transport::Eventfd => "eventfd",
+            Transport::Futex => "futex",
         }
     }
 }
@@ -51,6 +54,13 @@ pub enum Work {
     Queued,
     /// [`BATCH`] messages sent in one call and received in one, by one process; the figure is for one message.
     Batch,
+    /// A request to the other process, which sleeps until it comes, and its reply: a call, and one that replies and
+    /// waits for the next. With the others, as [`Work::RoundTrip`].
+    Call,
+    /// A semaphore acquired and released by one process; nobody else wants it.
+    Semaphore,
+    /// A message to one of so many threads that wait for it, and one back.
+    WakeOne(usize),
 }
 
 /// The messages of one call in [`Work::Batch`].
@@ -69,13 +79,17 @@ pub struct Case {
 }
 
 /// All cases.
-pub const CASES: [Case; 6] = [
+pub const CASES: [Case; 10] = [
     Case::new(Work::RoundTrip, 8),
     Case::new(Work::RoundTrip, 64),
     Case::new(Work::RoundTrip, 1024),
     Case::new(Work::RoundTrip, LONGEST),
     Case::new(Work::Queued, 64),
     Case::new(Work::Batch, 64),
+    Case::new(Work::Call, 64),
+    Case::new(Work::Semaphore, 0),
+    Case::new(Work::WakeOne(1), 8),
+    Case::new(Work::WakeOne(1000), 8),
 ];
 
 impl Case {
@@ -90,6 +104,9 @@ impl Case {
             Work::RoundTrip => format!("rtt_{}", self.len),
             Work::Queued => format!("queued_{}", self.len),
             Work::Batch => format!("batch{BATCH}_{}", self.len),
+            Work::Call => format!("call_{}", self.len),
+            Work::Semaphore => "sem_uncontended".into(),
+            Work::WakeOne(sleepers) => format!("wake_one_{sleepers}"),
         }
     }
 
@@ -102,14 +119,23 @@ impl Case {
                 "one message of {} bytes, {BATCH} in a call, nobody sleeps",
                 self.len
             ),
+            Work::Call => format!(
+                "request of {} bytes to another process and a reply of as many",
+                self.len
+            ),
+            Work::Semaphore => "semaphore acquired and released, nobody waits".into(),
+            Work::WakeOne(sleepers) => {
+                format!("message to one of {sleepers} sleeping threads, and one back")
+            }
         }
     }
 
     /// Bytes that the kernel copies for one of it, whatever carries them: in and out again, each way.
     pub fn copied(self) -> usize {
         match self.work {
-            Work::RoundTrip => 4 * self.len,
+            Work::RoundTrip | Work::Call | Work::WakeOne(_) => 4 * self.len,
             Work::Queued | Work::Batch => 2 * self.len,
+            Work::Semaphore => 0,
         }
     }
 
@@ -120,6 +146,17 @@ impl Case {
             Case {
                 work: Work::Batch, ..
             } => &[Postbox, Seqpacket],
+            Case {
+                work: Work::Call, ..
+            } => &[Postbox, PostboxCrate, Pipe, Mq, Seqpacket, Eventfd],
+            Case {
+                work: Work::Semaphore,
+                ..
+            } => &[Postbox, PostboxCrate, Futex],
+            Case {
+                work: Work::WakeOne(_),
+                ..
+            } => &[Postbox, PostboxIoctl, Pipe, Mq, Eventfd],
             Case {
                 work: Work::Queued, ..
             } => &[Postbox, PostboxIoctl, PostboxCrate, Pipe, Seqpacket, Mq],

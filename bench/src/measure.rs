@@ -4,8 +4,12 @@ use std::arch::asm;
 use std::io;
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use postbox::raw::{self, RecvEntry, SendEntry};
+use postbox::{Semaphore, sys};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
@@ -47,6 +51,7 @@ pub fn measure(case: Case, transport: Transport, plan: Plan) -> io::Result<Figur
             Transport::Seqpacket => round_trip::<Seqpacket>(case.len, plan),
             Transport::Mq => round_trip::<Mq>(case.len, plan),
             Transport::Eventfd => round_trip::<Eventfd>(case.len, plan),
+            Transport::Futex => cannot(transport),
         },
         Work::Queued => match transport {
             Transport::Postbox => queued::<Bytes>(case.len, plan),
@@ -56,16 +61,43 @@ pub fn measure(case: Case, transport: Transport, plan: Plan) -> io::Result<Figur
             Transport::Seqpacket => queued::<Seqpacket>(case.len, plan),
             Transport::Mq => queued::<Mq>(case.len, plan),
             Transport::Eventfd => queued::<Eventfd>(case.len, plan),
+            Transport::Futex => cannot(transport),
         },
         Work::Batch => match transport {
             Transport::Postbox => post_batch(case.len, plan),
             Transport::Seqpacket => packet_batch(case.len, plan),
-            _ => Err(io::Error::other(format!(
-                "{} sends no batches",
-                transport.name()
-            ))),
+            _ => cannot(transport),
+        },
+        Work::Call => match transport {
+            Transport::Postbox => call(case.len, plan),
+            Transport::PostboxCrate => call_by_types(case.len, plan),
+            Transport::Pipe => round_trip::<Pipe>(case.len, plan),
+            Transport::Seqpacket => round_trip::<Seqpacket>(case.len, plan),
+            Transport::Mq => round_trip::<Mq>(case.len, plan),
+            // Eight bytes is all that it carries.
+            Transport::Eventfd => round_trip::<Eventfd>(8, plan),
+            _ => cannot(transport),
+        },
+        Work::Semaphore => match transport {
+            Transport::Postbox => semaphore(plan),
+            Transport::PostboxCrate => semaphore_by_type(plan),
+            Transport::Futex => libc_semaphore(plan),
+            _ => cannot(transport),
+        },
+        Work::WakeOne(sleepers) => match transport {
+            Transport::Postbox => wake_one::<Bytes>(sleepers, case.len, plan),
+            Transport::PostboxIoctl => wake_one::<Raw>(sleepers, case.len, plan),
+            Transport::Pipe => wake_one::<Pipe>(sleepers, case.len, plan),
+            Transport::Mq => wake_one::<Mq>(sleepers, case.len, plan),
+            Transport::Eventfd => wake_one::<Eventfd>(sleepers, case.len, plan),
+            _ => cannot(transport),
         },
     }
+}
+
+fn cannot<T>(transport: Transport) -> io::Result<T> {
+    let name = transport.name();
+    Err(io::Error::other(format!("{name} does not do this")))
 }
 
 fn round_trip<C: Carrier>(len: usize, plan: Plan) -> io::Result<Figure> {
@@ -95,6 +127,162 @@ fn queued<C: Carrier>(len: usize, plan: Plan) -> io::Result<Figure> {
         C::send(&tx, &buffer.0.0[..len])?;
         expect(len, C::recv(&rx, &mut buffer.0.0)?)
     })
+}
+
+fn call(len: usize, plan: Plan) -> io::Result<Figure> {
+    let (tx, rx) = Raw::lane(len)?;
+    let mut buffer = Buffer::new();
+    let rounds = (plan.windows + 1) * plan.rounds;
+    let server = Echo::fork(|| {
+        let mut buffer = Buffer::new();
+        let mut args = sys::postbox_reply_recv::default();
+        for _ in 0..rounds {
+            let mut place = [MaybeUninit::uninit(); LONGEST];
+            let reply = &buffer.0.0[..len];
+            let mut files = Vec::new();
+            let got = raw::reply_recv(rx.as_fd(), reply, &[], &mut place, &mut files, &mut args)?;
+            expect(len, got.len())?;
+            buffer.0.0[..len].copy_from_slice(got);
+            args.reply.token = args.recv.token;
+        }
+        let last = sys::postbox_reply {
+            token: args.reply.token,
+            ..Default::default()
+        };
+        Ok(raw::reply(rx.as_fd(), &buffer.0.0[..len], &[], &last)?)
+    })?;
+    let figure = windows(plan, || {
+        let mut args = sys::postbox_call::default();
+        let mut place = [MaybeUninit::uninit(); LONGEST];
+        let data = &buffer.0.0[..len];
+        let mut files = Vec::new();
+        let got = raw::call(tx.as_fd(), data, &[], &mut place, &mut files, &mut args)?;
+        expect(len, got.len())?;
+        buffer.0.0[..len].copy_from_slice(got);
+        Ok(())
+    })?;
+    server.wait()?;
+    Ok(figure)
+}
+
+fn call_by_types(len: usize, plan: Plan) -> io::Result<Figure> {
+    let (tx, rx) = Typed::lane(len)?;
+    let buffer = Buffer::new();
+    let rounds = (plan.windows + 1) * plan.rounds;
+    let server = Echo::fork(|| {
+        let mut request = rx.recv_request()?;
+        for _ in 1..rounds {
+            let reply = request.to_vec();
+            request.reply_recv(reply)?;
+        }
+        let reply = request.to_vec();
+        Ok(request.reply(reply).map_err(|error| error.error)?)
+    })?;
+    let figure = windows(plan, || expect(len, tx.call(&buffer.0.0[..len])?.len()))?;
+    server.wait()?;
+    Ok(figure)
+}
+
+fn semaphore(plan: Plan) -> io::Result<Figure> {
+    let semaphore = Semaphore::options().initial(1).anonymous()?;
+    let one = sys::postbox_sync {
+        count: 1,
+        ..Default::default()
+    };
+    windows(plan, || {
+        raw::acquire(semaphore.as_fd(), &one)?;
+        Ok(raw::release(semaphore.as_fd(), &one)?)
+    })
+}
+
+fn semaphore_by_type(plan: Plan) -> io::Result<Figure> {
+    let semaphore = Semaphore::options().initial(1).anonymous()?;
+    windows(plan, || {
+        drop(semaphore.acquire()?);
+        Ok(())
+    })
+}
+
+fn libc_semaphore(plan: Plan) -> io::Result<Figure> {
+    let mut semaphore = Box::new(MaybeUninit::<libc::sem_t>::uninit());
+    let at = semaphore.as_mut_ptr();
+    // SAFETY: the place is valid and stays where it is until this returns.
+    if unsafe { libc::sem_init(at, 1, 1) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    windows(plan, || {
+        // SAFETY: it was initialised.
+        match unsafe { libc::sem_wait(at) | libc::sem_post(at) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    })
+}
+
+/// Measures only where just one of the sleepers wakes up for each message.
+fn wake_one<C: Carrier>(sleepers: usize, len: usize, plan: Plan) -> io::Result<Figure>
+where
+    C::Tx: Sync,
+    C::Rx: Sync,
+{
+    let [(tx, rx), (far_tx, far_rx)] = C::pair(len)?;
+    let rounds = (plan.windows + 1) * plan.rounds;
+    let served = AtomicUsize::new(0);
+    let serve = || -> io::Result<()> {
+        let mut buffer = Buffer::new();
+        // Those that are left at the end are each sent one message more.
+        loop {
+            expect(len, C::recv(&far_rx, &mut buffer.0.0)?)?;
+            if served.fetch_add(1, Ordering::Relaxed) >= rounds {
+                return Ok(());
+            }
+            C::send(&far_tx, &buffer.0.0[..len])?;
+        }
+    };
+    thread::scope(|scope| {
+        let threads = (0..sleepers)
+            .map(|_| {
+                let builder = thread::Builder::new().stack_size(64 << 10);
+                builder.spawn_scoped(scope, serve)
+            })
+            .collect::<io::Result<Vec<_>>>()?;
+        // All of them sleep when this thread has been away for a while.
+        thread::sleep(Duration::from_millis(200));
+        let mut buffer = Buffer::new();
+        let before = sleeps()?;
+        let figure = windows(plan, || {
+            C::send(&tx, &buffer.0.0[..len])?;
+            expect(len, C::recv(&rx, &mut buffer.0.0)?)
+        });
+        let slept = sleeps()? - before;
+        // Let everybody go before anything is said of an error.
+        for _ in 0..sleepers {
+            C::send(&tx, &buffer.0.0[..len])?;
+            // Messages do not pile up where they would become one.
+            thread::sleep(Duration::from_micros(100));
+        }
+        for thread in threads {
+            let ended = thread.join();
+            ended.map_err(|_| io::Error::other("a sleeper panicked"))??;
+        }
+        // One that answers, and the one that waits for the answer.
+        let once = 2 * rounds;
+        if slept > once + once / 20 {
+            println!("  ({slept} sleeps in {rounds} rounds: more than one wakes up)");
+        }
+        figure
+    })
+}
+
+/// How often the threads of this process have gone to sleep.
+fn sleeps() -> io::Result<usize> {
+    // SAFETY: all-zero is a valid rusage.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is valid.
+    match unsafe { libc::getrusage(libc::RUSAGE_SELF, &mut usage) } {
+        0 => Ok(usage.ru_nvcsw as usize),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn post_batch(len: usize, plan: Plan) -> io::Result<Figure> {

@@ -18,6 +18,9 @@ use kernel::prelude::*;
 /// The most entries of a batch: what one call does before it looks at signals again.
 pub(super) const BATCH_MAX: u32 = 1024;
 
+/// Where the fields begin that a receive gives back.
+const OUT: usize = offset_of!(uapi::postbox_recv, msg_len);
+
 /// What a message is made of.
 struct Content {
     priority: u32,
@@ -52,12 +55,12 @@ impl Content {
         }
         let mut payload = UserBytes::at(address(self.data)?);
         let mut message = mailbox.message()?;
-        message.fill(
-            self.priority as u16,
-            self.len as usize,
-            handle,
-            &mut payload,
-        )?;
+        let len = self.len as usize;
+        if queued {
+            message.fill(self.priority as u16, len, handle, &mut payload)?;
+        } else {
+            message.fill_answer(len, &mut payload)?;
+        }
         if self.fd_count != 0 {
             let queue = queued.then_some(mailbox);
             message.attach(Files::take(handle, queue, self.fds, self.fd_count)?)?;
@@ -108,10 +111,10 @@ fn deliver(message: &Message, at: Place, args: &mut uapi::postbox_recv) -> Resul
     args.gid = sender.gid;
     args.pidfd_ino = sender.pidfd_ino;
     args.fd_count = message.file_count() as u32;
-    at.write(args)?;
+    at.write_from(args, OUT)?;
     match message.files() {
         Some(files) => files.install(args.fds),
-        None => Ok(Installed::none()),
+        None => Ok(Installed::NONE),
     }
 }
 
@@ -127,18 +130,18 @@ fn recv_one(
 ) -> Result {
     let mailbox = handle.rx()?;
     let lease = flags & uapi::POSTBOX_RECV_ACK != 0;
+    let mut from = None;
+    if flags & uapi::POSTBOX_RECV_FROM != 0 {
+        ensure(!lease)?;
+        from = Some(origin(args)?);
+    }
     let how = Receive {
         room: usize::try_from(args.len).unwrap_or(usize::MAX),
         files: args.fd_max as usize,
         wait,
         state: Some(&handle.state),
         lease,
-        from: if flags & uapi::POSTBOX_RECV_FROM == 0 {
-            None
-        } else {
-            ensure(!lease)?;
-            Some(from(args)?)
-        },
+        from: from.as_ref(),
     };
     let received = mailbox.receive_after(answered, &how, |message| {
         let node = message.node();
@@ -166,7 +169,7 @@ fn recv_one(
 
 /// Whose messages are wanted.
 #[cold]
-fn from(args: &uapi::postbox_recv) -> Result<Origin> {
+fn origin(args: &uapi::postbox_recv) -> Result<Origin> {
     let process = Process::find(args.pid);
     let number = match args.pidfd_ino {
         0 => process.as_ref().map_err(|error| *error)?.number,

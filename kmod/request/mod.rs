@@ -13,7 +13,7 @@ use crate::{
     registry::Name,
     uapi,
 };
-use core::mem::size_of;
+use core::mem::{size_of, MaybeUninit};
 use kernel::{ffi::c_void, prelude::*};
 
 mod link;
@@ -28,7 +28,7 @@ mod sync;
 ///
 /// It is made of integers, without padding, and begins with a `u32`: its size. It consists of
 /// whole words of 64 bits.
-unsafe trait Args: Default {
+unsafe trait Args: Copy {
     /// Its first size, below which it has never been.
     const MIN: usize = size_of::<Self>();
 }
@@ -71,13 +71,13 @@ impl Place {
         }
     }
 
-    /// Reads an argument.
-    fn read<T: Args>(address: usize, args: &mut T) -> Result<Self> {
+    /// Reads an argument: where this succeeds, all of it was written.
+    fn read<T: Args>(address: usize, args: &mut MaybeUninit<T>) -> Result<Self> {
         let mut size = 0;
         // SAFETY: `args` is valid for writing, and can be made of any bytes.
         kernel::error::to_result(unsafe {
             c::postbox_read_args(
-                core::ptr::from_mut(args).cast(),
+                args.as_mut_ptr().cast(),
                 size_of::<T>(),
                 T::MIN,
                 address as *const c_void,
@@ -96,6 +96,19 @@ impl Place {
                 size_of::<T>(),
                 self.address as *mut c_void,
                 self.size,
+            )
+        })
+    }
+
+    /// Writes the end of an argument back, from the field at `offset` on, which every caller knows.
+    fn write_from<T: Args>(self, args: &T, offset: usize) -> Result {
+        // SAFETY: `args` is valid for reading, `offset` is in it, and it is made of whole words.
+        kernel::error::to_result(unsafe {
+            c::postbox_write_args(
+                core::ptr::from_ref(args).cast::<u8>().add(offset).cast(),
+                size_of::<T>() - offset,
+                self.address.wrapping_add(offset) as *mut c_void,
+                self.size - offset,
             )
         })
     }
@@ -120,9 +133,10 @@ impl Place {
 
 /// Calls `request` with the argument at an address.
 fn with<T: Args>(address: usize, request: impl FnOnce(Place, &mut T) -> Result) -> Result {
-    let mut args = T::default();
+    let mut args = MaybeUninit::uninit();
     let at = Place::read(address, &mut args)?;
-    request(at, &mut args)
+    // SAFETY: All of it was written, and it is made of integers.
+    request(at, unsafe { args.assume_init_mut() })
 }
 
 fn address(pointer: u64) -> Result<usize> {

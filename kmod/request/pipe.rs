@@ -89,19 +89,34 @@ pub(super) fn set_capacity(
     })
 }
 
-/// What read() does on a pipe. `plain`: where the bytes go, if it is one place.
+/// What read() does on a pipe.
+#[inline(never)]
+pub(crate) fn read_bytes(handle: &Handle, to: UserBytes, len: usize, wait: &Wait) -> Result<usize> {
+    let pipe = pipe(handle, uapi::POSTBOX_RIGHT_RECEIVE)?;
+    pipe.read(len, wait, |parts| copy_out(to, parts))
+}
+
+/// What write() does on a pipe.
+#[inline(never)]
+pub(crate) fn write_bytes(
+    handle: &Handle,
+    from: UserBytes,
+    len: usize,
+    wait: &Wait,
+) -> Result<usize> {
+    let pipe = pipe(handle, uapi::POSTBOX_RIGHT_SEND)?;
+    pipe.write(len, wait, |done, parts| copy_in(from.after(done), parts))
+}
+
+/// The same with bytes in several places.
 #[inline(never)]
 pub(crate) fn read_iter(
     handle: &Handle,
     iter: &mut IovIterDest<'_>,
-    plain: Option<UserBytes>,
     wait: &Wait,
 ) -> Result<usize> {
     let pipe = pipe(handle, uapi::POSTBOX_RIGHT_RECEIVE)?;
     pipe.read(iter.len(), wait, |parts| {
-        if let Some(to) = plain {
-            return copy_out(to, parts);
-        }
         let wanted = parts.iter().map(|part| part.len()).sum();
         let copied = parts.iter().map(|part| iter.copy_to_iter(part)).sum();
         if copied != wanted {
@@ -113,19 +128,15 @@ pub(crate) fn read_iter(
     })
 }
 
-/// What write() does on a pipe. `plain`: where the bytes are, if it is one place.
+/// The same with bytes in several places.
 #[inline(never)]
 pub(crate) fn write_iter(
     handle: &Handle,
     iter: &mut IovIterSource<'_>,
-    plain: Option<UserBytes>,
     wait: &Wait,
 ) -> Result<usize> {
     let pipe = pipe(handle, uapi::POSTBOX_RIGHT_SEND)?;
-    pipe.write(iter.len(), wait, |done, parts| {
-        if let Some(from) = plain {
-            return copy_in(from.after(done), parts);
-        }
+    pipe.write(iter.len(), wait, |_, parts| {
         for part in parts {
             if iter.copy_from_iter(part) != part.len() {
                 return Err(EFAULT);
