@@ -127,7 +127,8 @@ impl Barrier {
     /// handle. Returns whether it leads.
     pub(crate) fn wait(&self, shares: &Shares, wait: &Wait) -> Result<bool> {
         let mut inner = self.inner.lock();
-        if let Some(arrival) = shares.lock().arrival() {
+        let arrival = shares.lock().arrival();
+        if let Some(arrival) = arrival {
             return self.collect(inner, shares, arrival, wait);
         }
         if inner.barrier.broken() {
