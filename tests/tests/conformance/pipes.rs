@@ -1748,7 +1748,7 @@ fn in_order(words: &[u64], killed: &[u64]) {
 
 #[test]
 fn kills_lose_no_byte_and_leave_nobody_asleep() {
-    isolated(|| kill_at_random(500, 1, 8192));
+    isolated(|| kill_at_random(300, 1, 8192));
 }
 
 #[test]
