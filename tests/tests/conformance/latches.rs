@@ -365,7 +365,7 @@ fn latch_participants_and_waiters_are_killed_and_nobody_sleeps_for_ever() {
                     spawn(|| {
                         latch.join(1).expect("three are left");
                         joined.open(1);
-                        for _ in 0..rng.below(400) {
+                        for _ in 0..rng.below(2000) {
                             std::thread::yield_now();
                         }
                         latch.count_down(1).expect("each counts once");
@@ -385,7 +385,7 @@ fn latch_participants_and_waiters_are_killed_and_nobody_sleeps_for_ever() {
                 })
                 .collect();
             let killed = rng.below(3) as usize;
-            for _ in 0..rng.below(100) {
+            for _ in 0..rng.below(50) {
                 std::thread::yield_now();
             }
             waiters[0].kill(libc::SIGKILL);
