@@ -565,7 +565,8 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     /// Whether the last sender is gone and no message can come any more: what a receiver holds
     /// may yet come back.
     pub fn ended(&self) -> bool {
-        (self.no_more_sends || (self.had_sender && self.senders == 0 && !self.persistent))
+        let shut = self.no_more_sends || self.no_more_receives;
+        (shut || (self.had_sender && self.senders == 0 && !self.persistent))
             && self.used_messages == 0
     }
 
