@@ -110,11 +110,7 @@ pub(crate) fn write_bytes(
 
 /// The same with bytes in several places.
 #[inline(never)]
-pub(crate) fn read_iter(
-    handle: &Handle,
-    iter: &mut IovIterDest<'_>,
-    wait: &Wait,
-) -> Result<usize> {
+pub(crate) fn read_iter(handle: &Handle, iter: &mut IovIterDest<'_>, wait: &Wait) -> Result<usize> {
     let pipe = pipe(handle, uapi::POSTBOX_RIGHT_RECEIVE)?;
     pipe.read(iter.len(), wait, |parts| {
         let wanted = parts.iter().map(|part| part.len()).sum();
