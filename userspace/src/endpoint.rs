@@ -13,7 +13,8 @@ access! {
 ///
 /// A process opens its own, and others send to it: [`Endpoint::send_to`], or
 /// [`Identity::endpoint`] to answer whoever sent a message. It receives from anyone
-/// ([`recv`](Handle::recv)) or from one process alone ([`recv_from`](Handle::recv_from)).
+/// ([`recv`](Handle::recv)) or from one process alone ([`recv_from`](Handle::recv_from)). There is
+/// no end of the stream: others may always come.
 ///
 /// It belongs to the process and not to its number: a later process of the same number has none
 /// of it, and whoever has it open for the earlier one is told that the receiver is gone.
