@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Objects and their names: who made them, who may open them, how long they live.
 //!
-//! What objects are found by is a name, the number of a port, or a process. An object lives as long as a handle to it is open and, if it is persistent, as long as it has a
-//! name. Looking a name up and making the object, and closing the last handle and taking the name
-//! away, are one step each under one lock, so that nobody sees a half-made or dying object. The
-//! lock is taken at open and close, never to send or receive.
+//! What objects are found by is a name, the number of a port, or a process. An object lives as long
+//! as a handle to it is open and, if it is persistent, as long as it has a name. Looking a name up
+//! and making the object, and closing the last handle and taking the name away, are one step each
+//! under one lock, so that nobody sees a half-made or dying object. The lock is taken at open and
+//! close, never to send or receive.
 //!
 //! Names are scoped to the IPC namespace by its number, which is never used again: what is left of
 //! a namespace that is gone cannot turn up in another.
@@ -161,8 +162,9 @@ impl Inner {
         self.objects.remove_node(&id)
     }
 
-    fn open(&mut self, ipc_ns: u64, key: &Key, want: &Want) -> Result<Opened> {
-        let id = *self.keys.get(&(ipc_ns, *key)).ok_or(ENOENT)?;
+    fn open(&mut self, want: &Want) -> Result<Opened> {
+        let (ipc_ns, key) = (want.ipc_ns, want.key.ok_or(ENOENT)?);
+        let id = *self.keys.get(&(ipc_ns, key)).ok_or(ENOENT)?;
         let entry = self.objects.get_mut(&id).ok_or(ENOENT)?;
         if entry.object.kind().0 != want.kind {
             return Err(match key {
@@ -202,6 +204,11 @@ impl Inner {
 
 /// What whoever opens an object expects of it.
 pub(crate) struct Want {
+    pub(crate) ipc_ns: u64,
+    /// What it is found by; `None` for a new one that is not to be found.
+    pub(crate) key: Option<Key>,
+    /// The one of that key must not be there yet.
+    pub(crate) exclusive: bool,
     pub(crate) kind: u32,
     pub(crate) rights: u32,
 }
@@ -234,28 +241,25 @@ impl Registry {
     }
 
     /// Opens an object that exists.
-    pub(crate) fn open(&self, ipc_ns: u64, key: &Key, want: &Want) -> Result<Opened> {
-        self.inner.lock().open(ipc_ns, key, want)
+    pub(crate) fn open(&self, want: &Want) -> Result<Opened> {
+        self.inner.lock().open(want)
     }
 
-    /// Makes an object with `make`; `exclusive` is false where the one of that key may be opened
-    /// instead.
+    /// Opens an object that exists, or makes it with `make`.
     pub(crate) fn create(
         &self,
-        ipc_ns: u64,
-        key: Option<Key>,
-        exclusive: bool,
         want: &Want,
         attributes: &Attributes,
         user: &Pinned,
         make: impl FnOnce() -> Result<Object>,
     ) -> Result<Opened> {
         let mut inner = self.inner.lock();
-        if let Some(key) = key.filter(|key| inner.keys.get(&(ipc_ns, *key)).is_some()) {
-            if exclusive {
+        let (ipc_ns, key) = (want.ipc_ns, want.key);
+        if key.is_some_and(|key| inner.keys.get(&(ipc_ns, key)).is_some()) {
+            if want.exclusive {
                 return Err(EEXIST);
             }
-            return inner.open(ipc_ns, &key, want);
+            return inner.open(want);
         }
         let charge = user.charge_object()?;
         let object = make()?;
@@ -315,6 +319,23 @@ impl Registry {
             link.close(end);
         }
         drop((gone, port));
+    }
+
+    /// Undoes an open that nobody has seen: who failed to join a link has not closed its end.
+    pub(crate) fn undo(&self, opened: &Opened) {
+        if opened.created || opened.end == 0 {
+            return self.close(opened.id, opened.end);
+        }
+        let mut inner = self.inner.lock();
+        if let Some(entry) = inner.objects.get_mut(&opened.id) {
+            entry.joined = false;
+            if let Some(handles) = entry.handles.get_mut(opened.end) {
+                *handles -= 1;
+            }
+        }
+        let gone = inner.reap(opened.id);
+        drop(inner);
+        drop(gone);
     }
 
     /// Takes a name away.

@@ -58,6 +58,9 @@ pub(super) fn options(
 /// Makes a link of the current task, and opens both ends.
 fn make(handle: &Handle, make: impl FnOnce() -> Result<Arc<Link>>) -> Result<(Opened, Pending)> {
     let want = Want {
+        ipc_ns: handle.ipc_ns,
+        key: None,
+        exclusive: true,
         kind: uapi::POSTBOX_KIND_LINK,
         rights: 0,
     };
@@ -66,15 +69,9 @@ fn make(handle: &Handle, make: impl FnOnce() -> Result<Arc<Link>>) -> Result<(Op
         persistent: false,
     };
     let registry = &handle.shared.registry;
-    let first = registry.create(
-        handle.ipc_ns,
-        None,
-        true,
-        &want,
-        &attributes,
-        &handle.user,
-        || Ok(Object::Link(make()?)),
-    )?;
+    let first = registry.create(&want, &attributes, &handle.user, || {
+        Ok(Object::Link(make()?))
+    })?;
     if let Err(error) = registry.reopen(first.id, 1) {
         registry.close(first.id, 0);
         return Err(error);
@@ -152,11 +149,14 @@ pub(super) fn connect(
     };
     handle.unbound()?;
     let want = Want {
+        ipc_ns: handle.ipc_ns,
+        key: Some(key),
+        exclusive: false,
         kind: uapi::POSTBOX_KIND_LISTENER,
         rights: uapi::POSTBOX_RIGHT_SEND,
     };
     let registry = &handle.shared.registry;
-    let opened = registry.open(handle.ipc_ns, &key, &want)?;
+    let opened = registry.open(&want)?;
     let connected = (|| {
         let Object::Listener(listener) = &opened.object else {
             return Err(eopnotsupp());

@@ -343,7 +343,12 @@ fn answered(
             args.msg_len = len;
             args.fd_count = files as u32;
             args.token = keep(handle, answer).unwrap_or(0);
-            at.write(args)?;
+            if let Err(error) = at.write(args) {
+                // Nobody would ever ask for it.
+                let lost = handle.state.lock().fetch(args.token);
+                drop(lost);
+                return Err(error);
+            }
             Err(error)
         }
     }
@@ -409,10 +414,18 @@ pub(super) fn reply_recv(
     ensure(args.reply.flags & uapi::POSTBOX_REPLY_CHECK == 0)?;
     let mut answered = None;
     if args.reply.token != 0 {
-        answered = reply_one(handle, &args.reply)?;
         const TOKEN: usize =
             offset_of!(uapi::postbox_reply_recv, reply) + offset_of!(uapi::postbox_reply, token);
-        UserBytes::at(at.address.wrapping_add(TOKEN)).copy_from(&[0; 8])?;
+        let token = UserBytes::at(at.address.wrapping_add(TOKEN));
+        // That it cannot be written is found while nothing has happened yet.
+        token.copy_from(&[0; 8])?;
+        answered = match reply_one(handle, &args.reply) {
+            Ok(answered) => answered,
+            Err(error) => {
+                token.copy_from(&args.reply.token.to_ne_bytes())?;
+                return Err(error);
+            }
+        };
     }
     let at = at.inner::<uapi::postbox_recv>(offset_of!(uapi::postbox_reply_recv, recv));
     recv_after(handle, at, &mut args.recv, nonblocking, answered)

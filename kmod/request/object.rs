@@ -223,37 +223,36 @@ pub(super) fn open(handle: &Handle, at: Place, args: &mut uapi::postbox_open) ->
     ensure(key.is_some() || (create && !persistent))?;
     let registry = &handle.shared.registry;
     let want = Want {
+        ipc_ns: handle.ipc_ns,
+        key,
+        exclusive,
         kind: args.kind,
         rights: args.rights,
     };
-    let opened = match &key {
-        Some(key) if !create => registry.open(handle.ipc_ns, key, &want)?,
-        _ => registry.create(
-            handle.ipc_ns,
-            key,
-            exclusive,
-            &want,
-            &Attributes {
-                mode: args.mode,
-                persistent,
-            },
-            &handle.user,
-            || make(args, &handle.user),
-        )?,
+    let attributes = Attributes {
+        mode: args.mode,
+        persistent,
+    };
+    let opened = if create {
+        registry.create(&want, &attributes, &handle.user, || {
+            make(args, &handle.user)
+        })?
+    } else {
+        registry.open(&want)?
     };
     let mut rights = args.rights;
     if let Object::Link(link) = &opened.object {
         // Both ends have what the link has.
         rights = link.rights(opened.end) | (rights & uapi::POSTBOX_RIGHT_ADMIN);
-        if !opened.created {
-            link.made(opened.end);
-        }
     }
     args.id = opened.id;
     args.created = opened.created.into();
     if let Err(error) = at.write(args) {
-        registry.close(opened.id, opened.end);
+        registry.undo(&opened);
         return Err(error);
+    }
+    if let (Object::Link(link), false) = (&opened.object, opened.created) {
+        link.made(opened.end);
     }
     handle.bind(opened, rights)
 }
