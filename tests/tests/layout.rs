@@ -43,10 +43,17 @@ fn ours() -> BTreeMap<String, u64> {
     let requests = requests!(
         POSTBOX_VERSION POSTBOX_OPEN POSTBOX_DUP POSTBOX_UNLINK POSTBOX_SET_ATTR POSTBOX_INFO POSTBOX_LIST POSTBOX_USAGE
         POSTBOX_SEND POSTBOX_RECV POSTBOX_ACK POSTBOX_RESERVE POSTBOX_SEND_BATCH POSTBOX_RECV_BATCH
+        POSTBOX_CALL POSTBOX_REPLY POSTBOX_REPLY_RECV
+        POSTBOX_PAIR POSTBOX_CONNECT POSTBOX_ACCEPT POSTBOX_PEER POSTBOX_WAIT_PEER POSTBOX_SHUTDOWN
+        POSTBOX_READ POSTBOX_WRITE POSTBOX_SET_CAPACITY
+        POSTBOX_ACQUIRE POSTBOX_RELEASE POSTBOX_COUNT_DOWN POSTBOX_WAIT POSTBOX_JOIN POSTBOX_LEAVE
     );
     let sizes = sizes!(
         postbox_version postbox_open postbox_dup postbox_unlink postbox_attr postbox_info postbox_list postbox_usage
-        postbox_send postbox_recv postbox_ack postbox_reserve postbox_batch
+        postbox_send postbox_recv postbox_ack postbox_reserve postbox_batch postbox_fd
+        postbox_call postbox_reply postbox_reply_recv
+        postbox_pair postbox_connect postbox_accept postbox_peer postbox_wait_peer postbox_shutdown
+        postbox_io postbox_capacity postbox_sync
     );
     requests.into_iter().chain(sizes).collect()
 }

@@ -32,7 +32,9 @@ fn parameters() -> String {
         "max_user_messages",
         "max_user_bytes",
         "max_user_objects",
+        "max_user_files",
         "max_message",
+        "max_pipe",
     ]
     .map(read)
     .join(" ")
