@@ -3,12 +3,16 @@
 
 use std::error::Error;
 use std::fmt::Debug;
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-use postbox::{Admin, Capacity, ErrorKind, Mailbox, Options, Receiver, SendError, Sender};
+use postbox::{
+    Admin, Capacity, Endpoint, ErrorKind, Latch, Link, Mailbox, Options, Pipe, Port, Receiver,
+    Semaphore, SendError, Sender, Wait,
+};
 use postbox_bench::{Case, Plan, Transport, Work, measure};
 use postbox_tests::{
     ALICE, BOB, Child, Exit, Gate, Ledger, User, WATCHDOG, spawn, spawn_as, wait_until,
@@ -23,7 +27,7 @@ struct Scene {
     show: fn(&mut Notes) -> Result<()>,
 }
 
-const SCENES: [Scene; 9] = [
+const SCENES: [Scene; 16] = [
     Scene {
         title: "producer and consumer",
         promise: "every message once, in order, never more inside than the mailbox holds",
@@ -68,6 +72,41 @@ const SCENES: [Scene; 9] = [
         title: "permission denied",
         promise: "the object's mode decides who may send and receive",
         show: permissions,
+    },
+    Scene {
+        title: "Z after X and Y",
+        promise: "X and Y run in parallel, and Z when both are done, not before",
+        show: z_after_x_and_y,
+    },
+    Scene {
+        title: "a port that both bind",
+        promise: "two processes that bind port 5001 talk; a third is refused; it frees itself",
+        show: port,
+    },
+    Scene {
+        title: "direct messages",
+        promise: "to a process by its pid; from anyone, or from one alone while others' wait",
+        show: direct,
+    },
+    Scene {
+        title: "connections",
+        promise: "a server accepts clients by name, knows who they are, and each has its own link",
+        show: connections,
+    },
+    Scene {
+        title: "a server dies in a call",
+        promise: "every call gets one reply, or is told why not; a late reply reaches nobody",
+        show: server_dies,
+    },
+    Scene {
+        title: "a pipe with a name",
+        promise: "a shell pipeline through it; the reader finds the end, the writer a broken pipe",
+        show: named_pipe,
+    },
+    Scene {
+        title: "a holder dies",
+        promise: "what it had of a semaphore is given back, and the next one is told",
+        show: holder_dies,
     },
 ];
 
@@ -678,6 +717,341 @@ fn permissions(notes: &mut Notes) -> Result<()> {
     Ok(())
 }
 
+fn z_after_x_and_y(notes: &mut Notes) -> Result<()> {
+    const NAME: &str = "tour/x-and-y";
+    // Who does what, in the order in which it happened.
+    let log = Ledger::new(4);
+    let write = |what: u64| {
+        let place = log[0].fetch_add(1, SeqCst) as usize + 1;
+        log[place].store(what, SeqCst);
+    };
+    let letter = |place: usize| ["", "X", "Y", "Z"][log[place].load(SeqCst) as usize];
+    let done = Latch::options().create_new(true).count(2).open(NAME)?;
+    let z = spawn(|| {
+        let done = Latch::open(NAME).expect("open");
+        done.wait().expect("wait for X and Y");
+        write(3);
+    });
+    wait_until("Z to wait", || {
+        done.info().is_ok_and(|info| info.waiting_receivers == 1)
+    });
+    notes.tell(&format!(
+        "a latch that counts 2; process {} waits for it, to run Z",
+        z.pid()
+    ));
+    // Each goes on only when the other runs: they are at it at the same time.
+    let (x_runs, y_runs) = (Gate::new(), Gate::new());
+    let work = |what: u64, mine: &Gate, other: &Gate| {
+        let done = Latch::open(NAME).expect("open");
+        let part = done.join().expect("say that this process counts");
+        mine.open(1);
+        other.pass();
+        write(what);
+        part.count_down().expect("count down");
+    };
+    let x = spawn(|| work(1, &x_runs, &y_runs));
+    let y = spawn(|| work(2, &y_runs, &x_runs));
+    notes.tell(&format!(
+        "process {} runs X, process {} runs Y",
+        x.pid(),
+        y.pid()
+    ));
+    notes.expect(
+        "X, which waits for Y to run",
+        "came through",
+        well(x.wait()),
+    );
+    notes.expect(
+        "Y, which waits for X to run",
+        "came through",
+        well(y.wait()),
+    );
+    notes.expect("Z", "came through", well(z.wait()));
+    notes.expect("what was done last", "Z", letter(3));
+    let order = [1, 2, 3].map(letter).join(", ");
+
+    // And if one of them never does its part?
+    let broken = Latch::options().create_new(true).count(1).anonymous()?;
+    let joined = Gate::new();
+    let victim = spawn(|| {
+        let _part = broken.join().expect("say that this process counts");
+        joined.open(1);
+        std::thread::sleep(10 * WATCHDOG);
+    });
+    joined.pass();
+    notes.tell("another latch, and kill -9 to the process that was to count it down");
+    victim.destroy();
+    let outcome = broken.wait_timeout(WATCHDOG).map_err(|error| error.kind);
+    notes.expect("who waits is told", Err(ErrorKind::OwnerDied), outcome);
+    notes.summary = format!("{order}; a participant that dies: OwnerDied");
+    Ok(())
+}
+
+fn port(notes: &mut Notes) -> Result<()> {
+    const PORT: u16 = 5001;
+    let said = Ledger::new(2);
+    let finish = Gate::new();
+    let bind = |word: &'static str, of_other: &'static str, index: usize| {
+        let (said, finish) = (&said, &finish);
+        spawn(move || {
+            let link = Port::bind_timeout(PORT, WATCHDOG).expect("bind the port");
+            link.send(word).expect("send");
+            let heard = link.recv().expect("receive");
+            said[index].store(u64::from(&*heard == of_other.as_bytes()), SeqCst);
+            finish.pass();
+        })
+    };
+    let first = bind("hello from the first", "hello from the second", 0);
+    first.wait_asleep();
+    notes.tell(&format!(
+        "process {} binds port {PORT} and waits: nobody else is there",
+        first.pid()
+    ));
+    let second = bind("hello from the second", "hello from the first", 1);
+    notes.tell(&format!("process {} binds it, too", second.pid()));
+    let heard = || said[0].load(SeqCst) + said[1].load(SeqCst);
+    wait_until("both to hear", || heard() == 2);
+    notes.expect("how many heard the other", 2, heard());
+    notes.expect(
+        "a third process",
+        Some(ErrorKind::AddressInUse),
+        Port::try_bind(PORT).err().map(|error| error.kind),
+    );
+    notes.tell("kill -9 to one of the two");
+    second.destroy();
+    finish.open(1);
+    notes.expect("the other", "came through", well(first.wait()));
+    let free = Port::open(PORT).map(drop);
+    notes.expect("and the port is free again", Ok(()), free);
+    notes.summary = "both heard each other; the third: AddressInUse; free after a death".into();
+    Ok(())
+}
+
+fn direct(notes: &mut Notes) -> Result<()> {
+    let own = Endpoint::own()?;
+    let me = std::process::id();
+    notes.tell(&format!("process {me} opens its endpoint"));
+    let (open, go) = (Gate::new(), Gate::new());
+    let friend = spawn(|| {
+        let own = Endpoint::own().expect("its own");
+        open.open(1);
+        // Symmetric: both name each other.
+        let message = own.recv_from(me).expect("receive from the parent");
+        assert_eq!(&*message, b"to you alone");
+        go.pass();
+        Endpoint::send_to(me, "from the friend").expect("send");
+    });
+    open.pass();
+    Endpoint::send_to(friend.pid(), "to you alone")?;
+    let others: Vec<Child> = ["first stranger", "second stranger"]
+        .map(|word| {
+            let child = spawn(|| Endpoint::send_to(me, word).expect("send"));
+            wait_until("the message", || {
+                own.info().is_ok_and(|info| info.messages > 0)
+            });
+            child
+        })
+        .into();
+    for other in others {
+        other.ok();
+    }
+    notes.tell("two strangers have sent to it already");
+    let from = friend.pid();
+    go.open(1);
+    notes.expect(
+        "symmetric: received from the friend alone",
+        "received 'from the friend'".into(),
+        received(own.recv_from_with(from, Wait::Timeout(WATCHDOG))),
+    );
+    friend.ok();
+    let rest: Vec<String> = own.try_iter().map(received).collect();
+    let promised = ["first stranger", "second stranger"].map(|word| format!("received '{word}'"));
+    notes.expect(
+        "asymmetric: received from anyone, in the order in which they came",
+        promised.to_vec(),
+        rest,
+    );
+    notes.expect(
+        "from the friend, who is gone now",
+        "Gone".into(),
+        received(own.recv_from_with(from, Wait::Forever)),
+    );
+    notes.summary = "the friend's message first, the strangers' after it, in order".into();
+    Ok(())
+}
+
+fn connections(notes: &mut Notes) -> Result<()> {
+    const NAME: &str = "tour/service";
+    let listener = Link::options().mode(0o666).listen(NAME)?;
+    let mut seen = Vec::new();
+    for user in [ALICE, BOB] {
+        let client = spawn_as(user, || {
+            let link = Link::connect(NAME).expect("connect");
+            let answer = link.call("who am I?").expect("call");
+            assert_eq!(text(&answer), format!("user {}", user.uid));
+        });
+        let link = listener.accept_timeout(WATCHDOG)?;
+        let peer = link.peer()?;
+        notes.expect(
+            "the kernel says who connected: user, process",
+            (user.uid, client.pid()),
+            (peer.uid, peer.pid),
+        );
+        link.recv_request_timeout(WATCHDOG)?
+            .reply(format!("user {}", peer.uid))
+            .map_err(|error| error.error)?;
+        notes.expect(
+            "the client has its reply",
+            "came through",
+            well(client.wait()),
+        );
+        let end = link.recv_timeout(WATCHDOG).map(drop);
+        notes.expect(
+            "and its link ends with it",
+            Err(ErrorKind::Disconnected),
+            end.map_err(|error| error.kind),
+        );
+        seen.push(peer.uid.to_string());
+    }
+    notes.summary = format!(
+        "clients of users {}, each on its own link",
+        seen.join(" and ")
+    );
+    Ok(())
+}
+
+fn server_dies(notes: &mut Notes) -> Result<()> {
+    const NAME: &str = "tour/server";
+    let admin = make(NAME, Capacity::Bounded(8))?;
+    let took = Gate::new();
+    let server = spawn(|| {
+        let requests = Receiver::open(NAME).expect("open");
+        let mut request = requests.recv_request().expect("receive");
+        let sum: u32 = text(&request)
+            .split('+')
+            .map(|n| n.parse().unwrap_or(0))
+            .sum();
+        request
+            .reply_recv(sum.to_string())
+            .expect("reply, and receive the next");
+        // Dropped: no reply.
+        drop(request);
+        let _request = requests.recv_request().expect("receive");
+        took.open(1);
+        std::thread::sleep(10 * WATCHDOG);
+    });
+    waiting_receivers(&admin, 1);
+    let client = Sender::open(NAME)?;
+    notes.expect(
+        "a call of '2+3'",
+        "received '5'".into(),
+        received(client.call("2+3")),
+    );
+    notes.expect(
+        "a request that the server drops",
+        "Dropped".into(),
+        received(client.call("nonsense")),
+    );
+    let told = Ledger::new(1);
+    let caller = spawn(|| {
+        let error = Sender::open(NAME)
+            .expect("open")
+            .call("4+5")
+            .expect_err("nobody replies");
+        told[0].store(u64::from(error.kind == ErrorKind::ServerDied), SeqCst);
+    });
+    took.pass();
+    notes.tell("the server works on '4+5'; kill -9");
+    server.destroy();
+    notes.expect("the caller comes back", "came through", well(caller.wait()));
+    notes.expect(
+        "was it told that the server died",
+        "yes",
+        yes_or_no(told[0].load(SeqCst) == 1),
+    );
+
+    let requests = Receiver::open(NAME)?;
+    let caller = spawn(|| {
+        let client = Sender::open(NAME).expect("open");
+        let late = client.call_timeout("6+7", Duration::from_millis(20));
+        assert_eq!(late.expect_err("too late").kind, ErrorKind::Timeout);
+    });
+    let mut request = requests.recv_request_timeout(WATCHDOG)?;
+    caller.ok();
+    let late = request.reply("13").map_err(|error| error.error.kind);
+    notes.expect(
+        "a reply to a caller whose time was up",
+        Err(ErrorKind::Stale),
+        late,
+    );
+    notes.summary = "'5'; Dropped; ServerDied; Timeout, and the late reply: Stale".into();
+    Ok(())
+}
+
+fn named_pipe(notes: &mut Notes) -> Result<()> {
+    const PIPELINE: &str = "printf 'three\none\ntwo\n' | postbox pipe tour/lines --write & \
+                            postbox pipe tour/lines --read | sort; wait";
+    notes.tell(&format!("$ {PIPELINE}"));
+    let output = Command::new("sh").args(["-c", PIPELINE]).output()?;
+    notes.expect(
+        "it prints",
+        "one\nthree\ntwo\n".into(),
+        text(&output.stdout),
+    );
+    notes.expect("and says nothing else", String::new(), text(&output.stderr));
+
+    let (reader, mut writer) = Pipe::pair()?;
+    let before = writer.capacity()?;
+    notes.expect("its capacity can be set", 4096, writer.set_capacity(4096)?);
+    notes.expect(
+        "what fits is written at once",
+        4096,
+        writer.try_write(&[0; 5000])?,
+    );
+    drop(reader);
+    notes.expect(
+        "written to without a reader, and no signal",
+        Some(std::io::ErrorKind::BrokenPipe),
+        writer.write_all(b"x").err().map(|error| error.kind()),
+    );
+    notes.summary = format!("three lines sorted; {before} bytes by default; BrokenPipe at the end");
+    Ok(())
+}
+
+fn holder_dies(notes: &mut Notes) -> Result<()> {
+    let semaphore = Semaphore::options().initial(1).maximum(1).anonymous()?;
+    let held = Gate::new();
+    let victim = spawn(|| {
+        let _held = semaphore.acquire().expect("acquire");
+        held.open(1);
+        std::thread::sleep(10 * WATCHDOG);
+    });
+    held.pass();
+    notes.tell(&format!("process {} holds a semaphore of 1", victim.pid()));
+    notes.expect(
+        "another one tries",
+        Some(ErrorKind::NotYet),
+        semaphore.try_acquire().err().map(|error| error.kind),
+    );
+    let told = Ledger::new(1);
+    let next = spawn(|| {
+        let guard = semaphore.acquire().expect("acquire");
+        told[0].store(u64::from(guard.owner_died()), SeqCst);
+    });
+    wait_until("the next to wait", || {
+        semaphore
+            .info()
+            .is_ok_and(|info| info.waiting_receivers == 1)
+    });
+    notes.tell("a third waits for it; kill -9 to the holder");
+    victim.destroy();
+    notes.expect("who waits gets it", "came through", well(next.wait()));
+    notes.expect("was it told", "yes", yes_or_no(told[0].load(SeqCst) == 1));
+    notes.expect("its value in the end", 1, semaphore.value()?);
+    notes.summary = "given back; the next one knew that its holder had died".into();
+    Ok(())
+}
+
 /// A few figures beside those of a pipe and a POSIX queue.
 fn ratios() -> Result<()> {
     println!(
@@ -692,6 +1066,7 @@ fn ratios() -> Result<()> {
         Case::new(Work::RoundTrip, 64),
         Case::new(Work::RoundTrip, 1024),
         Case::new(Work::Queued, 64),
+        Case::new(Work::Call, 64),
     ] {
         let own = measure(case, Transport::Postbox, plan)?.median;
         let pipe = measure(case, Transport::Pipe, plan)?.median / own;
