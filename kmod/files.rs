@@ -3,8 +3,9 @@
 //!
 //! A handle that is queued in a mailbox keeps its object. If that could only be received with the
 //! help of what is in the same queue, nobody would ever free either. So a message with a handle is
-//! refused where it would close a circle of "is queued in": see [`Edges`]. What cannot be seen here,
-//! a handle in the queue of a socket that is queued here, is bounded by the quota of files.
+//! refused where it would close a circle of "is queued in": see [`Edges`]. The same holds for an
+//! answer that a handle keeps until it is fetched. What cannot be seen here, a handle in the queue
+//! of a socket that is queued here, is bounded by the quota of files.
 
 use crate::{
     chardev,
@@ -34,8 +35,32 @@ struct Entry {
 /// The files of one message.
 pub(crate) struct Files {
     entries: KVec<Entry>,
-    _edges: Option<Edges>,
-    _charge: FilesCharge,
+    edges: Option<Edges>,
+    charge: Option<FilesCharge>,
+}
+
+/// Charges the user who uses the handle for so many files.
+fn charge(handle: &Handle, count: usize) -> Result<Option<FilesCharge>> {
+    let mut charge = None;
+    handle.with_payer(helpers::euid(), |payer| {
+        charge = Some(payer.charge_files(count)?);
+        Ok(())
+    })?;
+    Ok(charge)
+}
+
+/// What the handles among these keep: themselves, and their mailboxes.
+fn reached(entries: &[Entry]) -> Result<KVec<usize>> {
+    let mut reached = KVec::new();
+    for handle in entries.iter().filter_map(|e| chardev::as_handle(&e.file)) {
+        reached.push(address_of_handle(&handle), GFP_KERNEL_ACCOUNT)?;
+        if let Ok(bound) = handle.bound() {
+            for mailbox in bound.mailboxes() {
+                reached.push(address(mailbox), GFP_KERNEL_ACCOUNT)?;
+            }
+        }
+    }
+    Ok(reached)
 }
 
 impl Files {
@@ -53,44 +78,44 @@ impl Files {
         if count > uapi::POSTBOX_FILES_MAX {
             return Err(EINVAL);
         }
-        let mut charge = None;
-        handle.with_payer(helpers::euid(), |payer| {
-            charge = Some(payer.charge_files(count as usize)?);
-            Ok(())
-        })?;
+        let charge = charge(handle, count as usize)?;
         let mut entries = KVec::with_capacity(count as usize, GFP_KERNEL_ACCOUNT)?;
-        let mut reached = KVec::new();
         for i in 0..count {
             let entry = entry_place(array, i)?.read_file()?;
             let (file, mut rights) = (get(entry.fd)?, entry.rights);
             let file = match chardev::as_handle(&file) {
-                Some(sent) => {
-                    if let Ok(bound) = sent.bound() {
-                        for mailbox in bound.mailboxes() {
-                            reached.push(address(mailbox), GFP_KERNEL_ACCOUNT)?;
-                        }
-                    }
-                    if rights == 0 {
-                        rights = sent.bound().map_or(0, |bound| bound.rights);
+                Some(sent) if rights != 0 => chardev::new_file(sent.dup(rights)?)?,
+                Some(sent) => match sent.bound() {
+                    Ok(bound) => {
+                        rights = bound.rights;
                         file
-                    } else {
-                        chardev::new_file(sent.dup(rights)?)?
                     }
-                }
+                    // The sender could bind the very handle to what it is queued in.
+                    Err(_) => chardev::new_file(Handle::new(sent.shared.clone(), sent.ipc_ns)?)?,
+                },
                 None if rights != 0 => return Err(EINVAL),
                 None => file,
             };
             entries.push(Entry { file, rights }, GFP_KERNEL_ACCOUNT)?;
         }
         let edges = match queue {
-            Some(queue) => Edges::new(&handle.shared, address(queue), reached)?,
+            Some(queue) => Edges::new(&handle.shared, address(queue), reached(&entries)?)?,
             None => None,
         };
         Ok(Some(Self {
             entries,
-            _edges: edges,
-            _charge: charge.ok_or(ENOMEM)?,
+            edges,
+            charge,
         }))
+    }
+
+    /// They stay with a handle until they are fetched, at the cost of who uses it.
+    pub(crate) fn keep(&mut self, handle: &Handle) -> Result {
+        (self.charge, self.edges) = (None, None);
+        self.charge = charge(handle, self.len())?;
+        let reached = reached(&self.entries)?;
+        self.edges = Edges::new(&handle.shared, address_of_handle(handle), reached)?;
+        Ok(())
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -170,10 +195,15 @@ pub(crate) fn address(mailbox: &Mailbox) -> usize {
     core::ptr::from_ref(mailbox) as usize
 }
 
-/// How many mailboxes are looked at for a circle. More than that is refused like one.
-const REACH_MAX: usize = 4096;
+/// The same for a handle.
+fn address_of_handle(handle: &Handle) -> usize {
+    core::ptr::from_ref(handle) as usize
+}
 
-/// Which mailboxes have handles of which queued.
+/// How many nodes are looked at for a circle. More than that is refused like one.
+const REACH_MAX: usize = 8192;
+
+/// Which mailboxes have handles queued, and which handles keep answers with them, that lead where.
 #[pin_data]
 pub(crate) struct Graph {
     #[pin]
@@ -196,8 +226,7 @@ pub(crate) struct Edges {
 }
 
 impl Edges {
-    /// Notes that `queue` is going to have handles of `reached`. `ELOOP` if one of these leads back
-    /// to it.
+    /// Notes that `queue` is going to keep `reached`. `ELOOP` if one of these leads back to it.
     pub(crate) fn new(
         shared: &Arc<Shared>,
         queue: usize,

@@ -235,6 +235,9 @@ impl Message {
 
     /// Charges it, when it was charged to somebody else, to who uses the handle.
     pub(crate) fn recharge(&mut self, handle: &Handle) -> Result {
+        if let Some(Cargo::Files(files)) = self.cargo.as_deref_mut() {
+            files.keep(handle)?;
+        }
         self.charge.uncharge();
         let len = self.len;
         handle.with_payer(helpers::euid(), |payer| self.charge.charge(payer, len))
