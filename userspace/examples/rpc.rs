@@ -25,7 +25,10 @@ fn serve(server: &Receiver) -> postbox::Result<()> {
             // The reply and the next request in one system call.
             (_, Ok(numbers)) => request.reply_recv(numbers.iter().sum::<i64>().to_string())?,
             // A request that is dropped fails the call at once.
-            (_, Err(_)) => request = server.recv_request()?,
+            (_, Err(_)) => {
+                drop(request);
+                request = server.recv_request()?;
+            }
         }
     }
 }

@@ -244,8 +244,9 @@ fn until_the_end(request: Result<Request<'_>>) -> Result<Option<Request<'_>>> {
 
 /// A received request, to be answered by [`reply`](Self::reply). It derefs to its message.
 ///
-/// Dropping it, and the end of the process, tell the caller that there will be no reply. A message
-/// that nobody waits for is one of these, too: see [`is_open`](Self::is_open).
+/// Dropping it, and the end of the process, tell the caller that there will be no reply; drop it
+/// before waiting for the next one, which an assignment to the same variable does only afterwards. A
+/// message that nobody waits for is one of these, too: see [`is_open`](Self::is_open).
 #[must_use = "dropping it tells the caller that there will be no reply"]
 pub struct Request<'a> {
     message: Message,

@@ -350,9 +350,10 @@ impl Error {
                 "a signal handler ran; a server that has taken the request may still work on it, so \
                  call again only if doing it twice does no harm"
             }
-            (ErrorKind::Disconnected, Action::Receive) => {
-                "the last sender is gone and every message has been received"
-            }
+            (ErrorKind::Disconnected, Action::Receive) => match self.what {
+                Kind::Link => "the other end sends no more and every message has been received",
+                _ => "the last sender is gone and every message has been received",
+            },
             (ErrorKind::Disconnected, Action::Write) => "the last reader is gone",
             (ErrorKind::Disconnected, _) => match self.what {
                 Kind::Link | Kind::Listener => "the other end is gone; connect again",

@@ -118,6 +118,8 @@ pub use rustix::event::PollFlags;
 pub use rustix::io::Errno;
 pub use semaphore::{Guard, Semaphore, SemaphoreAccess, SemaphoreOptions};
 pub use send::Permit;
+#[doc(no_inline)]
+pub use std::net::Shutdown;
 pub use sync::{WaitObject, WaitObjectOptions};
 pub use wait::Wait;
 

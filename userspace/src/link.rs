@@ -165,7 +165,7 @@ impl Link {
     /// # if !std::fs::exists(postbox::DEVICE).unwrap_or(false) { return Ok(()); } // no module here
     /// let (client, server) = postbox::Link::pair()?;
     /// client.send_many(&["one", "two"], 0, postbox::Wait::Forever)?;
-    /// client.shutdown(std::net::Shutdown::Write)?;
+    /// client.shutdown(postbox::Shutdown::Write)?;
     ///
     /// server.send(server.iter().count().to_string())?;
     /// assert_eq!(&*client.recv()?, b"2");
