@@ -656,6 +656,8 @@ impl Mailbox {
     /// Ends a receive whose bytes were copied. `false`: the sender withdrew the message.
     fn commit(&self, mut message: KBox<Message>, how: &Receive<'_>) -> bool {
         if message.node().is_request() {
+            // It never goes back, and what came with it is not to be kept until it is answered.
+            message.unload();
             return self.owe(message, how);
         }
         let Some(state) = how.state.filter(|_| how.lease) else {

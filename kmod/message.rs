@@ -243,10 +243,15 @@ impl Message {
         handle.with_payer(helpers::euid(), |payer| self.charge.charge(payer, len))
     }
 
+    /// What comes with it is received.
+    pub(crate) fn unload(&mut self) {
+        self.cargo = None;
+    }
+
     /// It is received: gives back what it was charged, so that only memory is left.
     pub(crate) fn empty(&mut self) {
         self.charge.uncharge();
-        self.cargo = None;
+        self.unload();
     }
 
     /// The bytes of memory that it occupies.

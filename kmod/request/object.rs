@@ -220,7 +220,9 @@ pub(super) fn open(handle: &Handle, at: Place, args: &mut uapi::postbox_open) ->
     check_kind(args)?;
     handle.unbound()?;
     let key = key(args)?;
-    ensure(key.is_some() || (create && !persistent))?;
+    ensure(key.is_some() || create)?;
+    // What has no name could not be unlinked.
+    ensure(!persistent || matches!(key, Some(Key::Name(_))))?;
     let registry = &handle.shared.registry;
     let want = Want {
         ipc_ns: handle.ipc_ns,
