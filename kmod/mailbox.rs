@@ -589,9 +589,7 @@ impl Mailbox {
         again: bool,
         answered: Option<Wake>,
     ) -> Result<KBox<Message>, Failure> {
-        let waiter = pin!(Waiter::wanting(
-            how.from.map_or(0, |from| from.number)
-        ));
+        let waiter = pin!(Waiter::wanting(how.from.map_or(0, |from| from.number)));
         let waiter = waiter.as_ref();
         {
             let mut inner = self.inner.lock();
