@@ -989,7 +989,7 @@ fn server_dies(notes: &mut Notes) -> Result<()> {
 }
 
 fn named_pipe(notes: &mut Notes) -> Result<()> {
-    const PIPELINE: &str = "printf 'three\none\ntwo\n' | postbox pipe tour/lines --write & \
+    const PIPELINE: &str = "printf 'three\\none\\ntwo\\n' | postbox pipe tour/lines --write & \
                             postbox pipe tour/lines --read | sort; wait";
     notes.tell(&format!("$ {PIPELINE}"));
     let output = Command::new("sh").args(["-c", PIPELINE]).output()?;
