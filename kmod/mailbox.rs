@@ -243,6 +243,11 @@ impl Mailbox {
             .wake(IN | OUT | bindings::POLLHUP | bindings::POLLERR);
     }
 
+    /// Receivers do not see the end when the last sender is gone: another one can come.
+    pub(crate) fn never_end(&self) {
+        self.inner.lock().never_end();
+    }
+
     /// Nobody sends, or receives, any more, whatever handles are open.
     pub(crate) fn shut(&self, sends: bool, receives: bool) {
         let mut inner = self.inner.lock();

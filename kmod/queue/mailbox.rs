@@ -425,6 +425,8 @@ pub struct Mailbox<M: Message, R: ReceiveWaiter<M>> {
     receivers: u32,
     no_more_sends: bool,
     no_more_receives: bool,
+    /// Senders can always come back, so that receivers never see the end.
+    endless: bool,
     used_messages: u64,
     used_bytes: u64,
     queued_bytes: u64,
@@ -456,6 +458,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
             receivers: 0,
             no_more_sends: false,
             no_more_receives: false,
+            endless: false,
             used_messages: 0,
             used_bytes: 0,
             queued_bytes: 0,
@@ -566,7 +569,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     /// may yet come back.
     pub fn ended(&self) -> bool {
         let shut = self.no_more_sends || self.no_more_receives;
-        (shut || (self.had_sender && self.senders == 0 && !self.persistent))
+        (shut || (self.had_sender && self.senders == 0 && !self.persistent && !self.endless))
             && self.used_messages == 0
     }
 
@@ -619,6 +622,11 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         state.reserved_messages = 0;
         state.reserved_bytes = 0;
         self.end()
+    }
+
+    /// Receivers do not see the end when the last sender is gone: another one can come.
+    pub fn never_end(&mut self) {
+        self.endless = true;
     }
 
     /// Nobody sends, or nobody receives, any more, whatever handles are open. What was sent before

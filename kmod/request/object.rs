@@ -129,7 +129,11 @@ fn make(args: &uapi::postbox_open, user: &Pinned) -> Result<Object> {
     };
     Ok(match args.kind {
         uapi::POSTBOX_KIND_MAILBOX => Object::Mailbox(mailbox()?),
-        uapi::POSTBOX_KIND_ENDPOINT => Object::Endpoint(mailbox()?),
+        uapi::POSTBOX_KIND_ENDPOINT => {
+            let mailbox = mailbox()?;
+            mailbox.never_end();
+            Object::Endpoint(mailbox)
+        }
         uapi::POSTBOX_KIND_LINK => Object::Link(Link::new(&options()?, None)?),
         uapi::POSTBOX_KIND_LISTENER => {
             Object::Listener(Listener::new(options()?, args.backlog, persistent)?)

@@ -221,6 +221,7 @@ struct postbox_version {
  * An endpoint is opened by its process with @number 0, POSTBOX_O_CREATE and
  * POSTBOX_RIGHT_RECEIVE, and by others, whom its mode lets, to send. It
  * belongs to the process and not to its number: it never is that of a later one.
+ * Its receivers never see the end: others may always come.
  */
 struct postbox_open {
 	__u32 size;
