@@ -45,6 +45,23 @@ fn wrong_arguments_exit_with_2_and_say_why() {
         ),
         (&["ls", "--json", "--plain"], "cannot be used with"),
         (&["chown", "no-such-user-here", "a"], "no user"),
+        (&["port", "0"], "1..=65535"),
+        (&["port", "65536"], "65535"),
+        (&["listen"], "--port"),
+        (&["connect", "a", "--port", "1"], "cannot be used with"),
+        (&["pipe", "a", "--read", "--write"], "cannot be used with"),
+        (&["sem"], "subcommand"),
+        (&["sem", "acquire"], "<NAME>"),
+        (&["barrier", "create", "a"], "--parties"),
+        (
+            &["latch", "down", "a", "--count", "2", "--", "true"],
+            "cannot be used with",
+        ),
+        (
+            &["inbox", "--creds", "--format", "raw"],
+            "--creds needs a format other than raw",
+        ),
+        (&["to", "me", "x"], "invalid digit"),
         (&["frobnicate"], "unrecognized subcommand"),
     ] {
         let output = postbox(args);
@@ -73,6 +90,20 @@ fn without_the_module_it_says_how_to_load_it() {
         &["chown", "0", "a"],
         &["send", "a"],
         &["recv", "a"],
+        &["call", "a", "x"],
+        &["serve", "a"],
+        &["port", "1"],
+        &["listen", "a"],
+        &["connect", "--port", "1"],
+        &["pipe", "a"],
+        &["sem", "create", "a"],
+        &["sem", "try", "a", "--", "true"],
+        &["sem", "release", "a"],
+        &["latch", "down", "a"],
+        &["latch", "wait", "a"],
+        &["barrier", "wait", "a"],
+        &["to", "1", "x"],
+        &["inbox"],
         &["limits"],
     ] {
         let output = postbox(args);
@@ -106,7 +137,8 @@ fn help_documents_the_exit_statuses() {
     let output = postbox(&["--help"]);
     assert!(output.status.success());
     for status in [
-        " 3  there is no such mailbox",
+        " 3  there is no such object",
+        " 7  the port is in use",
         "69  the module is not loaded",
     ] {
         assert!(text(&output.stdout).contains(status), "{status}");
@@ -132,14 +164,33 @@ fn man_pages_cover_every_subcommand() {
         "chown",
         "send",
         "recv",
+        "call",
+        "serve",
+        "port",
+        "listen",
+        "connect",
+        "pipe",
+        "sem",
+        "sem create",
+        "sem acquire",
+        "sem try",
+        "sem release",
+        "latch create",
+        "latch down",
+        "latch wait",
+        "barrier create",
+        "barrier wait",
+        "to",
+        "inbox",
         "doctor",
         "limits",
         "completions",
         "man",
     ] {
-        let page = page(&format!("postbox-{sub}.1"));
+        let page = page(&format!("postbox-{}.1", sub.replace(' ', "-")));
+        let words = format!("postbox {sub}");
         assert!(
-            page.contains("EXIT STATUS") && page.contains(&format!("postbox {sub}")),
+            page.contains("EXIT STATUS") && page.contains(&words),
             "{page}"
         );
     }

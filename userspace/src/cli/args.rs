@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use postbox::Capacity;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,10 +14,14 @@ pub const EXIT_STATUS: &[(u8, &str)] = &[
         "it failed, for a reason that is not below; or some of several names failed",
     ),
     (2, "the command line is wrong"),
-    (3, "there is no such mailbox"),
+    (3, "there is no such object, or nobody listens there"),
     (4, "permission denied"),
     (5, "the time was up, or it would have had to wait"),
-    (6, "the other side is gone"),
+    (
+        6,
+        "the other side is gone, died, or did not do what it was to do",
+    ),
+    (7, "the port is in use"),
     (69, "the module is not loaded"),
 ];
 
@@ -27,7 +32,7 @@ pub fn exit_status_help() -> String {
     format!("Exit status:\n{}", lines.collect::<String>())
 }
 
-/// Look at and use the mailboxes of the postbox kernel module
+/// Look at and use the objects of the postbox kernel module: mailboxes, links, pipes, semaphores
 ///
 /// Data goes to standard output, messages to standard error. Sizes are given as 512, 64KiB, 1MiB;
 /// times as 10ms, 2s, 1m.
@@ -40,7 +45,10 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// List the mailboxes of this IPC namespace
+    /// List the objects of this IPC namespace
+    ///
+    /// What has no name but a number is called port:5001 or process:1234. VALUE is what a semaphore
+    /// has, what is left of a latch, and how many are at a barrier, of how many.
     #[command(visible_alias = "list")]
     Ls {
         /// Only names that match; * stands for any characters, '/' too, and ? for one
@@ -48,9 +56,9 @@ pub enum Command {
         #[command(flatten)]
         output: Output,
     },
-    /// Show attributes, state and counters of mailboxes
+    /// Show attributes, state and counters of objects
     Stat {
-        /// The mailboxes
+        /// The objects: names, or port:5001, or process:1234
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
         #[command(flatten)]
@@ -80,12 +88,12 @@ pub enum Command {
         #[arg(long)]
         exist_ok: bool,
     },
-    /// Remove mailboxes: take their names away
+    /// Remove objects: take their names away
     ///
-    /// Handles that are open go on working; a mailbox is gone with its messages when the last of
+    /// Handles that are open go on working; an object is gone with what is in it when the last of
     /// them is closed.
     Rm {
-        /// The mailboxes
+        /// The objects, of any kind
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
@@ -94,7 +102,7 @@ pub enum Command {
         /// As an octal number: 0640
         #[arg(value_parser = mode)]
         mode: u32,
-        /// The mailboxes
+        /// The objects
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
@@ -103,7 +111,7 @@ pub enum Command {
         /// OWNER, OWNER:GROUP or :GROUP, each a number or a name of /etc/passwd or /etc/group
         #[arg(value_name = "OWNER[:GROUP]")]
         owner: String,
-        /// The mailboxes
+        /// The objects
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
@@ -116,6 +124,62 @@ pub enum Command {
     ///
     /// One message, if neither --count nor --follow is given.
     Recv(Recv),
+    /// Send a request to a mailbox, and print the reply
+    ///
+    /// See `postbox serve`. Exits with 6 if the server dies with the request, or does not answer it.
+    Call(Call),
+    /// Answer the requests of a mailbox
+    ///
+    /// Runs the command for each request, one after the other, with the request as its standard
+    /// input; what it prints, without a newline at its end, is the reply. Who asks is in the
+    /// environment: POSTBOX_PID, POSTBOX_UID, POSTBOX_GID. If the command fails, the caller is told
+    /// that there will be no reply. Without a command, the reply is the request.
+    ///
+    /// The mailbox is made if there is none. Several can serve one mailbox.
+    Serve(Serve),
+    /// Meet another process on a port, and exchange lines with it
+    ///
+    /// Whoever comes first waits for the other. Each line of standard input is sent as a message, and
+    /// each message that comes is printed as a line. At the end of its input a side says so and
+    /// goes on printing until the other side has come to its end, too. A third process is told that
+    /// the port is in use.
+    Port(Port),
+    /// Listen, and serve each connection at the same time
+    ///
+    /// Runs the command for each connection: the messages that come are the lines of its standard
+    /// input, and the lines that it prints are sent. Without a command, what comes is sent back.
+    Listen(Listen),
+    /// Connect to whoever listens, and exchange lines
+    ///
+    /// As `postbox port`, once it is connected.
+    Connect(Connect),
+    /// Write standard input to a pipe, or read a pipe to standard output
+    ///
+    /// Without --read and --write it writes if standard input is a file, a pipe or a socket, and
+    /// otherwise (a terminal, /dev/null) it reads. Scripts should say which.
+    ///
+    /// The pipe is made if there is none. Either side may come first, and waits for the other. The
+    /// reader ends when the last writer is gone and all is read; the writer exits with 6 if the last
+    /// reader leaves before that.
+    Pipe(Pipe),
+    /// Acquire and release semaphores
+    #[command(subcommand, visible_alias = "semaphore")]
+    Sem(Sem),
+    /// Count latches down, and wait until they are open
+    #[command(subcommand)]
+    Latch(Latch),
+    /// Wait until all have arrived
+    #[command(subcommand)]
+    Barrier(Barrier),
+    /// Send a message to a process
+    ///
+    /// The process must have opened its endpoint, as `postbox inbox` does.
+    To(To),
+    /// Receive what other processes send to this one
+    ///
+    /// They send it to its process number: `postbox to`. One message, if neither --count nor
+    /// --follow is given.
+    Inbox(Inbox),
     /// Check this machine: module, device, limits; says how to fix what is wrong
     ///
     /// Exits with 0 if all is well, 1 after a warning, 2 after a failure.
@@ -178,29 +242,284 @@ pub struct Send {
 pub struct Recv {
     /// The mailbox, which must exist
     pub name: String,
-    /// Go on until the last sender is gone; with --nonblock: until there is no message
+    /// Acknowledge each message after it has been written: if that fails, it goes back to the
+    /// mailbox
+    #[arg(long)]
+    pub ack: bool,
+    #[command(flatten)]
+    pub receive: Receive,
+}
+
+/// How many messages, and how.
+#[derive(Args)]
+pub struct Receive {
+    /// Go on until the end, when the last sender is gone; with --nonblock: until there is no message
     #[arg(long, short, conflicts_with = "count")]
     pub follow: bool,
     /// Receive so many messages
     #[arg(long, short, default_value_t = 1)]
     pub count: u64,
+    #[command(flatten)]
+    pub print: Print,
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+#[derive(Args, Default)]
+pub struct Print {
     /// How a message is printed
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
     /// Print who sent it, too: pid, tid, uid, gid and priority
     #[arg(long)]
     pub creds: bool,
-    /// Acknowledge each message after it has been written: if that fails, it goes back to the
-    /// mailbox
-    #[arg(long)]
-    pub ack: bool,
+}
+
+#[derive(Args)]
+pub struct Call {
+    /// The mailbox, which must exist
+    pub name: String,
+    /// The request; - or nothing: standard input
+    pub text: Option<String>,
+    /// Wait at most so long for the reply: 10ms, 2s, 1m
+    #[arg(long, short, value_name = "TIME", value_parser = time)]
+    pub timeout: Option<Duration>,
+    #[command(flatten)]
+    pub print: Print,
+}
+
+#[derive(Args)]
+pub struct Serve {
+    /// The mailbox
+    pub name: String,
+    /// Permission bits, if it is made: w to call, r to serve (which needs both)
+    #[arg(long, short, default_value = "0600", value_parser = mode)]
+    pub mode: u32,
+    /// End after so many requests
+    #[arg(long, short)]
+    pub count: Option<u64>,
+    #[command(flatten)]
+    pub wait: Wait,
+    /// What answers a request
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Args)]
+pub struct Port {
+    /// 1 to 65535
+    #[arg(value_parser = port())]
+    pub port: u16,
+    /// Say on standard error who the other one is
+    #[arg(long, short)]
+    pub verbose: bool,
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// Where somebody listens.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub struct Address {
+    /// Its name
+    pub name: Option<String>,
+    /// Its port, 1 to 65535, instead of a name
+    #[arg(long, short, value_name = "NUMBER", value_parser = port())]
+    pub port: Option<u16>,
+}
+
+#[derive(Args)]
+pub struct Listen {
+    #[command(flatten)]
+    pub address: Address,
+    /// Permission bits: w to connect
+    #[arg(long, short, default_value = "0600", value_parser = mode)]
+    pub mode: u32,
+    /// Accept so many connections, and end with the last of them
+    #[arg(long, short)]
+    pub count: Option<u64>,
+    /// Say on standard error who connects
+    #[arg(long, short)]
+    pub verbose: bool,
+    #[command(flatten)]
+    pub wait: Wait,
+    /// What serves a connection
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Args)]
+pub struct Connect {
+    #[command(flatten)]
+    pub address: Address,
+    /// Say on standard error who the other one is
+    #[arg(long, short)]
+    pub verbose: bool,
     #[command(flatten)]
     pub wait: Wait,
 }
 
 #[derive(Args)]
+pub struct Pipe {
+    /// The pipe
+    pub name: String,
+    /// Read the pipe to standard output
+    #[arg(long, short)]
+    pub read: bool,
+    /// Write standard input to the pipe
+    #[arg(long, short, conflicts_with = "read")]
+    pub write: bool,
+    /// Bytes that it holds, if it is made [default: 64KiB]
+    #[arg(long, short = 'b', value_name = "SIZE", value_parser = size)]
+    pub capacity_bytes: Option<u64>,
+    /// Permission bits, if it is made: w to write, r to read
+    #[arg(long, short, default_value = "0600", value_parser = mode)]
+    pub mode: u32,
+    /// The wait for the other side
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// A semaphore, latch or barrier that is to be made.
+#[derive(Args)]
+pub struct Make {
+    /// Its name
+    pub name: String,
+    /// Permission bits: using it needs r and w
+    #[arg(long, short, default_value = "0600", value_parser = mode)]
+    pub mode: u32,
+    /// Do not fail if there is one of that name (which keeps its own attributes)
+    #[arg(long)]
+    pub exist_ok: bool,
+}
+
+#[derive(Subcommand)]
+pub enum Sem {
+    /// Make a semaphore that stays until it is removed
+    Create {
+        #[command(flatten)]
+        make: Make,
+        /// The value that it begins with
+        #[arg(long, short, default_value_t = 1)]
+        count: u64,
+        /// The most that its value can be [default: no limit]
+        #[arg(long)]
+        maximum: Option<u64>,
+    },
+    /// Acquire, for good or while a command runs
+    ///
+    /// With a command: it is released when the command ends, and the exit status is the command's
+    /// (128 and the signal's number if a signal ended it, 126 or 127 if it could not be started). If
+    /// the command, or postbox, is killed, it is given back, too, and the next one is told that its
+    /// holder died. The command is killed with postbox.
+    ///
+    /// Without: it is gone until somebody releases it.
+    Acquire(Acquire),
+    /// Acquire if that is possible at once: as acquire --nonblock
+    Try(Acquire),
+    /// Release, whoever acquired it
+    Release {
+        /// The semaphore
+        name: String,
+        /// So many
+        #[arg(long, short, default_value_t = 1)]
+        count: u64,
+    },
+}
+
+#[derive(Args)]
+pub struct Acquire {
+    /// The semaphore
+    pub name: String,
+    /// So many, all at once
+    #[arg(long, short, default_value_t = 1)]
+    pub count: u64,
+    #[command(flatten)]
+    pub wait: Wait,
+    /// What runs while it is held
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+#[derive(Subcommand)]
+pub enum Latch {
+    /// Make a latch that stays until it is removed
+    Create {
+        #[command(flatten)]
+        make: Make,
+        /// How often it has to be counted down
+        #[arg(long, short, default_value_t = 1)]
+        count: u64,
+    },
+    /// Count down, at once or when a command has succeeded
+    ///
+    /// With a command: those who wait are told if it fails or is killed (they exit with 6), and the
+    /// exit status is the command's, as with `postbox sem acquire`.
+    Down {
+        /// The latch
+        name: String,
+        /// By so many
+        #[arg(long, short, default_value_t = 1, conflicts_with = "command")]
+        count: u64,
+        /// What has to succeed first
+        #[arg(last = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
+    },
+    /// Wait until it is open
+    Wait(WaitFor),
+}
+
+#[derive(Subcommand)]
+pub enum Barrier {
+    /// Make a barrier that stays until it is removed
+    Create {
+        #[command(flatten)]
+        make: Make,
+        /// How many have to be there
+        #[arg(long, short)]
+        parties: u64,
+    },
+    /// Wait until all have arrived; one of them prints "leader"
+    Wait(WaitFor),
+}
+
+/// A latch or barrier.
+#[derive(Args)]
+pub struct WaitFor {
+    /// Its name
+    pub name: String,
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+#[derive(Args)]
+pub struct To {
+    /// The process's number
+    pub pid: u32,
+    /// The message; - or nothing: standard input
+    pub text: Option<String>,
+    /// 0 to 32767: the higher is received first
+    #[arg(long, short, default_value_t = 0, value_parser = priority())]
+    pub priority: u32,
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+#[derive(Args)]
+pub struct Inbox {
+    /// From that process only; what others send stays
+    #[arg(long, value_name = "PID")]
+    pub from: Option<u32>,
+    /// Permission bits: w to send
+    #[arg(long, short, default_value = "0600", value_parser = mode)]
+    pub mode: u32,
+    #[command(flatten)]
+    pub receive: Receive,
+}
+
+#[derive(Args)]
 pub struct Wait {
-    /// Wait at most so long for each message: 10ms, 2s, 1m
+    /// Wait at most so long, each time: 10ms, 2s, 1m
     #[arg(long, short, value_name = "TIME", value_parser = time, conflicts_with = "nonblock")]
     pub timeout: Option<Duration>,
     /// Do not wait
@@ -210,19 +529,24 @@ pub struct Wait {
 
 impl Wait {
     pub fn get(&self) -> postbox::Wait {
-        match self.timeout {
-            Some(timeout) => postbox::Wait::Timeout(timeout),
-            None if self.nonblock => postbox::Wait::Never,
-            None => postbox::Wait::Forever,
+        if self.nonblock {
+            return postbox::Wait::Never;
         }
+        at_most(self.timeout)
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+/// As long as it takes, if there is no limit.
+pub fn at_most(timeout: Option<Duration>) -> postbox::Wait {
+    timeout.map_or(postbox::Wait::Forever, postbox::Wait::Timeout)
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// The bytes as they are, and nothing else
     Raw,
     /// A line each; on a terminal, control characters are escaped
+    #[default]
     Text,
     /// A line each, in quotes, with escapes for all that is not printable ASCII
     Quoted,
@@ -235,6 +559,10 @@ pub enum Format {
 
 fn priority() -> impl clap::builder::TypedValueParser<Value = u32> {
     clap::value_parser!(u32).range(..=i64::from(postbox::PRIORITY_MAX))
+}
+
+fn port() -> impl clap::builder::TypedValueParser<Value = u16> {
+    clap::value_parser!(u16).range(1..)
 }
 
 fn capacity(text: &str) -> Result<Capacity, String> {

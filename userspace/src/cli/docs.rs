@@ -22,23 +22,22 @@ pub fn man(directory: Option<&Path>) -> Result<(), Failure> {
     let Some(directory) = directory else {
         return Ok(io::stdout().write_all(&page(&command)?)?);
     };
-    let write = |command: &Command, name: &str| {
-        let path = directory.join(name).with_extension("1");
-        fs::write(&path, page(command)?).map_err(|error| {
-            Failure::new(format!(
-                "cannot write {}: {error}; does the directory exist?",
-                path.display()
-            ))
-        })
-    };
-    write(&command, "postbox")?;
-    for sub in command
+    pages(&command, "postbox", directory)
+}
+
+/// The page of a command, and those of its subcommands.
+fn pages(command: &Command, name: &str, directory: &Path) -> Result<(), Failure> {
+    let path = directory.join(name).with_extension("1");
+    fs::write(&path, page(command)?).map_err(|error| {
+        Failure::new(format!(
+            "cannot write {}: {error}; does the directory exist?",
+            path.display()
+        ))
+    })?;
+    let mut subs = command
         .get_subcommands()
-        .filter(|sub| sub.get_name() != "help")
-    {
-        write(sub, &format!("postbox-{}", sub.get_name()))?;
-    }
-    Ok(())
+        .filter(|sub| sub.get_name() != "help");
+    subs.try_for_each(|sub| pages(sub, &format!("{name}-{}", sub.get_name()), directory))
 }
 
 fn page(command: &Command) -> io::Result<Vec<u8>> {

@@ -178,20 +178,23 @@ fn quota() -> Check {
         }
     };
     let found = format!(
-        "{} of {} messages, {} of {} bytes, {} of {} objects in use",
+        "{} of {} messages, {} of {} bytes, {} of {} files in them, {} of {} objects in use",
         usage.messages,
         usage.messages_max,
         usage.bytes,
         usage.bytes_max,
+        usage.files,
+        usage.files_max,
         usage.objects,
         usage.objects_max,
     );
     let tight = |used: u64, max: u64| used > max - max / 10;
     let any = tight(usage.messages, usage.messages_max)
         || tight(usage.bytes, usage.bytes_max)
+        || tight(usage.files, usage.files_max)
         || tight(usage.objects, usage.objects_max);
     if any {
-        let fix = "receive what is queued, remove mailboxes (postbox ls, postbox rm), or raise the \
+        let fix = "receive what is queued, remove objects (postbox ls, postbox rm), or raise the \
             parameters in /sys/module/postbox/parameters";
         return warn("quota", found, fix);
     }

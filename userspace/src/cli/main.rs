@@ -1,15 +1,20 @@
 //! The command `postbox`.
 
 mod args;
+mod calls;
+mod child;
 mod docs;
 mod doctor;
+mod links;
 mod messages;
 mod objects;
 mod output;
+mod pipes;
+mod sync;
 
 use args::{Cli, Command};
 use clap::Parser;
-use postbox::ErrorKind;
+use postbox::{ErrorKind, SendError};
 use std::io;
 use std::process::ExitCode;
 
@@ -27,6 +32,12 @@ impl Failure {
             message: message.into(),
         }
     }
+
+    fn print(&self) {
+        if !self.message.is_empty() {
+            eprintln!("postbox: {}", self.message);
+        }
+    }
 }
 
 impl From<postbox::Error> for Failure {
@@ -34,8 +45,13 @@ impl From<postbox::Error> for Failure {
         let status = match error.kind {
             ErrorKind::NotFound => 3,
             ErrorKind::Denied => 4,
-            ErrorKind::Full | ErrorKind::Empty | ErrorKind::Timeout => 5,
-            ErrorKind::Disconnected => 6,
+            ErrorKind::Full | ErrorKind::Empty | ErrorKind::NotYet | ErrorKind::Timeout => 5,
+            ErrorKind::Disconnected
+            | ErrorKind::ServerDied
+            | ErrorKind::Dropped
+            | ErrorKind::OwnerDied
+            | ErrorKind::Gone => 6,
+            ErrorKind::AddressInUse => 7,
             ErrorKind::ModuleMissing => 69,
             _ => 1,
         };
@@ -43,6 +59,12 @@ impl From<postbox::Error> for Failure {
             status,
             message: error.to_string(),
         }
+    }
+}
+
+impl<T> From<SendError<T>> for Failure {
+    fn from(error: SendError<T>) -> Self {
+        error.error.into()
     }
 }
 
@@ -98,6 +120,17 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Send(args) => messages::send(&args)?,
         Command::Recv(args) => messages::recv(&args)?,
+        Command::Call(args) => calls::call(&args)?,
+        Command::Serve(args) => calls::serve(&args)?,
+        Command::Port(args) => links::port(&args)?,
+        Command::Listen(args) => links::listen(&args)?,
+        Command::Connect(args) => links::connect(&args)?,
+        Command::Pipe(args) => pipes::pipe(&args)?,
+        Command::Sem(args) => return sync::semaphore(&args),
+        Command::Latch(args) => return sync::latch(&args),
+        Command::Barrier(args) => sync::barrier(&args)?,
+        Command::To(args) => messages::to(&args)?,
+        Command::Inbox(args) => messages::inbox(&args)?,
         Command::Doctor { output } => return doctor::doctor(&output),
         Command::Limits { output } => objects::limits(&output)?,
         Command::Completions { shell } => docs::completions(shell)?,
@@ -113,9 +146,7 @@ fn each(
 ) -> Result<(), Failure> {
     let mut failures: Vec<_> = names.iter().filter_map(|name| action(name).err()).collect();
     let last = failures.pop();
-    for failure in &failures {
-        eprintln!("postbox: {}", failure.message);
-    }
+    failures.iter().for_each(Failure::print);
     match last {
         None => Ok(()),
         Some(failure) if names.len() == 1 => Err(failure),
@@ -127,9 +158,7 @@ fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(status) => status,
         Err(failure) => {
-            if !failure.message.is_empty() {
-                eprintln!("postbox: {}", failure.message);
-            }
+            failure.print();
             ExitCode::from(failure.status)
         }
     }

@@ -1,18 +1,64 @@
 //! Sending and receiving.
 
 use crate::Failure;
-use crate::args::{Format, Recv, Send};
-use postbox::{Message, Receiver, Sender, Wait};
+use crate::args::{Format, Inbox, Print, Receive, Recv, Send, To};
+use postbox::{Endpoint, Message, Receiver, Sender, Wait};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::path::Path;
+
+fn cannot_read(path: &Path) -> impl Fn(io::Error) -> Failure + '_ {
+    move |error| Failure::new(format!("cannot read {}: {error}", path.display()))
+}
+
+/// Standard input, if the path is "-".
+fn open(path: &Path) -> Result<Box<dyn BufRead>, Failure> {
+    if path.as_os_str() == "-" {
+        return Ok(Box::new(io::stdin().lock()));
+    }
+    let file = File::open(path).map_err(cannot_read(path))?;
+    Ok(Box::new(BufReader::new(file)))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    let mut payload = Vec::new();
+    open(path)?
+        .read_to_end(&mut payload)
+        .map_err(cannot_read(path))?;
+    Ok(payload)
+}
+
+/// What was given as an argument; "-" or nothing: standard input.
+pub fn payload(text: Option<&str>) -> Result<Vec<u8>, Failure> {
+    match text {
+        None | Some("-") => read(Path::new("-")),
+        Some(text) => Ok(text.into()),
+    }
+}
+
+/// Passes each line on without its newline.
+pub fn lines(
+    input: &mut dyn BufRead,
+    path: &Path,
+    mut each: impl FnMut(&[u8]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut line = Vec::new();
+    while input
+        .read_until(b'\n', &mut line)
+        .map_err(cannot_read(path))?
+        > 0
+    {
+        each(line.strip_suffix(b"\n").unwrap_or(&line))?;
+        line.clear();
+    }
+    Ok(())
+}
 
 pub fn send(args: &Send) -> Result<(), Failure> {
     let mailbox = Sender::open(&args.name)?;
     let send = |payload: &[u8]| -> Result<(), Failure> {
-        Ok(mailbox
-            .send_with(payload, args.priority, args.wait.get())
-            .map_err(|error| error.error)?)
+        Ok(mailbox.send_with(payload, args.priority, args.wait.get())?)
     };
     if !args.data.is_empty() {
         for _ in 0..args.count {
@@ -22,50 +68,58 @@ pub fn send(args: &Send) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    let cannot_read = |error| Failure::new(format!("cannot read {}: {error}", args.file.display()));
-    let mut input: Box<dyn BufRead> = if args.file.as_os_str() == "-" {
-        Box::new(io::stdin().lock())
-    } else {
-        Box::new(BufReader::new(File::open(&args.file).map_err(cannot_read)?))
-    };
-    let mut payload = Vec::new();
     if args.lines {
-        while input.read_until(b'\n', &mut payload).map_err(cannot_read)? > 0 {
-            send(payload.strip_suffix(b"\n").unwrap_or(&payload))?;
-            payload.clear();
-        }
-        return Ok(());
+        return lines(&mut *open(&args.file)?, &args.file, send);
     }
-    input.read_to_end(&mut payload).map_err(cannot_read)?;
+    let payload = read(&args.file)?;
     (0..args.count).try_for_each(|_| send(&payload))
 }
 
+pub fn to(args: &To) -> Result<(), Failure> {
+    let process = Endpoint::of(args.pid)?;
+    let payload = payload(args.text.as_deref())?;
+    Ok(process.send_with(payload, args.priority, args.wait.get())?)
+}
+
 pub fn recv(args: &Recv) -> Result<(), Failure> {
-    if args.creds && args.format == Format::Raw {
-        let message = "--creds needs a format other than raw, which is the bytes and nothing else";
-        return Err(Failure {
-            status: 2,
-            message: message.into(),
-        });
-    }
+    args.receive.print.check()?;
     let mailbox = Receiver::open(&args.name)?;
-    let wait = args.wait.get();
-    let receive = || -> Result<(), Failure> {
+    receive(&args.receive, |wait| {
         if args.ack {
             let delivery = mailbox.take_with(wait)?;
-            print(&delivery, args)?;
+            print(&delivery, &args.receive.print)?;
             delivery.ack()?;
         } else {
-            print(&mailbox.recv_with(wait)?, args)?;
+            print(&mailbox.recv_with(wait)?, &args.receive.print)?;
         }
         Ok(())
-    };
+    })
+}
+
+pub fn inbox(args: &Inbox) -> Result<(), Failure> {
+    args.receive.print.check()?;
+    let endpoint = Endpoint::options().mode(args.mode).open()?;
+    receive(&args.receive, |wait| {
+        let message = match args.from {
+            Some(pid) => endpoint.recv_from_with(pid, wait)?,
+            None => endpoint.recv_with(wait)?,
+        };
+        Ok(print(&message, &args.receive.print)?)
+    })
+}
+
+/// Receives as many as were asked for.
+fn receive(
+    args: &Receive,
+    mut one: impl FnMut(Wait) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let wait = args.wait.get();
     if !args.follow {
-        return (0..args.count).try_for_each(|_| receive());
+        return (0..args.count).try_for_each(|_| one(wait));
     }
     let end = if wait == Wait::Never { 5 } else { 6 };
     loop {
-        match receive() {
+        match one(wait) {
             Ok(()) => {}
             Err(failure) if failure.status == 6 || failure.status == end => return Ok(()),
             Err(failure) => return Err(failure),
@@ -73,8 +127,22 @@ pub fn recv(args: &Recv) -> Result<(), Failure> {
     }
 }
 
+impl Print {
+    pub fn check(&self) -> Result<(), Failure> {
+        if self.creds && self.format == Format::Raw {
+            let message =
+                "--creds needs a format other than raw, which is the bytes and nothing else";
+            return Err(Failure {
+                status: 2,
+                message: message.into(),
+            });
+        }
+        Ok(())
+    }
+}
+
 /// Writes a message and sees it off.
-fn print(message: &Message, args: &Recv) -> io::Result<()> {
+pub fn print(message: &Message, args: &Print) -> io::Result<()> {
     let mut out = io::stdout().lock();
     if args.creds && args.format != Format::Json {
         let sender = &message.sender;

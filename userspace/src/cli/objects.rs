@@ -3,7 +3,7 @@
 use crate::args::Output;
 use crate::output::{json, table};
 use crate::{Failure, each};
-use postbox::{Capacity, Info};
+use postbox::{Capacity, Info, Kind, sys};
 use serde_json::Value;
 use std::fs;
 
@@ -19,9 +19,28 @@ fn capacity(info: &Info) -> String {
     }
 }
 
+/// The number, if it is one.
+fn limit(number: Option<u64>) -> String {
+    number.map_or("unbounded".into(), |number| number.to_string())
+}
+
+/// A semaphore's maximum, if it has one.
+fn maximum(info: &Info) -> Option<u64> {
+    Some(info.maximum).filter(|&maximum| maximum != sys::POSTBOX_UNBOUNDED)
+}
+
+/// What it is called: its name, or what it has instead. No name has a ':' in it.
+fn label(info: &Info) -> String {
+    match (&info.name, info.number) {
+        (Some(name), _) => name.clone(),
+        (None, Some(pid)) if info.kind == Kind::Endpoint => format!("process:{pid}"),
+        (None, Some(port)) => format!("port:{port}"),
+        (None, None) => String::new(),
+    }
+}
+
 fn to_json(info: &Info) -> Value {
     let mut value = serde_json::to_value(info).unwrap_or_default();
-    value["kind"] = "mailbox".into();
     value["mode"] = mode(info).into();
     value
 }
@@ -29,13 +48,9 @@ fn to_json(info: &Info) -> Value {
 pub fn ls(glob: Option<&str>, output: &Output) -> Result<(), Failure> {
     let mut infos = postbox::list()?.collect::<Result<Vec<_>, _>>()?;
     if let Some(glob) = glob {
-        infos.retain(|info| {
-            info.name
-                .as_ref()
-                .is_some_and(|name| matches(glob.as_bytes(), name.as_bytes()))
-        });
+        infos.retain(|info| matches(glob.as_bytes(), label(info).as_bytes()));
     }
-    infos.sort_by(|a, b| a.name.cmp(&b.name));
+    infos.sort_by_cached_key(label);
     if output.json {
         return Ok(json(
             "objects",
@@ -55,20 +70,38 @@ pub fn ls(glob: Option<&str>, output: &Output) -> Result<(), Failure> {
         "SENDERS",
         "RECEIVERS",
         "WAITING",
+        "VALUE",
     ];
     let row = |info: &Info| {
+        let none = || String::from("-");
+        let [messages, capacity, bytes, value] = match info.kind {
+            Kind::Semaphore | Kind::Latch | Kind::Barrier => [none(), none(), none(), value(info)],
+            Kind::Pipe => [
+                none(),
+                limit(info.capacity_bytes) + "B",
+                info.bytes.to_string(),
+                none(),
+            ],
+            _ => [
+                info.messages.to_string(),
+                capacity(info),
+                info.bytes.to_string(),
+                none(),
+            ],
+        };
         vec![
-            info.name.clone().unwrap_or_default(),
-            "mailbox".into(),
+            label(info),
+            info.kind.to_string(),
             mode(info),
             users.name(info.uid),
             groups.name(info.gid),
-            info.messages.to_string(),
-            capacity(info),
-            info.bytes.to_string(),
+            messages,
+            capacity,
+            bytes,
             info.senders.to_string(),
             info.receivers.to_string(),
             (info.waiting_senders + info.waiting_receivers).to_string(),
+            value,
         ]
     };
     Ok(table(
@@ -78,10 +111,36 @@ pub fn ls(glob: Option<&str>, output: &Output) -> Result<(), Failure> {
     )?)
 }
 
+/// The value of a wait object, of how many.
+fn value(info: &Info) -> String {
+    let of = maximum(info).map_or(String::new(), |maximum| format!("/{maximum}"));
+    let broken = if info.broken { " broken" } else { "" };
+    format!("{}{of}{broken}", info.value)
+}
+
+/// By its name, or by what it is called instead.
+fn find(name: &str) -> Result<Info, Failure> {
+    if !name.contains(':') {
+        return Ok(postbox::stat(name)?);
+    }
+    for info in postbox::list()? {
+        let info = info?;
+        if label(&info) == name {
+            return Ok(info);
+        }
+    }
+    Err(Failure {
+        status: 3,
+        message: format!(
+            "nobody has {name} open; objects without a name are port:5001, process:12"
+        ),
+    })
+}
+
 pub fn stat(names: &[String], output: &Output) -> Result<(), Failure> {
     let mut infos = Vec::new();
     let found = each(names, |name| {
-        infos.push(postbox::stat(name)?);
+        infos.push(find(name)?);
         Ok(())
     });
     if output.json {
@@ -91,42 +150,78 @@ pub fn stat(names: &[String], output: &Output) -> Result<(), Failure> {
     let (users, groups) = (Names::users(), Names::groups());
     let mut rows = Vec::new();
     for info in &infos {
-        let name = info.name.clone().unwrap_or_default();
-        let facts = [
+        let name = label(info);
+        let mut facts = vec![
             ("id", info.id.to_string()),
-            ("kind", "mailbox".into()),
-            ("persist", if info.persist { "yes" } else { "no" }.into()),
+            ("kind", info.kind.to_string()),
+            ("persist", yes(info.persist)),
             ("mode", mode(info)),
             ("owner", users.name(info.uid)),
             ("group", groups.name(info.gid)),
-            ("capacity", capacity(info)),
-            (
-                "capacity-bytes",
-                info.capacity_bytes
-                    .map_or("unbounded".into(), |bytes| bytes.to_string()),
-            ),
-            ("message-max", info.message_max.to_string()),
-            ("messages", info.messages.to_string()),
-            ("bytes", info.bytes.to_string()),
-            ("unacknowledged", info.unacknowledged.to_string()),
-            ("reserved", info.reserved_messages.to_string()),
-            ("senders", info.senders.to_string()),
-            ("receivers", info.receivers.to_string()),
-            ("waiting-senders", info.waiting_senders.to_string()),
-            ("waiting-receivers", info.waiting_receivers.to_string()),
-            ("sent", info.sent.to_string()),
-            ("received", info.received.to_string()),
-            ("redelivered", info.redelivered.to_string()),
-            ("full", info.full.to_string()),
-            ("high-messages", info.high_messages.to_string()),
-            ("high-bytes", info.high_bytes.to_string()),
         ];
-        rows.extend(facts.map(|(fact, value)| vec![name.clone(), fact.into(), value]));
+        facts.extend(state(info));
+        rows.extend(
+            facts
+                .into_iter()
+                .map(|(fact, value)| vec![name.clone(), fact.into(), value]),
+        );
     }
     if !rows.is_empty() {
         table(output, &["NAME", "FACT", "VALUE"], &rows)?;
     }
     found
+}
+
+fn yes(yes: bool) -> String {
+    if yes { "yes" } else { "no" }.into()
+}
+
+/// Those facts that its kind has.
+fn state(info: &Info) -> Vec<(&'static str, String)> {
+    let handles = [
+        ("senders", info.senders.to_string()),
+        ("receivers", info.receivers.to_string()),
+        ("waiting-senders", info.waiting_senders.to_string()),
+        ("waiting-receivers", info.waiting_receivers.to_string()),
+    ];
+    let traffic = [
+        ("sent", info.sent.to_string()),
+        ("received", info.received.to_string()),
+    ];
+    let mut facts = Vec::new();
+    match info.kind {
+        Kind::Semaphore | Kind::Latch | Kind::Barrier => {
+            facts.push(("value", info.value.to_string()));
+            facts.push(("maximum", limit(maximum(info))));
+            facts.extend((info.kind != Kind::Semaphore).then(|| ("broken", yes(info.broken))));
+            facts.extend(handles);
+        }
+        Kind::Pipe => {
+            facts.push(("capacity-bytes", limit(info.capacity_bytes)));
+            facts.push(("bytes", info.bytes.to_string()));
+            facts.extend(handles);
+            facts.extend(traffic);
+            facts.push(("full", info.full.to_string()));
+            facts.push(("high-bytes", info.high_bytes.to_string()));
+        }
+        _ => {
+            facts.extend((info.kind == Kind::Link).then(|| ("connected", yes(info.connected))));
+            facts.push(("capacity", capacity(info)));
+            facts.push(("capacity-bytes", limit(info.capacity_bytes)));
+            facts.push(("message-max", info.message_max.to_string()));
+            facts.push(("messages", info.messages.to_string()));
+            facts.push(("bytes", info.bytes.to_string()));
+            facts.push(("unacknowledged", info.unacknowledged.to_string()));
+            facts.push(("reserved", info.reserved_messages.to_string()));
+            facts.extend(handles);
+            facts.extend(traffic);
+            facts.push(("redelivered", info.redelivered.to_string()));
+            facts.push(("full", info.full.to_string()));
+            facts.push(("high-messages", info.high_messages.to_string()));
+            facts.push(("high-bytes", info.high_bytes.to_string()));
+        }
+    }
+    facts
 }
 
 pub fn limits(output: &Output) -> Result<(), Failure> {
@@ -151,6 +246,7 @@ pub fn limits(output: &Output) -> Result<(), Failure> {
             usage.messages_max,
         ),
         row("bytes in them", Some(usage.bytes), usage.bytes_max),
+        row("files in them", Some(usage.files), usage.files_max),
         row(
             "objects of this user",
             Some(usage.objects),
