@@ -570,7 +570,8 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     pub fn ended(&self) -> bool {
         let shut = self.no_more_sends || self.no_more_receives;
         (shut || (self.had_sender && self.senders == 0 && !self.persistent && !self.endless))
-            && self.used_messages == 0
+            // Room that is still reserved brings nothing any more.
+            && self.used_messages == self.reserved_messages
     }
 
     #[inline]
