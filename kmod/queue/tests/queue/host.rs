@@ -70,6 +70,21 @@ impl Post {
         Self::with(id, Node::new(priority, len), drops)
     }
 
+    /// One that somebody in particular sent.
+    pub fn from_origin(id: usize, priority: u16, len: u64, origin: u64, drops: &Drops) -> Self {
+        let mut node = Node::new(0, 0);
+        node.renew(priority, len, origin);
+        Self::with(id, node, drops)
+    }
+
+    /// One whose sender waits for an answer.
+    pub fn request(id: usize, priority: u16, len: u64, origin: u64, drops: &Drops) -> Self {
+        let mut node = Node::new(0, 0);
+        node.renew(priority, len, origin);
+        node.make_request();
+        Self::with(id, node, drops)
+    }
+
     pub fn stand_in(id: usize, len: u64, drops: &Drops) -> Self {
         Self::with(id, Node::reservation(len), drops)
     }

@@ -445,3 +445,228 @@ fn too_small_a_buffer_leaves_the_message() {
     let message = b.take(0);
     b.commit(message);
 }
+
+impl Case {
+    fn call(&mut self, id: usize) -> Sends {
+        let request = Post::request(id, 0, 1, 0, &self.drops);
+        let caller = self.sender(&request);
+        // SAFETY: It stays in `senders`.
+        unsafe { self.mailbox.call(request, caller) }
+    }
+
+    #[track_caller]
+    fn calls(&mut self, id: usize) {
+        let sending = self.call(id);
+        assert!(matches!(sending, Sending::Waits(None)), "{sending:?}");
+    }
+
+    /// Takes a request, to be answered. Returns what it is answered with.
+    #[track_caller]
+    fn owe(&mut self, state: &mut HandleState<Post>, id: usize, holder: usize) -> u64 {
+        let request = self.take(id);
+        let token = request.entry().node().token();
+        let commit = self.mailbox.owe(state, request, holder);
+        assert!(matches!(commit, Commit::Done(None)), "{commit:?}");
+        token
+    }
+
+    fn send_from(&mut self, id: usize, origin: u64) -> Sends {
+        let message = Post::from_origin(id, 0, 1, origin, &self.drops);
+        let sender = self.sender(&message);
+        // SAFETY: It stays in `senders`.
+        unsafe { self.mailbox.send(message, Some(sender), true) }
+    }
+
+    fn wait_from(&mut self, id: usize, origin: u64) -> Rc<Receiver> {
+        let receiver = Receiver::of_origin(id, origin);
+        self.receivers.push(receiver.clone());
+        // SAFETY: It stays in `receivers`.
+        unsafe { self.mailbox.wait(ReceiverPtr::new(&receiver)) };
+        receiver
+    }
+
+    fn sent(&self, id: usize) -> Option<Sent> {
+        let sent = |(sender, _): &&(Rc<Sender>, _)| sender.id == id;
+        let (sender, _) = self.senders.iter().find(sent).expect("it was sent");
+        sender.finished.get()
+    }
+}
+
+#[test]
+fn call_goes_on_waiting_when_it_was_let_in_and_received() {
+    let mut b = Case::new(1, u64::MAX);
+    let mut state = HandleState::new();
+    b.send(0, 1);
+    b.calls(1);
+    let message = b.take(0);
+    b.commit(message);
+    let admitted = b.mailbox.admit().expect("there is room");
+    assert!(admitted.sender.is_none() && admitted.stand_in.is_none());
+    let token = b.owe(&mut state, 1, 0);
+    assert_eq!(b.sent(1), None);
+    assert!(b.mailbox.writable(), "what is owed takes no room");
+    assert_eq!(b.mailbox.caller_waits(&state, token), Some(true));
+    let (request, caller) = b.mailbox.answer(&mut state, token).expect("it is owed");
+    assert!(request.id() == 1 && caller.is_some());
+    assert!(b.mailbox.answer(&mut state, token).is_none());
+    assert!(b.mailbox.caller_waits(&state, token).is_none());
+}
+
+#[test]
+fn caller_of_a_rendezvous_is_an_offer_until_it_is_received() {
+    let mut b = Case::rendezvous();
+    let mut state = HandleState::new();
+    b.calls(0);
+    assert_eq!(
+        (b.mailbox.waiting_senders(), b.mailbox.counters().sent),
+        (1, 0)
+    );
+    b.owe(&mut state, 0, 0);
+    assert_eq!(
+        (b.mailbox.waiting_senders(), b.mailbox.counters().sent),
+        (0, 1)
+    );
+    assert_eq!(b.sent(0), None);
+}
+
+#[test]
+fn caller_that_gave_up_leaves_an_answer_that_is_stale() {
+    let mut b = Case::new(4, u64::MAX);
+    let mut state = HandleState::new();
+    b.calls(0);
+    let token = b.owe(&mut state, 0, 0);
+    assert!(b.withdraw(0).is_none());
+    assert_eq!(b.mailbox.caller_waits(&state, token), Some(false));
+    let (_, caller) = b.mailbox.answer(&mut state, token).expect("it is owed");
+    assert!(caller.is_none());
+    // One that nobody has received is taken back.
+    b.calls(1);
+    assert!(b.withdraw(1).is_some_and(|request| request.id() == 1));
+    assert!(!b.mailbox.readable());
+    // And one that is being copied is not received.
+    b.calls(2);
+    let request = b.take(2);
+    assert!(b.withdraw(2).is_none());
+    let commit = b.mailbox.owe(&mut state, request, 0);
+    assert!(matches!(commit, Commit::Withdrawn(_)), "{commit:?}");
+    assert_eq!(state.owed(), 0);
+}
+
+#[test]
+fn only_the_holders_callers_are_abandoned() {
+    let mut b = Case::new(8, u64::MAX);
+    let mut state = HandleState::new();
+    let tokens = [0, 1, 2].map(|id| {
+        b.calls(id);
+        b.owe(&mut state, id, id % 2)
+    });
+    assert!(b.withdraw(2).is_none());
+    let (request, woken) = b.mailbox.abandon(&mut state, Some(0)).expect("owed by it");
+    let woken = woken.expect("the caller waits");
+    assert_eq!(
+        (request.id(), woken.id, woken.sent),
+        (0, 0, Sent::Abandoned)
+    );
+    let (request, woken) = b.mailbox.abandon(&mut state, Some(0)).expect("owed by it");
+    assert!(request.id() == 2 && woken.is_none());
+    assert!(b.mailbox.abandon(&mut state, Some(0)).is_none());
+    assert_eq!(b.mailbox.caller_waits(&state, tokens[1]), Some(true));
+    let anybodys = b.mailbox.abandon(&mut state, None);
+    assert!(anybodys.is_some_and(|(request, woken)| request.id() == 1 && woken.is_some()));
+}
+
+#[test]
+fn calls_end_with_the_last_receiver_and_not_with_the_end_of_sending() {
+    let mut b = Case::new(1, u64::MAX);
+    let mut state = HandleState::new();
+    b.calls(0);
+    b.calls(1);
+    b.mailbox.shut(true, false);
+    // What found no room never will; what is in can be answered.
+    let (sender, _) = b.mailbox.end_one_send().expect("it waits for room");
+    assert_eq!((sender.id, sender.sent), (1, Sent::Closed));
+    assert!(b.mailbox.end_one_send().is_none());
+    assert!(matches!(b.call(2), Sending::Closed(_)));
+    b.mailbox.close(false, true, &mut state);
+    let (sender, request) = b.mailbox.end_one_send().expect("nobody receives it");
+    assert_eq!((sender.id, sender.sent, request.id()), (0, Sent::Closed, 0));
+    assert!(b.mailbox.end_one_send().is_none());
+}
+
+#[test]
+fn kept_answers_are_fetched_once() {
+    let mut state = HandleState::new();
+    let drops = Drops::default();
+    let tokens = [0, 1].map(|id| state.keep(Post::new(id, 0, 1, &drops)));
+    assert_ne!(tokens[0], tokens[1]);
+    assert_eq!(state.kept(), 2);
+    assert!(state
+        .fetch(tokens[1])
+        .is_some_and(|answer| answer.id() == 1));
+    assert!(state.fetch(tokens[1]).is_none());
+    let again = state.keep(Post::new(2, 0, 1, &drops));
+    assert!(!tokens.contains(&again), "a token came twice");
+    assert!(state
+        .fetch(tokens[0])
+        .is_some_and(|answer| answer.id() == 0));
+}
+
+#[test]
+fn picky_receiver_gets_the_first_of_its_origin_and_leaves_the_others() {
+    let mut b = Case::new(8, u64::MAX);
+    for (id, origin) in [(0, 1), (1, 2), (2, 2), (3, 1)] {
+        assert!(matches!(b.send_from(id, origin), Sending::Queued));
+    }
+    assert!(matches!(b.mailbox.take_from(3, 9), Take::Empty));
+    assert!(matches!(b.mailbox.take_from(2, 0), Take::TooSmall(1)));
+    for (origin, id) in [(2, 1), (0, 0), (1, 3), (2, 2)] {
+        let taken = match origin {
+            0 => b.mailbox.take(9),
+            _ => b.mailbox.take_from(origin, 9),
+        };
+        match taken {
+            Take::Message(message) if message.id() == id => b.commit(message),
+            other => panic!("{other:?} from {origin}"),
+        }
+    }
+}
+
+#[test]
+fn message_passes_by_receivers_that_wait_for_others() {
+    let mut b = Case::rendezvous();
+    let (picky, any) = (b.wait_from(0, 7), b.wait(1));
+    assert!(matches!(b.send_from(0, 1), Sending::Waits(Some(woken)) if woken.id == 1));
+    // Only the picky one is left: a send that does not wait finds nobody, and one that waits stays.
+    assert!(!b.mailbox.writable());
+    assert!(matches!(b.send_with(1, 1, false), Sending::Full(_)));
+    assert!(matches!(b.send_from(2, 1), Sending::Waits(None)));
+    assert!(matches!(b.send_from(3, 7), Sending::Waits(Some(woken)) if woken.id == 0));
+    assert_eq!((picky.message().id(), any.message().id()), (3, 0));
+    assert_eq!(b.mailbox.waiting_receivers(), 0);
+}
+
+#[test]
+fn end_comes_for_picky_receivers_too() {
+    let mut b = Case::new(1, u64::MAX);
+    let waits = b.wait_from(0, 7);
+    b.mailbox.shut(true, false);
+    assert_eq!(b.mailbox.end_one_receive().expect("it waits").id, 0);
+    assert!(matches!(waits.received.take(), Some(Received::Ended)));
+    assert!(matches!(b.mailbox.take_from(7, 1), Take::Ended));
+}
+
+#[test]
+fn end_does_not_wait_for_what_was_reserved() {
+    let mut b = Case::new(2, u64::MAX);
+    let mut state = HandleState::new();
+    b.reserved(&mut state, 5);
+    b.send(0, 1);
+    b.mailbox.shut(true, false);
+    assert!(!b.mailbox.ended(), "a message is left");
+    let message = b.take(0);
+    b.commit(message);
+    assert!(b.mailbox.ended());
+    assert!(matches!(b.mailbox.take(1), Take::Ended));
+    assert!(b.mailbox.unreserve(&mut state, 5));
+    assert!(b.mailbox.ended());
+}

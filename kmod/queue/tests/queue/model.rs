@@ -7,7 +7,7 @@ use crate::host::{
 };
 use postbox_queue::{
     Capacity, Commit, Counters, End, Entry, HandleState, Mailbox, Message, Received, Reserving,
-    Returned, Sending, Sent, Take,
+    Returned, SendWaiter, Sending, Sent, Take,
 };
 use proptest::{prelude::*, test_runner::Config};
 use std::{
@@ -32,7 +32,15 @@ enum Step {
         id: usize,
         priority: u16,
         len: u64,
+        origin: u64,
         wait: bool,
+    },
+    Call {
+        handle: usize,
+        id: usize,
+        priority: u16,
+        len: u64,
+        origin: u64,
     },
     SendReserved {
         handle: usize,
@@ -59,11 +67,39 @@ enum Step {
         receiver: usize,
         holder: usize,
     },
+    /// The receiver of a request owes the answer from now on.
+    Owe {
+        receiver: usize,
+        holder: usize,
+    },
     PutBack {
         receiver: usize,
     },
     Withdraw {
         id: usize,
+    },
+    /// Asks whether the caller still waits.
+    Check {
+        handle: usize,
+        id: usize,
+    },
+    Answer {
+        handle: usize,
+        id: usize,
+        drop: bool,
+    },
+    /// An answer that did not fit the caller's buffer.
+    Keep {
+        handle: usize,
+        id: usize,
+    },
+    Fetch {
+        handle: usize,
+        id: usize,
+    },
+    Shut {
+        sends: bool,
+        receives: bool,
     },
     Leave {
         receiver: usize,
@@ -90,7 +126,15 @@ struct Receive {
     handle: usize,
     receiver: usize,
     room: u64,
+    /// Whose messages it wants; 0: anybody's.
+    from: u64,
     wait: bool,
+}
+
+impl Receive {
+    fn wants(&self, item: &Item) -> bool {
+        self.from == 0 || self.from == item.origin
+    }
 }
 
 /// What is seen of a step.
@@ -103,6 +147,7 @@ enum Event {
     Got {
         receiver: usize,
         id: usize,
+        request: bool,
         redelivered: bool,
     },
     TooSmall(u64),
@@ -136,10 +181,12 @@ struct Look {
     readable: bool,
     writable: bool,
     closed: bool,
+    refuses: bool,
     ended: bool,
     end: End,
     counters: Counters,
-    leases: Vec<usize>,
+    /// Of each handle: what is leased, owed and kept.
+    handles: Vec<[usize; 3]>,
 }
 
 // The model.
@@ -149,6 +196,10 @@ struct Item {
     id: usize,
     priority: u16,
     len: u64,
+    /// Who sent it.
+    origin: u64,
+    /// Its sender waits for the answer.
+    request: bool,
     sequence: u64,
     redelivered: bool,
     /// Its sender waits for it to be received.
@@ -166,6 +217,8 @@ struct ModelHandle {
     sends: bool,
     receives: bool,
     leases: Vec<Item>,
+    owed: Vec<Item>,
+    kept: Vec<usize>,
     reserved: u64,
     reserved_bytes: u64,
 }
@@ -192,6 +245,10 @@ struct Model {
     held: Vec<(Receive, Item)>,
     blocked: VecDeque<Blocked>,
     waiting: VecDeque<Receive>,
+    /// There can always be new senders.
+    endless: bool,
+    shut_sends: bool,
+    shut_receives: bool,
     /// The handles that those who wait use.
     sender_handles: BTreeMap<usize, usize>,
     freed: BTreeSet<usize>,
@@ -210,6 +267,9 @@ impl Model {
             held: Vec::new(),
             blocked: VecDeque::new(),
             waiting: VecDeque::new(),
+            endless: false,
+            shut_sends: false,
+            shut_receives: false,
             sender_handles: BTreeMap::new(),
             freed: BTreeSet::new(),
             sequence: 0,
@@ -232,7 +292,11 @@ impl Model {
             self.peers(false, |h| h.receives),
             self.peers(true, |h| h.receives),
         );
-        !self.persistent && ever > 0 && now == 0
+        self.shut_receives || !self.persistent && ever > 0 && now == 0
+    }
+
+    fn refuses(&self) -> bool {
+        self.shut_sends || self.closed()
     }
 
     fn ended(&self) -> bool {
@@ -240,7 +304,9 @@ impl Model {
             self.peers(false, |h| h.sends),
             self.peers(true, |h| h.sends),
         );
-        !self.persistent && ever > 0 && now == 0 && self.inside().next().is_none()
+        let over = self.shut_sends || self.shut_receives;
+        let gone = !self.persistent && !self.endless && ever > 0 && now == 0;
+        (over || gone) && self.inside().next().is_none()
     }
 
     /// The messages that are in it, wherever.
@@ -272,10 +338,10 @@ impl Model {
 
     fn writable(&self) -> bool {
         let room = match self.rendezvous() {
-            true => !self.waiting.is_empty(),
+            true => self.waiting.iter().any(|receive| receive.from == 0),
             false => self.blocked.is_empty() && self.fits(1),
         };
-        room && !self.closed()
+        room && !self.refuses()
     }
 
     fn look(&self) -> Look {
@@ -296,12 +362,17 @@ impl Model {
             writable: self.writable(),
             closed,
             ended,
+            refuses: self.refuses(),
             end: End {
-                sends: closed,
+                sends: self.refuses(),
                 receives: ended && !self.waiting.is_empty(),
             },
             counters: self.counters,
-            leases: self.handles.iter().map(|h| h.leases.len()).collect(),
+            handles: {
+                let handles = self.handles.iter();
+                let lens = handles.map(|h| [h.leases.len(), h.owed.len(), h.kept.len()]);
+                lens.collect()
+            },
         }
     }
 
@@ -309,11 +380,12 @@ impl Model {
     /// nobody took and whose sender does not wait. Says whether it was turned away.
     fn queue(&mut self, item: Item) -> bool {
         let id = item.id;
+        let first = self.waiting.iter().position(|receive| receive.wants(&item));
         self.queue.push(item);
         self.queue
             .sort_by_key(|item| (Reverse(item.priority), item.sequence));
-        while !self.waiting.is_empty() && !self.queue.is_empty() {
-            let receive = self.waiting.pop_front().expect("one waits");
+        if let Some(first) = first {
+            let receive = self.waiting.remove(first).expect("it waits");
             self.get(receive);
         }
         let here = self.queue.iter().position(|item| item.id == id);
@@ -328,10 +400,12 @@ impl Model {
     }
 
     fn get(&mut self, receive: Receive) {
-        let item = self.queue.remove(0);
+        let first = self.queue.iter().position(|item| receive.wants(item));
+        let item = self.queue.remove(first.expect("there is one"));
         self.events.push(Got {
             receiver: receive.receiver,
             id: item.id,
+            request: item.request,
             redelivered: item.redelivered,
         });
         self.held.push((receive, item));
@@ -376,7 +450,7 @@ impl Model {
     }
 
     fn receive(&mut self, receive: Receive, again: bool) {
-        match self.queue.first() {
+        match self.queue.iter().find(|item| receive.wants(item)) {
             Some(first) if first.len > receive.room => {
                 let len = first.len;
                 self.events.push(TooSmall(len));
@@ -399,7 +473,7 @@ impl Model {
 
     fn send(&mut self, handle: usize, item: Item, wait: bool) {
         let id = item.id;
-        if self.closed() {
+        if self.refuses() {
             self.events.push(Closed);
             return self.free(id);
         }
@@ -422,6 +496,38 @@ impl Model {
         } else {
             self.block(handle, Blocked::Message(item), wait);
         }
+    }
+
+    fn call(&mut self, handle: usize, item: Item) {
+        if self.rendezvous() || self.refuses() {
+            return self.send(handle, item, true);
+        }
+        if !self.blocked.is_empty() || !self.fits(item.len) {
+            return self.block(handle, Blocked::Message(item), true);
+        }
+        self.counters.sent += 1;
+        self.sender_handles.insert(item.id, handle);
+        self.enter(item);
+        self.events.push(Waits);
+    }
+
+    /// The caller of a request, if it still waits, learns how that ended.
+    fn end_call(&mut self, id: usize, sent: Sent) {
+        if self.sender_handles.contains_key(&id) {
+            self.sent(id, sent);
+        } else {
+            self.events.push(Nothing);
+        }
+        self.free(id);
+    }
+
+    /// What a process received through a handle, or anyone, is owed to nobody now and goes back.
+    fn reclaim(&mut self, handle: usize, wanted: impl Fn(&Item) -> bool) {
+        let owed = &mut self.handles[handle].owed;
+        for item in owed.extract_if(.., |item| wanted(item)).collect::<Vec<_>>() {
+            self.end_call(item.id, Sent::Abandoned);
+        }
+        while self.redeliver(handle, &wanted) {}
     }
 
     fn block(&mut self, handle: usize, blocked: Blocked, wait: bool) {
@@ -473,14 +579,16 @@ impl Model {
     }
 
     fn settle(&mut self) {
-        while !self.closed() {
+        while !self.refuses() {
             let front = self.blocked.front();
             if !front.is_some_and(|blocked| self.fits(blocked.id_len().1)) {
                 break;
             }
             match self.blocked.pop_front().expect("it was there") {
                 Blocked::Message(item) => {
-                    self.sent(item.id, Sent::Accepted);
+                    if !item.request {
+                        self.sent(item.id, Sent::Accepted);
+                    }
                     self.counters.sent += 1;
                     self.enter(item);
                 }
@@ -493,10 +601,13 @@ impl Model {
             }
             self.note_high();
         }
-        while self.closed() {
+        while self.refuses() {
+            // What was accepted can still be received, and answered, where somebody receives.
+            let closed = self.closed();
+            let ends = |item: &Item| item.offered || (item.request && closed);
             let id = if let Some(blocked) = self.blocked.pop_front() {
                 blocked.id_len().0
-            } else if let Some(at) = self.queue.iter().position(|item| item.offered) {
+            } else if let Some(at) = self.queue.iter().position(ends) {
                 self.queue.remove(at).id
             } else {
                 break;
@@ -519,10 +630,12 @@ impl Model {
     }
 
     fn step(&mut self, step: Step) -> Vec<Event> {
-        let item = |id, priority, len| Item {
+        let item = |id, priority, len, origin| Item {
             id,
             priority,
             len,
+            origin,
+            request: false,
             sequence: 0,
             redelivered: false,
             offered: false,
@@ -538,18 +651,36 @@ impl Model {
                 ..ModelHandle::default()
             }),
             Step::Close { handle } => {
-                while self.redeliver(handle, |_| true) {}
-                self.handles[handle].open = false;
-                self.handles[handle].reserved = 0;
-                self.handles[handle].reserved_bytes = 0;
+                self.reclaim(handle, |_| true);
+                let handle = &mut self.handles[handle];
+                handle.open = false;
+                handle.reserved = 0;
+                handle.reserved_bytes = 0;
+                for id in std::mem::take(&mut handle.kept) {
+                    self.free(id);
+                }
             }
             Step::Send {
                 handle,
                 id,
                 priority,
                 len,
+                origin,
                 wait,
-            } => self.send(handle, item(id, priority, len), wait),
+            } => self.send(handle, item(id, priority, len, origin), wait),
+            Step::Call {
+                handle,
+                id,
+                priority,
+                len,
+                origin,
+            } => {
+                let item = Item {
+                    request: true,
+                    ..item(id, priority, len, origin)
+                };
+                self.call(handle, item);
+            }
             Step::SendReserved {
                 handle,
                 id,
@@ -557,7 +688,7 @@ impl Model {
                 len,
                 reserved,
             } => {
-                if self.closed() {
+                if self.refuses() {
                     self.events.push(Closed);
                     self.free(id);
                 } else if len > reserved || !self.unreserve(handle, reserved) {
@@ -565,7 +696,7 @@ impl Model {
                     self.free(id);
                 } else {
                     self.counters.sent += 1;
-                    self.enter(item(id, priority, len));
+                    self.enter(item(id, priority, len, 0));
                     self.events.push(Accepted);
                 }
             }
@@ -575,7 +706,7 @@ impl Model {
                 len,
                 wait,
             } => {
-                if self.closed() {
+                if self.refuses() {
                     self.events.push(Closed);
                     self.free(id);
                 } else if self.blocked.is_empty() && self.fits(len) {
@@ -609,6 +740,18 @@ impl Model {
                     self.handles[receive.handle].leases.push(item);
                 }
             }
+            Step::Owe { receiver, holder } => {
+                let (receive, mut item) = self.take_held(receiver);
+                if item.withdrawn {
+                    self.finish(receive, &mut item);
+                } else {
+                    self.counters.sent += u64::from(std::mem::take(&mut item.offered));
+                    self.counters.received += 1;
+                    item.holder = holder;
+                    self.events.push(Event::Received);
+                    self.handles[receive.handle].owed.push(item);
+                }
+            }
             Step::PutBack { receiver } => {
                 let (_, item) = self.take_held(receiver);
                 if item.withdrawn {
@@ -623,6 +766,8 @@ impl Model {
                 if let Some((_, item)) = self.held.iter_mut().find(|(_, item)| item.id == id) {
                     item.withdrawn = true;
                     item.offered = false;
+                    self.events.push(Nothing);
+                } else if self.owes().any(|(_, item)| item.id == id) {
                     self.events.push(Nothing);
                 } else {
                     self.queue.retain(|item| item.id != id);
@@ -640,12 +785,35 @@ impl Model {
                 assert!(self.redeliver(handle, |item| item.id == id));
             }
             Step::Reclaim { handle, holder } => {
-                while self.redeliver(handle, |item| item.holder == holder) {}
+                self.reclaim(handle, |item| item.holder == holder);
+            }
+            Step::Check { id, .. } => {
+                let waits = self.sender_handles.contains_key(&id);
+                self.events.push(if waits { Waits } else { Nothing });
+            }
+            Step::Answer { handle, id, drop } => {
+                self.handles[handle].owed.retain(|item| item.id != id);
+                self.end_call(id, if drop { Sent::Dropped } else { Sent::Accepted });
+            }
+            Step::Keep { handle, id } => self.handles[handle].kept.push(id),
+            Step::Fetch { handle, id } => {
+                self.handles[handle].kept.retain(|kept| *kept != id);
+                self.free(id);
+            }
+            Step::Shut { sends, receives } => {
+                self.shut_sends |= sends;
+                self.shut_receives |= receives;
             }
             Step::Settle => self.settle(),
         }
         self.note_high();
         std::mem::take(&mut self.events)
+    }
+
+    /// The requests whose answers are owed, with the handles.
+    fn owes(&self) -> impl Iterator<Item = (usize, &Item)> {
+        let handles = self.handles.iter().enumerate();
+        handles.flat_map(|(at, h)| h.owed.iter().map(move |item| (at, item)))
     }
 
     /// Whether somebody in a call uses the handle.
@@ -673,6 +841,8 @@ struct World {
     /// The token of each message that was taken last, and all that there ever were.
     tokens: BTreeMap<usize, u64>,
     used_tokens: BTreeSet<u64>,
+    /// The answers that are kept, with the handle and the token.
+    kept: BTreeMap<usize, (usize, u64)>,
     drops: Drops,
     events: Vec<Event>,
 }
@@ -687,6 +857,7 @@ impl World {
             receivers: BTreeMap::new(),
             tokens: BTreeMap::new(),
             used_tokens: BTreeSet::new(),
+            kept: BTreeMap::new(),
             drops: Drops::default(),
             events: Vec::new(),
         }
@@ -705,10 +876,15 @@ impl World {
             readable: mailbox.readable(),
             writable: mailbox.writable(),
             closed: mailbox.closed(),
+            refuses: mailbox.refuses(),
             ended: mailbox.ended(),
             end: mailbox.end(),
             counters: mailbox.counters(),
-            leases: self.handles.iter().map(|h| h.state.leases()).collect(),
+            handles: {
+                let states = self.handles.iter().map(|h| &h.state);
+                let lens = states.map(|state| [state.leases(), state.owed(), state.kept()]);
+                lens.collect()
+            },
         }
     }
 
@@ -737,20 +913,25 @@ impl World {
         self.events.push(Got {
             receiver: receive.receiver,
             id: message.id(),
+            request: node.is_request(),
             redelivered: node.redelivered(),
         });
         self.held.insert(receive.receiver, (receive, message));
     }
 
     fn receive(&mut self, receive: Receive, again: bool) {
-        let event = match self.mailbox.take(receive.room) {
+        let taken = match receive.from {
+            0 => self.mailbox.take(receive.room),
+            from => self.mailbox.take_from(from, receive.room),
+        };
+        let event = match taken {
             Take::Message(message) => return self.got(receive, message),
             Take::TooSmall(len) => TooSmall(len),
             Take::Ended => Ended {
                 receiver: receive.receiver,
             },
             Take::Empty if receive.wait => {
-                let receiver = Receiver::new(receive.receiver);
+                let receiver = Receiver::of_origin(receive.receiver, receive.from);
                 let pointer = ReceiverPtr::new(&receiver);
                 self.receivers.insert(receive.receiver, (receive, receiver));
                 // SAFETY: It stays in `receivers` until it is woken or leaves.
@@ -811,12 +992,29 @@ impl World {
     }
 
     fn reclaim(&mut self, handle: usize, holder: Option<usize>) {
+        while let Some((request, caller)) = {
+            let state = &mut self.handles[handle].state;
+            self.mailbox.abandon(state, holder)
+        } {
+            self.end_call(request, caller);
+        }
         while let Some(returned) = {
             let state = &mut self.handles[handle].state;
             self.mailbox.reclaim(state, holder)
         } {
             self.returned(returned);
         }
+    }
+
+    fn end_call(&mut self, request: Post, caller: Option<SenderWoken>) {
+        match caller {
+            Some(caller) => {
+                assert_eq!(caller.id, request.id());
+                self.woken(Some(caller));
+            }
+            None => self.events.push(Nothing),
+        }
+        self.free(request);
     }
 
     fn commit<M>(&mut self, commit: Commit<M, SenderWoken>) -> Option<M> {
@@ -835,12 +1033,12 @@ impl World {
 
     fn settle(&mut self) {
         while let Some(admitted) = self.mailbox.admit() {
-            let sender = admitted.sender.expect("only messages wait here");
-            let id = sender.id;
-            let (_, _, handle) = self.senders[&id];
-            self.woken(Some(sender));
+            let id = admitted.sender.as_ref().map(|sender| sender.id);
+            let handle = id.map(|id| self.senders[&id].2);
+            self.woken(admitted.sender);
             if let Some(stand_in) = admitted.stand_in {
-                assert_eq!(stand_in.id(), id);
+                assert_eq!(Some(stand_in.id()), id);
+                let handle = handle.expect("its sender was woken");
                 let len = stand_in.entry().node().len();
                 self.free(stand_in);
                 let state = &mut self.handles[handle].state;
@@ -891,15 +1089,19 @@ impl World {
                 } = &mut self.handles[handle];
                 let end = self.mailbox.close(*sends, *receives, state);
                 assert_eq!(end, self.mailbox.end());
+                *state = HandleState::new();
+                let kept = self.kept.extract_if(.., |_, (at, _)| *at == handle);
+                self.events.extend(kept.map(|(id, _)| Freed(id)));
             }
             Step::Send {
                 handle,
                 id,
                 priority,
                 len,
+                origin,
                 wait,
             } => {
-                let message = Post::new(id, priority, len, &self.drops);
+                let message = Post::from_origin(id, priority, len, origin, &self.drops);
                 // A rendezvous always has a waiter.
                 let waits = wait || self.mailbox.rendezvous();
                 let waiter = waits.then(|| self.sender(handle, &message));
@@ -910,6 +1112,22 @@ impl World {
                     // SAFETY: The sender stays in `senders` until it is finished or withdrawn.
                     Err(message) => unsafe { self.mailbox.send(message, waiter, wait) },
                 };
+                if !matches!(sending, Sending::Waits(_)) {
+                    self.senders.remove(&id);
+                }
+                self.sending(sending);
+            }
+            Step::Call {
+                handle,
+                id,
+                priority,
+                len,
+                origin,
+            } => {
+                let request = Post::request(id, priority, len, origin, &self.drops);
+                let caller = self.sender(handle, &request);
+                // SAFETY: The caller stays in `senders` until it is finished or withdrawn.
+                let sending = unsafe { self.mailbox.call(request, caller) };
                 if !matches!(sending, Sending::Waits(_)) {
                     self.senders.remove(&id);
                 }
@@ -981,6 +1199,60 @@ impl World {
                     self.receive(receive, true);
                 }
             }
+            Step::Owe { receiver, holder } => {
+                let (receive, request) = self.held.remove(&receiver).expect("it holds one");
+                let state = &mut self.handles[receive.handle].state;
+                match self.mailbox.owe(state, request, holder) {
+                    Commit::Done(None) => self.events.push(Event::Received),
+                    Commit::Done(Some(())) => panic!("a caller is not woken by a receive"),
+                    Commit::Withdrawn(request) => {
+                        self.events.push(Event::Withdrawn);
+                        self.free(request);
+                        self.receive(receive, true);
+                    }
+                }
+            }
+            Step::Check { handle, id } => {
+                let token = self.tokens[&id];
+                for (other, Handle { state, .. }) in self.handles.iter().enumerate() {
+                    let waits = self.mailbox.caller_waits(state, token);
+                    assert_eq!(waits.is_some(), other == handle);
+                    match waits {
+                        Some(true) => self.events.push(Waits),
+                        Some(false) => self.events.push(Nothing),
+                        None => {}
+                    }
+                }
+            }
+            Step::Answer { handle, id, drop } => {
+                let token = self.tokens[&id];
+                for (other, Handle { state, .. }) in self.handles.iter_mut().enumerate() {
+                    assert!(other == handle || self.mailbox.answer(state, token).is_none());
+                }
+                let state = &mut self.handles[handle].state;
+                let (request, caller) = self.mailbox.answer(state, token).expect("it is owed");
+                assert!(self.mailbox.answer(state, token).is_none());
+                assert_eq!(request.id(), id);
+                // The kernel hands the answer over here; it is not the queue's.
+                let sent = if drop { Sent::Dropped } else { Sent::Accepted };
+                let caller = caller.map(|caller| caller.finish(sent));
+                self.end_call(request, caller);
+            }
+            Step::Keep { handle, id } => {
+                let answer = Post::new(id, 0, 1, &self.drops);
+                let token = self.handles[handle].state.keep(answer);
+                self.kept.insert(id, (handle, token));
+            }
+            Step::Fetch { handle, id } => {
+                let (at, token) = self.kept.remove(&id).expect("it was kept");
+                assert_eq!(at, handle);
+                let state = &mut self.handles[handle].state;
+                let answer = state.fetch(token).expect("it was kept");
+                assert!(state.fetch(token).is_none());
+                assert_eq!(answer.id(), id);
+                self.free(answer);
+            }
+            Step::Shut { sends, receives } => self.mailbox.shut(sends, receives),
             Step::PutBack { receiver } => {
                 let (_, message) = self.held.remove(&receiver).expect("it holds one");
                 let returned = self.mailbox.put_back(message);
@@ -1091,7 +1363,9 @@ impl Pair {
         let inside = model.inside().map(|item| item.id);
         let blocked = model.blocked.iter().map(|blocked| blocked.id_len().0);
         let mut places = BTreeSet::new();
-        for id in inside.chain(blocked) {
+        let owed = model.owes().map(|(_, item)| item.id);
+        let kept = self.world.kept.keys().copied();
+        for id in inside.chain(blocked).chain(owed).chain(kept) {
             assert!(places.insert(id), "message {id} is in two places");
             assert_eq!(self.world.drops.of(id), 0, "message {id}");
         }
@@ -1109,13 +1383,20 @@ impl Pair {
         assert!(self.world.senders.keys().eq(waiting));
 
         // Nobody waits for what is there.
-        if mailbox.waiting_receivers() > 0 {
-            assert!(!mailbox.readable());
+        for receive in &model.waiting {
+            assert!(mailbox.first(receive.from).is_none());
         }
         if settled {
             let front = model.blocked.front();
             assert!(!front.is_some_and(|blocked| model.fits(blocked.id_len().1)));
-            assert!(!mailbox.closed() || mailbox.waiting_senders() == 0);
+            let copied = model.held.iter().filter(|(_, item)| item.offered);
+            assert!(!mailbox.refuses() || mailbox.waiting_senders() == copied.count());
+            // Who called waits for what may yet come.
+            for id in self.world.senders.keys() {
+                let request = |item: &Item| item.id == *id && item.request;
+                let queued = model.queue.iter().any(request);
+                assert!(!queued || !mailbox.closed(), "call {id} waits in vain");
+            }
             assert!(!mailbox.ended() || mailbox.waiting_receivers() == 0);
         }
     }
@@ -1132,6 +1413,13 @@ impl Pair {
             let handles = model.handles.iter().enumerate();
             handles
                 .flat_map(|(at, h)| h.leases.iter().map(move |item| (at, item.id)))
+                .collect()
+        };
+        let owed: Vec<(usize, usize)> = model.owes().map(|(at, item)| (at, item.id)).collect();
+        let kept: Vec<(usize, usize)> = {
+            let handles = model.handles.iter().enumerate();
+            handles
+                .flat_map(|(at, h)| h.kept.iter().map(move |id| (at, *id)))
                 .collect()
         };
         let len = |len: u64| len.min(model.capacity.bytes);
@@ -1152,13 +1440,22 @@ impl Pair {
                 handle,
                 priority,
                 len: bytes,
+                origin,
                 wait,
             } => match pick(&open(|h| h.sends), handle) {
+                Some(&handle) if wait == Some(true) => Step::Call {
+                    handle,
+                    priority,
+                    len: len(bytes),
+                    origin,
+                    id: self.number(),
+                },
                 Some(&handle) => Step::Send {
                     handle,
                     priority,
                     len: len(bytes),
-                    wait,
+                    origin,
+                    wait: wait.is_some(),
                     id: self.number(),
                 },
                 None => Step::Open {
@@ -1197,10 +1494,16 @@ impl Pair {
                 handle: *pick(&open(|h| h.sends), handle)?,
                 len,
             },
-            Op::Receive { handle, room, wait } => match pick(&open(|h| h.receives), handle) {
+            Op::Receive {
+                handle,
+                room,
+                from,
+                wait,
+            } => match pick(&open(|h| h.receives), handle) {
                 Some(&handle) => Step::Receive(Receive {
                     handle,
                     room,
+                    from,
                     wait,
                     receiver: self.number(),
                 }),
@@ -1215,9 +1518,14 @@ impl Pair {
                 match how {
                     // What was handed over can turn out to be too large.
                     _ if item.len > receive.room => Step::PutBack { receiver },
+                    How::PutBack => Step::PutBack { receiver },
+                    How::Commit if item.request => Step::Owe {
+                        receiver,
+                        holder: 0,
+                    },
+                    How::Lease { holder } if item.request => Step::Owe { receiver, holder },
                     How::Commit => Step::Commit { receiver },
                     How::Lease { holder } => Step::Lease { receiver, holder },
-                    How::PutBack => Step::PutBack { receiver },
                 }
             }
             Op::Withdraw { sender } => {
@@ -1242,6 +1550,22 @@ impl Pair {
                 handle: *pick(&open(|h| h.receives), handle)?,
                 holder,
             },
+            Op::Check { owes } => {
+                let (handle, id) = *pick(&owed, owes)?;
+                Step::Check { handle, id }
+            }
+            Op::Answer { owes, drop } => {
+                let (handle, id) = *pick(&owed, owes)?;
+                Step::Answer { handle, id, drop }
+            }
+            Op::Keep { handle } => Step::Keep {
+                handle: *pick(&open(|h| h.sends), handle)?,
+                id: self.number(),
+            },
+            Op::Fetch { kept: which } => {
+                let (handle, id) = *pick(&kept, which)?;
+                Step::Fetch { handle, id }
+            }
         })
     }
 
@@ -1253,9 +1577,29 @@ impl Pair {
                 handle,
                 receiver,
                 room: u64::MAX,
+                from: 0,
                 wait: false,
             }));
-            self.settled(Step::Commit { receiver });
+            if !self.model.held.iter().any(|(_, item)| item.request) {
+                self.settled(Step::Commit { receiver });
+                continue;
+            }
+            self.settled(Step::Owe {
+                receiver,
+                holder: 0,
+            });
+            self.answer_all();
+        }
+    }
+
+    fn answer_all(&mut self) {
+        let next = |model: &Model| model.owes().next().map(|(at, item)| (at, item.id));
+        while let Some((handle, id)) = next(&self.model) {
+            self.settled(Step::Answer {
+                handle,
+                id,
+                drop: false,
+            });
         }
     }
 
@@ -1278,6 +1622,7 @@ impl Pair {
             let receiver = receive.receiver;
             self.settled(Step::Leave { receiver });
         }
+        self.answer_all();
         self.settled(Step::Open {
             sends: true,
             receives: true,
@@ -1294,13 +1639,15 @@ impl Pair {
 
         assert_eq!(self.model.used(), (0, 0));
         let capacity = self.model.capacity;
-        for _ in 0..capacity.messages.min(8) {
+        let most = if self.model.refuses() { 0 } else { 8 };
+        for _ in 0..capacity.messages.min(most) {
             let id = self.number();
             self.settled(Step::Send {
                 handle: last,
                 id,
                 priority: 0,
                 len: 0,
+                origin: 0,
                 wait: false,
             });
             assert_eq!(self.world.drops.of(id), 0, "a message did not fit");
@@ -1338,7 +1685,9 @@ enum Op {
         handle: usize,
         priority: u16,
         len: u64,
-        wait: bool,
+        origin: u64,
+        /// For room (`false`), or also for an answer: then it is a call.
+        wait: Option<bool>,
     },
     SendReserved {
         handle: usize,
@@ -1358,6 +1707,7 @@ enum Op {
     Receive {
         handle: usize,
         room: u64,
+        from: u64,
         wait: bool,
     },
     Finish {
@@ -1380,6 +1730,19 @@ enum Op {
         handle: usize,
         holder: usize,
     },
+    Check {
+        owes: usize,
+    },
+    Answer {
+        owes: usize,
+        drop: bool,
+    },
+    Keep {
+        handle: usize,
+    },
+    Fetch {
+        kept: usize,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -1399,8 +1762,9 @@ fn op() -> impl Strategy<Value = Op> {
         3 => prop_oneof![Just((true, false)), Just((false, true)), Just((true, true))]
             .prop_map(|(sends, receives)| Op::Open { sends, receives }),
         3 => which().prop_map(|handle| Op::Close { handle }),
-        12 => (which(), priority(), len(), any::<bool>())
-            .prop_map(|(handle, priority, len, wait)| Op::Send { handle, priority, len, wait }),
+        16 => (which(), priority(), len(), 0..3_u64, any::<Option<bool>>()).prop_map(
+            |(handle, priority, len, origin, wait)| Op::Send { handle, priority, len, origin, wait }
+        ),
         3 => (which(), priority(), len(), claimed()).prop_map(
             |(handle, priority, len, reserved)| Op::SendReserved {
                 handle, priority, len, reserved
@@ -1409,14 +1773,19 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (which(), prop_oneof![20 => len(), 1 => Just(u64::MAX)], any::<bool>())
             .prop_map(|(handle, len, wait)| Op::Reserve { handle, len, wait }),
         2 => (which(), claimed()).prop_map(|(handle, len)| Op::Unreserve { handle, len }),
-        10 => (which(), room(), any::<bool>())
-            .prop_map(|(handle, room, wait)| Op::Receive { handle, room, wait }),
+        12 => (which(), room(), prop_oneof![2 => Just(0), 1 => 1..3_u64], any::<bool>()).prop_map(
+            |(handle, room, from, wait)| Op::Receive { handle, room, from, wait }
+        ),
         12 => (which(), how).prop_map(|(held, how)| Op::Finish { held, how }),
         4 => which().prop_map(|sender| Op::Withdraw { sender }),
         2 => which().prop_map(|receiver| Op::Leave { receiver }),
         3 => which().prop_map(|lease| Op::Acknowledge { lease }),
         2 => which().prop_map(|lease| Op::Requeue { lease }),
         1 => (which(), holder()).prop_map(|(handle, holder)| Op::Reclaim { handle, holder }),
+        2 => which().prop_map(|owes| Op::Check { owes }),
+        4 => (which(), any::<bool>()).prop_map(|(owes, drop)| Op::Answer { owes, drop }),
+        1 => which().prop_map(|handle| Op::Keep { handle }),
+        1 => which().prop_map(|kept| Op::Fetch { kept }),
     ]
 }
 
@@ -1450,9 +1819,18 @@ proptest! {
         capacity in capacity(),
         persistent in prop::bool::weighted(0.2),
         ops in prop::collection::vec((op(), prop::bool::weighted(0.9)), 1..100),
+        shut in prop::option::weighted(0.3, (0..100_usize, any::<bool>(), any::<bool>())),
+        endless in prop::bool::weighted(0.1),
     ) {
         let mut pair = Pair::new(capacity, persistent);
-        for (op, settle) in ops {
+        if endless {
+            pair.model.endless = true;
+            pair.world.mailbox.never_end();
+        }
+        for (at, (op, settle)) in ops.into_iter().enumerate() {
+            if let Some((_, sends, receives)) = shut.filter(|shut| shut.0 == at) {
+                pair.step(Step::Shut { sends, receives });
+            }
             if let Some(step) = pair.resolve(op) {
                 pair.step(step);
             }
