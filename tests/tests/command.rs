@@ -1,8 +1,142 @@
 //! The command `postbox` with the module: what it prints and what it exits with.
 
-use postbox::{Mailbox, Wait};
-use std::io::Write;
-use std::process::{Command, Output, Stdio};
+use postbox::{Info, Kind, Mailbox, Wait};
+use postbox_tests::wait_until;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Output, Stdio};
+
+/// A program that runs. It is killed if a test fails meanwhile.
+struct Running {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+}
+
+/// How it ended.
+#[derive(Debug)]
+struct End {
+    /// `None`: by a signal.
+    status: Option<i32>,
+    /// What nobody has read before.
+    stdout: String,
+    stderr: String,
+}
+
+#[track_caller]
+fn start_program(program: &str, args: &[&str]) -> Running {
+    let mut command = Command::new(program);
+    command
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("it is in the guest");
+    let stdout = BufReader::new(child.stdout.take().expect("its output"));
+    Running {
+        stdin: child.stdin.take(),
+        stdout,
+        child,
+    }
+}
+
+/// Starts the command. Its standard input is open and empty.
+#[track_caller]
+fn start(args: &[&str]) -> Running {
+    start_program("/bin/postbox", args)
+}
+
+/// Starts a script, in which `postbox` is the command.
+#[track_caller]
+fn script(text: &str) -> Running {
+    let mut running = start_program("/bin/sh", &["-c", text]);
+    running.stdin = None;
+    running
+}
+
+impl Running {
+    fn pid(&self) -> String {
+        self.child.id().to_string()
+    }
+
+    #[track_caller]
+    fn write(&mut self, text: &str) {
+        let stdin = self.stdin.as_mut().expect("its input is open");
+        stdin
+            .write_all(text.as_bytes())
+            .expect("it reads its input");
+    }
+
+    /// The next line that it prints, without the newline.
+    #[track_caller]
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).expect("UTF-8");
+        line.pop();
+        line
+    }
+
+    fn running(&mut self) -> bool {
+        self.child.try_wait().expect("it is a child").is_none()
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().expect("it is a child");
+    }
+
+    /// Closes its input and waits for its end.
+    #[track_caller]
+    fn end(mut self) -> End {
+        self.stdin = None;
+        self.wait()
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    fn wait(mut self) -> End {
+        wait_until("the command to end", || !self.running());
+        let (mut stdout, mut stderr) = (String::new(), String::new());
+        self.stdout.read_to_string(&mut stdout).expect("UTF-8");
+        let mut error = self.child.stderr.take().expect("its errors");
+        error.read_to_string(&mut stderr).expect("UTF-8");
+        End {
+            status: self.child.wait().expect("it has ended").code(),
+            stdout,
+            stderr,
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl End {
+    /// What it printed, if it exited with `status`.
+    #[track_caller]
+    fn with(self, status: i32) -> String {
+        assert_eq!(self.status, Some(status), "{self:?}");
+        assert_eq!(status == 0, self.stderr.is_empty(), "{self:?}");
+        self.stdout
+    }
+}
+
+/// Waits until there is such an object.
+#[track_caller]
+fn wait_for(what: &str, is: impl Fn(&Info) -> bool) {
+    wait_until(what, || {
+        let mut infos = postbox::list().expect("a list");
+        infos.any(|info| is(&info.expect("an entry")))
+    });
+}
+
+#[track_caller]
+fn wait_for_named(name: &str, is: impl Fn(&Info) -> bool) {
+    wait_for(name, |info| info.name.as_deref() == Some(name) && is(info));
+}
 
 /// Runs the command with `input` on its standard input.
 fn postbox_with(input: &[u8], args: &[&str]) -> Output {
@@ -25,11 +159,7 @@ fn postbox_with(input: &[u8], args: &[&str]) -> Output {
 /// Runs the command; what it printed, if it exited with `status`.
 #[track_caller]
 fn run(status: i32, args: &[&str]) -> String {
-    let output = postbox_with(b"", args);
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(status), "{args:?}: {error}");
-    assert_eq!(status == 0, error.is_empty(), "{args:?}: {error}");
-    String::from_utf8(output.stdout).expect("UTF-8")
+    start(args).end().with(status)
 }
 
 #[test]
@@ -54,7 +184,7 @@ fn a_mailbox_from_beginning_to_end() {
     let row = run(0, &["ls", "command/l?fe", "--plain", "--no-header"]);
     assert_eq!(
         row,
-        "command/life\tmailbox\t0620\troot\troot\t3\t3\t11\t0\t0\t0\n"
+        "command/life\tmailbox\t0620\troot\troot\t3\t3\t11\t0\t0\t0\t-\n"
     );
     let stat = run(0, &["stat", "command/life", "--plain"]);
     assert!(stat.contains("command/life\thigh-messages\t3\n"), "{stat}");
@@ -179,4 +309,434 @@ fn the_doctor_finds_nothing_wrong() {
         limits.contains("\"schema\":1") && limits.contains("\"messages_max\":"),
         "{limits}"
     );
+}
+
+/// In a shell: `producer | postbox pipe NAME` here, and `postbox pipe NAME | consumer` there.
+#[test]
+fn a_named_pipe_connects_shell_commands_whoever_comes_first() {
+    // More than the pipe holds.
+    let both = script(
+        "seq 1 20000 | postbox pipe command/pipe & postbox pipe command/pipe </dev/null | tail -n 1; wait",
+    );
+    assert_eq!(both.wait().with(0), "20000\n");
+
+    let reader = start(&["pipe", "command/reader", "--read"]);
+    wait_for_named("command/reader", |info| info.receivers == 1);
+    let mut writer = start(&["pipe", "command/reader", "-b", "4096"]);
+    writer.write("two\nlines");
+    writer.end().with(0);
+    assert_eq!(reader.wait().with(0), "two\nlines");
+
+    let mut writer = start(&["pipe", "command/writer", "-b", "4096"]);
+    wait_for_named("command/writer", |info| info.senders == 1);
+    let row = run(0, &["ls", "command/writer", "--plain", "--no-header"]);
+    assert_eq!(
+        row,
+        "command/writer\tpipe\t0600\troot\troot\t-\t4096B\t0\t1\t0\t0\t-\n"
+    );
+    let reader = start(&["pipe", "command/writer", "--read"]);
+    writer.write("x");
+    writer.end().with(0);
+    assert_eq!(reader.wait().with(0), "x");
+    run(3, &["stat", "command/writer"]);
+}
+
+#[test]
+fn a_pipe_tells_when_the_other_side_does_not_come_or_leaves() {
+    for side in ["--read", "--write"] {
+        run(5, &["pipe", "command/alone", side, "--timeout", "20ms"]);
+        run(5, &["pipe", "command/alone", side, "--nonblock"]);
+    }
+    // No SIGPIPE: that would be 141.
+    let early = script(
+        "(seq 1 100000 | postbox pipe command/early; echo writer $?) & \
+         postbox pipe command/early --read | head -n 1; wait",
+    )
+    .wait();
+    assert!(
+        early.stdout.contains("1\n") && early.stdout.contains("writer 6\n"),
+        "{early:?}"
+    );
+    assert!(
+        early.stderr.contains("the last reader is gone"),
+        "{early:?}"
+    );
+    run(0, &["create", "command/no-pipe"]);
+    run(1, &["pipe", "command/no-pipe", "--read"]);
+    run(0, &["rm", "command/no-pipe"]);
+}
+
+#[test]
+fn two_processes_meet_on_a_port_and_a_third_is_refused() {
+    let mut first = start(&["port", "5001", "--verbose"]);
+    wait_for("port 5001", |info| info.number == Some(5001));
+    let row = run(0, &["ls", "port:5001", "--plain", "--no-header"]);
+    assert!(row.starts_with("port:5001\tlink\t0600\t"), "{row}");
+    let mut second = start(&["port", "5001"]);
+    wait_for("the second", |info| info.connected);
+    let third = start(&["port", "5001"]).end();
+    assert!(
+        third.stderr.contains("port 5001: it has both its ends"),
+        "{third:?}"
+    );
+    third.with(7);
+    run(7, &["listen", "--port", "5001"]);
+
+    first.write("from the first\n");
+    assert_eq!(second.line(), "from the first");
+    second.write("from the second\nand more");
+    assert_eq!(first.line(), "from the second");
+    // The end of the input is the end of one direction only.
+    second.stdin = None;
+    assert_eq!(first.line(), "and more");
+    first.write("goodbye\n");
+    assert_eq!(second.line(), "goodbye");
+    let peer = format!("connected with process {} of user 0", second.pid());
+    let first = first.end();
+    assert_eq!(first.status, Some(0), "{first:?}");
+    assert!(first.stderr.contains(&peer), "{peer}: {first:?}");
+    assert_eq!(second.wait().with(0), "");
+
+    // Both are gone, and so the port is free.
+    run(5, &["port", "5001", "--timeout", "20ms"]);
+    run(3, &["stat", "port:5001"]);
+}
+
+#[test]
+fn whoever_is_at_a_port_is_told_that_the_other_was_killed() {
+    let mut first = start(&["port", "5002"]);
+    let mut second = start(&["port", "5002"]);
+    second.write("hello\n");
+    assert_eq!(first.line(), "hello");
+    second.kill();
+    let first = first.wait();
+    assert!(first.stderr.contains("the other side is gone"), "{first:?}");
+    first.with(6);
+}
+
+#[test]
+fn a_listener_serves_connections_with_a_command_or_sends_back() {
+    run(3, &["connect", "command/listener"]);
+    let server = start(&[
+        "listen",
+        "command/listener",
+        "-c",
+        "2",
+        "--",
+        "tr",
+        "a-z",
+        "A-Z",
+    ]);
+    wait_for_named("command/listener", |info| info.kind == Kind::Listener);
+    run(1, &["listen", "command/listener"]);
+    for _ in 0..2 {
+        let mut client = start(&["connect", "command/listener"]);
+        client.write("one\ntwo");
+        assert_eq!(client.end().with(0), "ONE\nTWO\n");
+    }
+    server.end().with(0);
+
+    let server = start(&["listen", "--port", "5003", "--count", "1"]);
+    wait_for("port 5003", |info| info.number == Some(5003));
+    let stat = run(0, &["stat", "port:5003", "--plain"]);
+    assert!(stat.contains("port:5003\tkind\tlistener\n"), "{stat}");
+    let mut client = start(&["connect", "--port", "5003"]);
+    for text in ["one", "", "three"] {
+        client.write(&format!("{text}\n"));
+        assert_eq!(client.line(), text);
+    }
+    assert_eq!(client.end().with(0), "");
+    server.end().with(0);
+    run(5, &["listen", "--port", "5003", "--timeout", "20ms"]);
+}
+
+#[test]
+fn calls_are_answered_by_a_command() {
+    run(3, &["call", "command/upper", "x"]);
+    let server = start(&[
+        "serve",
+        "command/upper",
+        "--count",
+        "4",
+        "--",
+        "sh",
+        "-c",
+        "read word && exit 1; test \"$word\" && echo \"$word of $POSTBOX_UID\" | tr a-z A-Z",
+    ]);
+    wait_for_named("command/upper", |info| info.receivers == 1);
+    assert_eq!(run(0, &["call", "command/upper", "abc"]), "ABC OF 0\n");
+    let mut call = start(&["call", "command/upper", "-", "--format", "hex", "--creds"]);
+    call.write("def");
+    let reply = call.end().with(0);
+    let who = format!("pid={} ", server.pid());
+    assert!(
+        reply.starts_with(&who) && reply.ends_with("\t444546204f462030\n"),
+        "{reply}"
+    );
+    // The server does not answer, for the command fails; and it goes on.
+    let refused = start(&["call", "command/upper", ""]).end();
+    assert!(refused.stderr.contains("dropped"), "{refused:?}");
+    refused.with(6);
+    assert_eq!(run(0, &["call", "command/upper", "g"]), "G OF 0\n");
+    let server = server.end();
+    assert_eq!(server.status, Some(0), "{server:?}");
+    assert!(server.stderr.contains("sh: exit status: 1"), "{server:?}");
+
+    let server = start(&["serve", "command/echo", "--count", "1"]);
+    wait_for_named("command/echo", |info| info.receivers == 1);
+    assert_eq!(run(0, &["call", "command/echo", "a\nb"]), "a\nb\n");
+    server.end().with(0);
+}
+
+#[test]
+fn a_call_that_is_not_answered_says_so() {
+    run(0, &["create", "command/no-server"]);
+    run(5, &["call", "command/no-server", "x", "--timeout", "20ms"]);
+    run(0, &["rm", "command/no-server"]);
+    // The command kills the server, which is its parent.
+    let server = start(&["serve", "command/dying", "--", "sh", "-c", "kill -9 $PPID"]);
+    wait_for_named("command/dying", |info| info.receivers == 1);
+    let call = start(&["call", "command/dying", "x"]).end();
+    assert!(call.stderr.contains("the server died"), "{call:?}");
+    call.with(6);
+    assert_eq!(server.wait().status, None);
+}
+
+#[test]
+fn a_semaphore_is_acquired_for_good_and_released() {
+    run(
+        0,
+        &[
+            "sem",
+            "create",
+            "command/units",
+            "--count",
+            "2",
+            "--maximum",
+            "2",
+        ],
+    );
+    run(1, &["sem", "create", "command/units"]);
+    run(0, &["sem", "create", "command/units", "--exist-ok"]);
+    run(0, &["sem", "acquire", "command/units"]);
+    let row = run(0, &["ls", "command/units", "--plain", "--no-header"]);
+    assert_eq!(
+        row,
+        "command/units\tsemaphore\t0600\troot\troot\t-\t-\t-\t0\t0\t0\t1/2\n"
+    );
+    run(5, &["sem", "try", "command/units", "--count", "2"]);
+    run(
+        5,
+        &[
+            "sem",
+            "acquire",
+            "command/units",
+            "-c",
+            "2",
+            "--timeout",
+            "20ms",
+        ],
+    );
+    run(0, &["sem", "try", "command/units"]);
+    let waits = start(&["sem", "acquire", "command/units", "--count", "2"]);
+    wait_for_named("command/units", |info| info.waiting_receivers == 1);
+    run(0, &["sem", "release", "command/units", "--count", "2"]);
+    waits.wait().with(0);
+    run(0, &["sem", "release", "command/units", "--count", "2"]);
+    run(1, &["sem", "release", "command/units"]);
+    run(3, &["sem", "acquire", "command/none"]);
+    run(0, &["rm", "command/units"]);
+}
+
+#[test]
+fn a_semaphore_is_held_while_a_command_runs_and_comes_back_if_it_is_killed() {
+    run(0, &["sem", "create", "command/lock", "--maximum", "1"]);
+    let acquire = |command: &[&str]| {
+        start(&[&["sem", "acquire", "command/lock", "--"], command].concat()).end()
+    };
+    let died = "a holder of \"command/lock\" died";
+    assert_eq!(acquire(&["echo", "held"]).with(0), "held\n");
+    let status = acquire(&["sh", "-c", "postbox sem try command/lock; exit $?"]);
+    status.with(5);
+    acquire(&["no-such-program"]).with(127);
+    assert_eq!(acquire(&["sh", "-c", "exit 7"]).status, Some(7));
+    // Nobody has died so far.
+    acquire(&["true"]).with(0);
+
+    // The command is killed ...
+    assert_eq!(acquire(&["sh", "-c", "kill -9 $$"]).status, Some(137));
+    let next = acquire(&["true"]);
+    assert!(
+        next.status == Some(0) && next.stderr.contains(died),
+        "{next:?}"
+    );
+    acquire(&["true"]).with(0);
+
+    // ... or postbox is, and the command with it.
+    let script = "echo $$; exec sleep 1000";
+    let mut holder = start(&["sem", "acquire", "command/lock", "--", "sh", "-c", script]);
+    let command = holder.line();
+    run(5, &["sem", "try", "command/lock"]);
+    holder.kill();
+    let next = acquire(&["true"]);
+    assert!(
+        next.status == Some(0) && next.stderr.contains(died),
+        "{next:?}"
+    );
+    wait_until("the command to be killed", || {
+        let stat = std::fs::read_to_string(format!("/proc/{command}/stat"));
+        stat.is_err() || stat.is_ok_and(|stat| stat.contains(") Z "))
+    });
+    run(0, &["rm", "command/lock"]);
+}
+
+#[test]
+fn z_runs_after_x_and_y() {
+    run(0, &["latch", "create", "command/x-and-y", "--count", "2"]);
+    let mut z = script("postbox latch wait command/x-and-y && echo z");
+    wait_for_named("command/x-and-y", |info| info.waiting_receivers == 1);
+    run(5, &["latch", "wait", "command/x-and-y", "--nonblock"]);
+    assert_eq!(
+        run(0, &["latch", "down", "command/x-and-y", "--", "echo", "x"]),
+        "x\n"
+    );
+    run(
+        5,
+        &["latch", "wait", "command/x-and-y", "--timeout", "20ms"],
+    );
+    assert!(z.running());
+    run(0, &["latch", "down", "command/x-and-y"]);
+    assert_eq!(z.wait().with(0), "z\n");
+    run(0, &["latch", "wait", "command/x-and-y"]);
+    run(1, &["latch", "down", "command/x-and-y"]);
+    run(0, &["rm", "command/x-and-y"]);
+}
+
+#[test]
+fn z_is_told_that_x_failed_or_was_killed() {
+    for killed in [false, true] {
+        run(0, &["latch", "create", "command/x"]);
+        let z = start(&["latch", "wait", "command/x"]);
+        wait_for_named("command/x", |info| info.waiting_receivers == 1);
+        if killed {
+            let mut x = start(&[
+                "latch",
+                "down",
+                "command/x",
+                "--",
+                "sh",
+                "-c",
+                "echo; read x",
+            ]);
+            x.line();
+            x.kill();
+        } else {
+            assert_eq!(
+                start(&["latch", "down", "command/x", "--", "false"])
+                    .end()
+                    .status,
+                Some(1)
+            );
+        }
+        z.wait().with(6);
+        let row = run(0, &["ls", "command/x", "--plain", "--no-header"]);
+        assert!(row.ends_with("\t1/1 broken\n"), "{row}");
+        run(0, &["rm", "command/x"]);
+    }
+}
+
+#[test]
+fn all_go_on_at_a_barrier_and_one_leads() {
+    run(0, &["barrier", "create", "command/round", "--parties", "3"]);
+    run(5, &["barrier", "wait", "command/round", "--nonblock"]);
+    for _ in 0..2 {
+        let waits: Vec<_> = (0..3)
+            .map(|_| start(&["barrier", "wait", "command/round"]))
+            .collect();
+        let mut said: Vec<_> = waits.into_iter().map(|wait| wait.wait().with(0)).collect();
+        said.sort();
+        assert_eq!(said, ["", "", "leader\n"]);
+    }
+    run(0, &["rm", "command/round"]);
+}
+
+#[test]
+fn processes_send_to_each_other_by_their_numbers() {
+    let mut inbox = start(&["inbox", "--count", "3"]);
+    let pid = inbox.pid();
+    wait_for("the inbox", |info| info.number == Some(inbox.child.id()));
+    let stat = run(0, &["stat", &format!("process:{pid}"), "--plain"]);
+    assert!(stat.contains("\tkind\tendpoint\n"), "{stat}");
+    run(0, &["to", &pid, "one"]);
+    assert_eq!(inbox.line(), "one");
+    assert!(postbox_with(b"two", &["to", &pid]).status.success());
+    assert_eq!(inbox.line(), "two");
+    run(0, &["to", &pid, "three"]);
+    assert_eq!(inbox.end().with(0), "three\n");
+    // Its process is gone, and this one has no endpoint.
+    run(6, &["to", &pid, "four"]);
+    run(3, &["to", &std::process::id().to_string(), "five"]);
+    run(5, &["inbox", "--nonblock"]);
+}
+
+#[test]
+fn an_inbox_can_be_for_one_process_alone() {
+    let mut wanted = start_program("/bin/sh", &["-c", "read pid; exec postbox to $pid wanted"]);
+    let inbox = start(&["inbox", "--from", &wanted.pid(), "--creds"]);
+    let pid = inbox.pid();
+    wait_for("the inbox", |info| info.number == Some(inbox.child.id()));
+    run(0, &["to", &pid, "another", "--priority", "1"]);
+    wanted.write(&format!("{pid}\n"));
+    let from = format!("pid={} ", wanted.pid());
+    wanted.end().with(0);
+    let message = inbox.end().with(0);
+    assert!(
+        message.starts_with(&from) && message.ends_with("\twanted\n"),
+        "{message}"
+    );
+}
+
+#[test]
+fn what_is_listed_says_what_it_is() {
+    run(0, &["create", "command/kinds/a"]);
+    run(0, &["sem", "create", "command/kinds/b"]);
+    run(0, &["latch", "create", "command/kinds/c"]);
+    run(
+        0,
+        &["barrier", "create", "command/kinds/d", "--parties", "2"],
+    );
+    let pipe = start(&["pipe", "command/kinds/e", "--read"]);
+    let listener = start(&["listen", "command/kinds/f"]);
+    wait_for_named("command/kinds/e", |_| true);
+    wait_for_named("command/kinds/f", |_| true);
+    let kinds = [
+        "mailbox",
+        "semaphore",
+        "latch",
+        "barrier",
+        "pipe",
+        "listener",
+    ];
+    let rows = run(0, &["ls", "command/kinds/*", "--plain", "--no-header"]);
+    let shown: Vec<_> = rows
+        .lines()
+        .filter_map(|row| row.split('\t').nth(1))
+        .collect();
+    assert_eq!(shown, kinds);
+    let json = run(0, &["ls", "command/kinds/*", "--json"]);
+    for kind in kinds {
+        assert!(json.contains(&format!("\"kind\":\"{kind}\"")), "{json}");
+    }
+    for (name, fact) in [("b", "value\t1"), ("c", "broken\tno"), ("d", "maximum\t2")] {
+        let stat = run(0, &["stat", &format!("command/kinds/{name}"), "--plain"]);
+        assert!(stat.contains(&format!("\t{fact}\n")), "{stat}");
+    }
+    // An object of one kind is not one of another.
+    run(1, &["sem", "acquire", "command/kinds/c"]);
+    run(1, &["recv", "command/kinds/b"]);
+    drop((pipe, listener));
+    let names: Vec<_> = ["a", "b", "c", "d"]
+        .map(|name| format!("command/kinds/{name}"))
+        .into();
+    run(0, &["rm", &names[0], &names[1], &names[2], &names[3]]);
 }

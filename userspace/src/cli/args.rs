@@ -158,9 +158,9 @@ pub enum Command {
     /// Without --read and --write it writes if standard input is a file, a pipe or a socket, and
     /// otherwise (a terminal, /dev/null) it reads. Scripts should say which.
     ///
-    /// The pipe is made if there is none. Either side may come first, and waits for the other. The
-    /// reader ends when the last writer is gone and all is read; the writer exits with 6 if the last
-    /// reader leaves before that.
+    /// The pipe is made if there is none. Either side may come first, and waits for the other, as
+    /// long as --timeout or --nonblock say. The reader ends when the last writer is gone and all is
+    /// read; the writer exits with 6 if the last reader leaves before that.
     Pipe(Pipe),
     /// Acquire and release semaphores
     #[command(subcommand, visible_alias = "semaphore")]
@@ -375,7 +375,6 @@ pub struct Pipe {
     /// Permission bits, if it is made: w to write, r to read
     #[arg(long, short, default_value = "0600", value_parser = mode)]
     pub mode: u32,
-    /// The wait for the other side
     #[command(flatten)]
     pub wait: Wait,
 }
