@@ -306,6 +306,9 @@ pub(super) fn call(handle: &Handle, at: Place, args: &mut uapi::postbox_call) ->
     let at = reply_place(at);
     let mailbox = handle.tx()?;
     if reply.flags == uapi::POSTBOX_CALL_FETCH {
+        ensure(request.flags | request.priority | request.fd_count == 0)?;
+        ensure(request.data | request.len | request.timeout_ns == 0)?;
+        ensure(request.reserved_len | request.fds == 0)?;
         let answer = handle.state.lock().fetch(reply.token).ok_or(ENOENT)?;
         return answered(handle, mailbox, at, reply, answer);
     }
