@@ -25,13 +25,13 @@ use postbox_tests::{
 };
 
 // Kills of each scenario, at 100 percent.
-const CALLS: usize = 110;
-const LINKS: usize = 200;
+const CALLS: usize = 150;
+const LINKS: usize = 150;
 const PORTS: usize = 150;
-const SEMAPHORES: usize = 100;
-const LATCHES: usize = 120;
-const BARRIERS: usize = 100;
-const MEMBERS: usize = 80;
+const SEMAPHORES: usize = 120;
+const LATCHES: usize = 100;
+const BARRIERS: usize = 120;
+const MEMBERS: usize = 60;
 
 const _: () = assert!(
     3 * CALLS + LINKS + PORTS + 2 * SEMAPHORES + LATCHES + BARRIERS + MEMBERS >= 1000,
@@ -825,9 +825,15 @@ fn participants_of_latches() {
                 spawn(|| {
                     keep_only(Some(latch.as_raw_fd()));
                     if at < PARTICIPANTS {
+                        let mut work =
+                            || std::thread::sleep(Duration::from_micros(rng.below(4000)));
+                        while !board.stop() {
+                            std::thread::sleep(Duration::from_micros(200));
+                        }
+                        work();
                         let part = latch.join().expect("there is one for each");
                         board.note(at, JOINED);
-                        dawdle(&mut rng);
+                        work();
                         part.count_down().expect("it was joined");
                         board.note(at, COUNTED);
                         return;
@@ -840,6 +846,8 @@ fn participants_of_latches() {
                 })
             });
             let children = children.collect();
+            // Now they begin, all at once.
+            board.0[STOP].store(1, SeqCst);
             let (children, killed) = decimate(rng, children, 4);
             total += killed;
             let mut children = children.into_iter();
