@@ -64,6 +64,7 @@ impl PinnedDrop for Device {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: It was registered. No file is open: each holds a reference to the module.
         unsafe { bindings::misc_deregister(self.misc.get()) };
+        self.shared.registry.clear();
     }
 }
 

@@ -338,6 +338,16 @@ impl Registry {
         drop(gone);
     }
 
+    /// Forgets all objects, when no handle is left: a connection that waits in a persistent listener
+    /// would keep what keeps the listener.
+    pub(crate) fn clear(&self) {
+        let mut inner = self.inner.lock();
+        let objects = core::mem::replace(&mut inner.objects, RBTree::new());
+        let keys = core::mem::replace(&mut inner.keys, RBTree::new());
+        drop(inner);
+        drop((objects, keys));
+    }
+
     /// Takes a name away.
     pub(crate) fn unlink(&self, ipc_ns: u64, name: &Name) -> Result {
         let key = (ipc_ns, Key::Name(*name));
