@@ -731,6 +731,14 @@ fn what_is_listed_says_what_it_is() {
         let stat = run(0, &["stat", &format!("command/kinds/{name}"), "--plain"]);
         assert!(stat.contains(&format!("\t{fact}\n")), "{stat}");
     }
+    // Attributes are those of every kind, also where the mode forbids everything else.
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        let name = &format!("command/kinds/{name}");
+        run(0, &["chmod", "0000", name]);
+        run(0, &["chown", "alice:bob", name]);
+        let row = run(0, &["ls", name, "--plain", "--no-header"]);
+        assert!(row.contains("\t0000\talice\tbob\t"), "{row}");
+    }
     // An object of one kind is not one of another.
     run(1, &["sem", "acquire", "command/kinds/c"]);
     run(1, &["recv", "command/kinds/b"]);

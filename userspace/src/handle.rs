@@ -1,5 +1,5 @@
-use crate::error::{Action, FromFdError, Result};
-use crate::info::Info;
+use crate::error::{Action, ErrorKind, FromFdError, Result};
+use crate::info::{Info, stat};
 use crate::object::{Inner, Kind, Subject};
 use crate::wait::Wait;
 use crate::{raw, sys};
@@ -116,7 +116,7 @@ access! {
     /// Receives: the access of a [`Receiver`].
     ReceiveOnly = Rights::RECEIVE, "Receiver", [Mailbox Link Endpoint], CanReceive;
     /// Changes attributes: the access of an [`Admin`].
-    AdminOnly = Rights::ADMIN, "Admin", [Mailbox];
+    AdminOnly = Rights::ADMIN, "Admin", [Mailbox Listener Pipe Semaphore Latch Barrier];
 }
 
 /// A handle that sends to and receives from a mailbox.
@@ -131,7 +131,8 @@ pub type Sender = Handle<SendOnly>;
 /// A handle that receives: from a mailbox, at one end of a link, or what is sent to a process.
 pub type Receiver = Handle<ReceiveOnly>;
 
-/// A handle that changes a mailbox's owner, group and mode, and neither sends nor receives.
+/// A handle that changes the owner, group and mode of an object that has a name, and does nothing
+/// else.
 pub type Admin = Handle<AdminOnly>;
 
 /// An open handle to an object; `A` says of which kind, and what for. Use it as [`Mailbox`],
@@ -367,13 +368,21 @@ impl Receiver {
 }
 
 impl Admin {
-    /// Opens an existing mailbox to change its attributes. For its owner, or with `CAP_IPC_OWNER`;
-    /// whatever the mode.
+    /// Opens an existing object of any kind to change its attributes. For its owner, or with
+    /// `CAP_IPC_OWNER`; whatever the mode.
     ///
     /// # Errors
     /// As [`Mailbox::open`].
     pub fn open(name: &str) -> Result<Admin> {
-        Options::new().open_admin(name)
+        match Options::new().open_admin(name) {
+            Err(error) if error.kind == ErrorKind::Unsupported => {
+                // It is no mailbox. An object is opened as what it is.
+                let subject = Subject::new(stat(name)?.kind, Some(name));
+                let (inner, _) = Inner::open(subject, Rights::ADMIN, sys::postbox_open::default())?;
+                Ok(Handle::from_inner(inner))
+            }
+            opened => opened,
+        }
     }
 }
 
