@@ -243,6 +243,16 @@ impl Mailbox {
             .wake(IN | OUT | bindings::POLLHUP | bindings::POLLERR);
     }
 
+    /// Frees what was sent, if the last receiver is gone and nobody is to come after it.
+    pub(crate) fn purge(&self) {
+        loop {
+            let message = self.inner.lock().purge_one();
+            if message.is_none() {
+                return;
+            }
+        }
+    }
+
     /// Receivers do not see the end when the last sender is gone: another one can come.
     pub(crate) fn never_end(&self) {
         self.inner.lock().never_end();

@@ -103,7 +103,11 @@ impl Object {
                     rx.close(false, true, state);
                 }
             }
-            Self::Listener(listener) => listener.queue.close(false, side.receives, state),
+            Self::Listener(listener) => {
+                listener.queue.close(false, side.receives, state);
+                // Who waits to be accepted is told, whatever else keeps the listener.
+                listener.queue.purge();
+            }
             Self::Pipe(pipe) => pipe.close(side.sends, side.receives),
             Self::Semaphore(semaphore) => semaphore.close(side.sends, side.receives, shares),
             Self::Latch(latch) => latch.close(side.sends, side.receives, shares),

@@ -684,6 +684,16 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         Some(self.waiting.pop_front()?.finish(Received::Ended))
     }
 
+    /// Takes one message out that was accepted, if the last receiver is gone. It is to be freed.
+    pub fn purge_one(&mut self) -> Option<M> {
+        if !self.closed() {
+            return None;
+        }
+        let accepted = self.queue.find(|node| node.sender.get().is_none())?;
+        // SAFETY: It was found in the queue.
+        Some(unsafe { self.unqueue(accepted) })
+    }
+
     /// Whoever waits in a mailbox of capacity 0 with a message that is not blocked is an offer.
     #[inline]
     fn end_offer(&mut self) {

@@ -625,6 +625,30 @@ fn a_listener_that_dies_wakes_its_clients() {
 }
 
 #[test]
+fn connections_end_with_the_last_handle_that_accepts_whatever_else_is_open() {
+    isolated(|| {
+        let name = unique("listener");
+        let listening = raw::device().expect("the module is loaded");
+        let mut args = sys::postbox_open {
+            kind: sys::POSTBOX_KIND_LISTENER,
+            flags: sys::POSTBOX_O_CREATE | sys::POSTBOX_O_EXCL,
+            rights: sys::POSTBOX_RIGHT_RECEIVE | sys::POSTBOX_RIGHT_ADMIN,
+            mode: 0o600,
+            capacity: 1,
+            back_capacity: 1,
+            backlog: 1,
+            ..Default::default()
+        };
+        raw::open(&listening, Some(name.as_bytes()), &mut args).expect("new");
+        let _admin = raw::dup(&listening, sys::POSTBOX_RIGHT_ADMIN).expect("a subset");
+        let client = Link::connect(&name).expect("room");
+        drop(listening);
+        assert_eq!(kind(client.recv()), ErrorKind::Disconnected);
+        assert_eq!(kind(client.send("x")), ErrorKind::Disconnected);
+    });
+}
+
+#[test]
 fn a_client_that_goes_before_it_is_accepted_leaves_what_it_sent() {
     isolated(|| {
         let name = unique("listener");
