@@ -5,6 +5,8 @@
 //! their own.
 
 use std::fs;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -49,7 +51,12 @@ fn limited(values: &[(&str, u64)], test: impl FnOnce()) {
     let _parameters = Parameters::set(values);
     isolated(|| {
         let user = fresh_user();
-        let unused = || assert_eq!(Handle::unbound().usage(), (0, 0, 0));
+        let unused = || {
+            // What was in messages is closed in a moment.
+            wait_until("nothing to be in use", || {
+                Handle::unbound().usage() == (0, 0, 0) && files() == 0
+            });
+        };
         spawn_as(user, || {
             unused();
             test();
@@ -59,8 +66,13 @@ fn limited(values: &[(&str, u64)], test: impl FnOnce()) {
     });
 }
 
+/// Files in messages of this user.
+fn files() -> u64 {
+    raw::usage(Handle::unbound()).expect("it tells").files
+}
+
 /// What a refused call must not change.
-fn state(handle: &Handle) -> ((u64, u64, u64), [u64; 8]) {
+fn state(handle: &Handle) -> ((u64, u64, u64), [u64; 9]) {
     let i = handle.info();
     let counters = [
         i.messages,
@@ -71,6 +83,7 @@ fn state(handle: &Handle) -> ((u64, u64, u64), [u64; 8]) {
         i.full,
         i.high_messages,
         i.high_bytes,
+        files(),
     ];
     (handle.usage(), counters)
 }
@@ -204,6 +217,377 @@ fn g10_a_message_is_charged_until_it_is_received_for_good() {
     });
 }
 
+/// Sends so many files.
+fn send_files(handle: &Handle, count: usize, wait: Wait) -> Result<()> {
+    let file = fs::File::open("/dev/null").expect("it is there");
+    let files = vec![raw::SendFd::new(file.as_fd(), 0); count];
+    let args = sys::postbox_send {
+        flags: wait.0,
+        timeout_ns: wait.1,
+        ..Default::default()
+    };
+    raw::send_files(handle, b"x", &files, &args)
+}
+
+/// Receives files, which are closed; returns how many.
+fn receive_files(handle: &Handle) -> Result<usize> {
+    let (mut room, mut files) = ([MaybeUninit::uninit(); 100], Vec::new());
+    let mut args = sys::postbox_recv {
+        flags: NEVER.0,
+        fd_max: 64,
+        ..Default::default()
+    };
+    raw::recv_files(handle, &mut room, &mut files, &mut args)?;
+    Ok(files.len())
+}
+
+/// Calls, with room for so many bytes of the answer and no files; also returns the token of what is kept.
+fn call(handle: &Handle, room: usize) -> (Result<()>, u64) {
+    let mut args = sys::postbox_call::default();
+    let mut room = vec![MaybeUninit::uninit(); room];
+    let result = raw::call(
+        handle,
+        b"question",
+        &[],
+        &mut room,
+        &mut Vec::new(),
+        &mut args,
+    );
+    (result.map(drop), args.reply.token)
+}
+
+/// Answers a request, with so many files.
+fn answer(handle: &Handle, token: u64, data: &[u8], count: usize) -> Result<()> {
+    let file = fs::File::open("/dev/null").expect("it is there");
+    let files = vec![raw::SendFd::new(file.as_fd(), 0); count];
+    let args = sys::postbox_reply {
+        token,
+        ..Default::default()
+    };
+    raw::reply(handle, data, &files, &args)
+}
+
+/// An object that is made for this handle.
+fn bind(handle: &Handle, args: sys::postbox_open) -> Result<()> {
+    let mut args = sys::postbox_open {
+        flags: sys::POSTBOX_O_CREATE | args.flags,
+        rights: SEND | RECEIVE,
+        mode: 0o600,
+        ..args
+    };
+    raw::open(handle, None, &mut args)
+}
+
+fn pipe(bytes: u64) -> Result<Handle> {
+    let handle = Handle::unbound();
+    let args = sys::postbox_open {
+        kind: sys::POSTBOX_KIND_PIPE,
+        capacity_bytes: bytes,
+        ..Default::default()
+    };
+    bind(&handle, args).map(|()| handle)
+}
+
+#[test]
+fn g10_files_are_limited_and_given_back() {
+    limited(&[("max_user_files", 5)], || {
+        let (one, two) = (Handle::anonymous(UNBOUNDED), Handle::anonymous(4));
+        assert_eq!(raw::usage(&one).expect("it tells").files_max, 5);
+        send_files(&one, 3, NEVER).expect("there are none yet");
+        let before = state(&two);
+        assert_eq!(files(), 3);
+        for wait in [NEVER, FOREVER, within(60_000)] {
+            let result = send_files(&two, 3, wait);
+            assert_eq!(
+                result,
+                Err(Errno::DQUOT),
+                "at once, however long it may wait"
+            );
+        }
+        assert_eq!(send_files(&two, 64, NEVER), Err(Errno::DQUOT));
+        assert_eq!(state(&two), before);
+        send_files(&two, 2, NEVER).expect("two are left");
+        two.put("without files there is no limit");
+        assert_eq!(send_files(&one, 1, NEVER), Err(Errno::DQUOT));
+        assert_eq!(receive_files(&two), Ok(2));
+        send_files(&one, 2, NEVER).expect("they were received");
+        assert_eq!(receive_files(&one), Ok(3));
+        assert_eq!(files(), 2);
+        drop(one);
+        wait_until("what was in it to be given back", || files() == 0);
+        // What waits is in a message, too; and who gives up has sent nothing.
+        let full = Handle::anonymous(0);
+        assert_eq!(send_files(&full, 5, within(5)), Err(Errno::TIMEDOUT));
+        let sender = spawn(|| send_files(&full, 5, FOREVER).expect("a receiver comes"));
+        full.wait_senders(1);
+        assert_eq!(
+            (files(), send_files(&two, 1, NEVER)),
+            (5, Err(Errno::DQUOT))
+        );
+        sender.destroy();
+        wait_until("the killed sender's to be given back", || files() == 0);
+        // A descriptor that is wrong, after others that were charged.
+        let null = fs::File::open("/dev/null").expect("it is there");
+        let good = raw::SendFd::new(null.as_fd(), 0);
+        let bad = raw::SendFd::new(null.as_fd(), SEND);
+        let result = raw::send_files(&two, b"", &[good, good, bad], &sys::postbox_send::default());
+        assert_eq!((result, files()), (Err(Errno::INVAL), 0));
+    });
+}
+
+#[test]
+fn g10_calls_are_charged_and_given_back() {
+    limited(&[("max_user_messages", 2), ("max_user_files", 3)], || {
+        let (tx, rx) = Handle::anonymous(UNBOUNDED).split();
+        let used = || (tx.usage().0, tx.usage().1, files());
+        let asks = || {
+            let (result, _) = call(&tx, 10);
+            assert_eq!(result, Ok(()));
+        };
+        let caller = spawn(asks);
+        wait_until("the request", || used() == (1, 8, 0));
+        let request = rx.recv(FOREVER).expect("it comes");
+        assert_eq!(used(), (1, 8, 0), "as long as it is not answered");
+        assert_eq!(answer(&rx, request.token, b"", 4), Err(Errno::DQUOT));
+        answer(&rx, request.token, b"yes", 0).expect("it is owed");
+        caller.ok();
+        assert_eq!(used(), (0, 0, 0));
+        // Who is killed takes its request back, or leaves it with who has it already.
+        let caller = spawn(asks);
+        wait_until("the request", || used() == (1, 8, 0));
+        caller.destroy();
+        assert_eq!(used(), (0, 0, 0));
+        let caller = spawn(asks);
+        let request = rx.recv(FOREVER).expect("it comes");
+        caller.destroy();
+        assert_eq!(used(), (1, 8, 0));
+        assert_eq!(answer(&rx, request.token, b"yes", 1), Err(Errno::STALE));
+        wait_until("it to be given back", || used() == (0, 0, 0));
+        // With as many messages as there may be, a call is refused at once.
+        (0..2).for_each(|_| tx.put("x"));
+        let before = state(&tx);
+        assert_eq!(call(&tx, 10).0, Err(Errno::DQUOT));
+        assert_eq!(state(&tx), before);
+        // The server dies with it.
+        drop(rx.recv(NEVER));
+        let server = {
+            let (tx, rx) = (&tx, &rx);
+            spawn(move || {
+                tx.close_copy();
+                while rx.recv(FOREVER).expect("it comes").token == 0 {}
+                std::thread::sleep(WATCHDOG);
+            })
+        };
+        let caller = spawn(|| assert_eq!(call(&tx, 10).0, Err(Errno::OWNERDEAD)));
+        wait_until("the server to have it", || rx.info().messages == 0);
+        wait_until("the caller to wait", || used() == (1, 8, 0));
+        server.destroy();
+        caller.ok();
+        assert_eq!(used(), (0, 0, 0));
+    });
+}
+
+#[test]
+fn g10_an_answer_that_is_kept_is_charged_to_the_caller() {
+    let _parameters = Parameters::set(&[("max_user_files", 6), ("max_user_messages", 3)]);
+    isolated(|| {
+        let [server, caller] = [(); 2].map(|()| fresh_user());
+        let (tx, rx) = Handle::anonymous(UNBOUNDED).split();
+        let end = Gate::new();
+        let serves = spawn_as(server, || {
+            tx.close_copy();
+            while let Ok(request) = rx.recv(FOREVER) {
+                answer(&rx, request.token, b"a long answer", 3).expect("the caller waits");
+                assert_eq!(Handle::unbound().usage().0, 0, "not the server");
+            }
+            wait_until("the server's files to be given back", || files() == 0);
+        });
+        spawn_as(caller, || {
+            rx.close_copy();
+            let used = || {
+                (
+                    Handle::unbound().usage().0,
+                    Handle::unbound().usage().1,
+                    files(),
+                )
+            };
+            let (first, one) = call(&tx, 3);
+            let (second, two) = call(&tx, 3);
+            assert_eq!((first, second), (Err(Errno::MSGSIZE), Err(Errno::MSGSIZE)));
+            assert_eq!(used(), (2, 26, 6));
+            assert!(one != 0 && two != 0 && one != two);
+            let (third, lost) = call(&tx, 3);
+            assert_eq!(
+                (third, lost),
+                (Err(Errno::MSGSIZE), 0),
+                "it has no room for that"
+            );
+            assert_eq!(used(), (2, 26, 6));
+            let mut args = sys::postbox_call::default();
+            let mut fetch = |token: u64, room: usize, fd_max: u32| {
+                (args.reply.token, args.reply.fd_max) = (token, fd_max);
+                let (mut room, mut files) = (vec![MaybeUninit::uninit(); room], Vec::new());
+                let result = raw::call_fetch(&tx, &mut room, &mut files, &mut args);
+                (
+                    result.map(|bytes| bytes.len()),
+                    files.len(),
+                    args.reply.token,
+                )
+            };
+            let (result, _, again) = fetch(one, 100, 2);
+            assert_eq!(result, Err(Errno::MSGSIZE));
+            assert_eq!(used(), (2, 26, 6), "it is still kept");
+            let (result, count, _) = fetch(again, 100, 3);
+            assert_eq!((result, count), (Ok(13), 3));
+            assert_eq!(used(), (1, 13, 3));
+            end.open(1);
+            tx.close_copy();
+            wait_until("the rest to be given back", || used() == (0, 0, 0));
+        })
+        .ok();
+        end.pass();
+        drop(tx);
+        serves.ok();
+    });
+}
+
+#[test]
+fn g10_objects_of_every_kind_are_limited() {
+    limited(&[("max_user_objects", 4)], || {
+        let handle = Handle::unbound();
+        let mut held = vec![Handle::anonymous(1)];
+        let kinds = [
+            sys::POSTBOX_KIND_LINK,
+            sys::POSTBOX_KIND_LISTENER,
+            sys::POSTBOX_KIND_ENDPOINT,
+            sys::POSTBOX_KIND_PIPE,
+            sys::POSTBOX_KIND_SEMAPHORE,
+            sys::POSTBOX_KIND_LATCH,
+            sys::POSTBOX_KIND_BARRIER,
+        ]
+        .map(|kind| sys::postbox_open {
+            kind,
+            flags: if kind == sys::POSTBOX_KIND_LINK {
+                sys::POSTBOX_O_PORT
+            } else {
+                0
+            },
+            number: u32::from(kind == sys::POSTBOX_KIND_LINK),
+            initial: u64::from(kind >= sys::POSTBOX_KIND_SEMAPHORE),
+            capacity: u64::from(kind == sys::POSTBOX_KIND_SEMAPHORE),
+            ..Default::default()
+        });
+        for args in kinds {
+            let handle = Handle::unbound();
+            bind(&handle, args).expect("there is room");
+            assert_eq!(handle.usage().2, 2, "kind {}", args.kind);
+        }
+        wait_until("they to go", || handle.usage().2 == 1);
+        // A link is one object, with both its ends.
+        let name = unique("listener");
+        let listener = Handle::unbound();
+        let mut args = sys::postbox_open {
+            kind: sys::POSTBOX_KIND_LISTENER,
+            flags: sys::POSTBOX_O_CREATE,
+            rights: SEND | RECEIVE,
+            mode: 0o600,
+            capacity: 1,
+            back_capacity: 1,
+            backlog: 10,
+            ..Default::default()
+        };
+        raw::open(&listener, Some(name.as_bytes()), &mut args).expect("there is room");
+        let pair = |handle: &Handle| raw::pair(handle, &mut sys::postbox_pair::default());
+        let connect = |handle: &Handle| {
+            let mut args = sys::postbox_connect::default();
+            raw::connect(handle, Some(name.as_bytes()), &mut args)
+        };
+        held.push(Handle::unbound());
+        let second = pair(&held[1]).expect("there is room");
+        held.push(Handle::unbound());
+        connect(&held[2]).expect("there is room");
+        let before = state(&listener);
+        assert_eq!(
+            before.0,
+            (1, 0, 4),
+            "the connection is a message until it is accepted"
+        );
+        for args in kinds {
+            assert_eq!(bind(&handle, args), Err(Errno::DQUOT), "kind {}", args.kind);
+        }
+        assert_eq!(pair(&handle).map(drop), Err(Errno::DQUOT));
+        assert_eq!(connect(&handle), Err(Errno::DQUOT));
+        assert_eq!(state(&listener), before, "nobody tried to connect");
+        assert_eq!(raw::info(&handle).map(drop), Err(Errno::BADFD));
+        let accepted = raw::accept(&listener, &mut sys::postbox_accept::default());
+        assert_eq!(handle.usage(), (0, 0, 4));
+        held.remove(1);
+        assert_eq!(handle.usage().2, 4, "the other end is there");
+        drop(second);
+        wait_until("the link to go", || handle.usage().2 == 3);
+        pair(&handle).map(drop).expect("there is room again");
+        drop(accepted);
+    });
+}
+
+#[test]
+fn g10_a_connection_is_charged_until_it_is_accepted() {
+    limited(&[("max_user_messages", 1)], || {
+        let name = unique("listener");
+        let listener = Handle::unbound();
+        let mut args = sys::postbox_open {
+            kind: sys::POSTBOX_KIND_LISTENER,
+            flags: sys::POSTBOX_O_CREATE,
+            rights: SEND | RECEIVE,
+            backlog: 10,
+            ..Default::default()
+        };
+        raw::open(&listener, Some(name.as_bytes()), &mut args).expect("new");
+        let connect = |handle: &Handle| {
+            let mut args = sys::postbox_connect::default();
+            raw::connect(handle, Some(name.as_bytes()), &mut args)
+        };
+        let (one, two) = (Handle::unbound(), Handle::unbound());
+        connect(&one).expect("there is none yet");
+        let before = state(&listener);
+        assert_eq!(connect(&two), Err(Errno::DQUOT));
+        assert_eq!(state(&listener), before);
+        raw::accept(&listener, &mut sys::postbox_accept::default()).expect("it waits");
+        connect(&two).expect("the first one is accepted");
+        drop(listener);
+        assert_eq!(two.recv(NEVER), Err(Errno::PIPE), "it is never accepted");
+        wait_until("it to be given back", || two.usage().0 == 0);
+    });
+}
+
+#[test]
+fn g10_the_memory_of_pipes_is_limited_and_given_back() {
+    limited(&[("max_user_bytes", 200_000)], || {
+        let mut pipes: Vec<Handle> = (0..3).map(|_| pipe(0).expect("there is room")).collect();
+        assert_eq!(pipes[0].info().capacity_bytes, 65_536);
+        assert_eq!(pipe(0).map(drop), Err(Errno::DQUOT));
+        assert_eq!(pipe(4096).expect("a small one").info().capacity_bytes, 4096);
+        assert_eq!(raw::write(&pipes[0], b"bytes", NEVER.0, 0), Ok(5));
+        assert_eq!(raw::set_capacity(&pipes[0], 131_072), Err(Errno::DQUOT));
+        let info = pipes[0].info();
+        assert_eq!((info.capacity_bytes, info.bytes), (65_536, 5));
+        // What is in a pipe is not a message.
+        assert_eq!(pipes[0].usage(), (0, 0, 3));
+        assert_eq!(raw::set_capacity(&pipes[1], 4096), Ok(4096));
+        pipes.pop();
+        assert_eq!(raw::set_capacity(&pipes[0], 70_000), Ok(131_072));
+        assert_eq!(raw::read(&pipes[0], &mut [0; 9], NEVER.0, 0), Ok(5));
+    });
+    limited(&[("max_pipe", 10_000)], || {
+        // 8,192 is the largest power of two in it.
+        let small = pipe(0).expect("as many as there may be");
+        assert_eq!(small.info().capacity_bytes, 8192);
+        assert_eq!(pipe(8193).map(drop), Err(Errno::INVAL));
+        assert_eq!(raw::set_capacity(&small, 8193), Err(Errno::INVAL));
+        assert_eq!(raw::set_capacity(&small, 1), Ok(4096));
+    });
+}
+
 #[test]
 fn g10_who_sends_pays() {
     let _parameters = Parameters::set(&[("max_user_messages", 3)]);
@@ -324,13 +708,28 @@ fn g10_a_limit_of_zero_and_a_huge_one() {
             ("max_user_messages", u64::MAX),
             ("max_user_bytes", u64::MAX),
             ("max_user_objects", u64::MAX),
+            ("max_user_files", u64::MAX),
+            ("max_pipe", u64::MAX),
         ],
         || {
             let mailbox = Handle::anonymous(4);
             mailbox.put("x");
             assert_eq!(mailbox.get(), "x");
+            send_files(&mailbox, 64, NEVER).expect("there is no limit");
+            assert_eq!(receive_files(&mailbox), Ok(64));
+            assert_eq!(
+                pipe(1 << 21).expect("memory").info().capacity_bytes,
+                1 << 21
+            );
+            assert_eq!(pipe(u64::MAX).map(drop), Err(Errno::INVAL));
         },
     );
+    limited(&[("max_user_files", 0), ("max_pipe", 0)], || {
+        let mailbox = Handle::anonymous(4);
+        assert_eq!(send_files(&mailbox, 1, NEVER), Err(Errno::DQUOT));
+        mailbox.put("x");
+        assert_eq!(pipe(0).expect("the smallest").info().capacity_bytes, 4096);
+    });
 }
 
 #[test]
