@@ -1,7 +1,10 @@
 //! Runs last: nothing of all the other tests is left.
 
 use std::fs;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 
+use postbox::{raw, sys};
 use postbox_tests::*;
 
 #[test]
@@ -12,13 +15,13 @@ fn g12_nothing_is_left() {
     wait_until("the last objects to go", || objects().lines().count() == 1);
     assert_eq!(list(), Vec::<String>::new());
     let handle = Handle::unbound();
-    assert_eq!(
-        handle.usage(),
-        (0, 0, 0),
-        "messages, bytes and objects of root"
-    );
+    let unused = |handle: &Handle| {
+        assert_eq!(handle.usage(), (0, 0, 0), "messages, bytes and objects");
+        assert_eq!(raw::usage(handle).expect("it tells").files, 0);
+    };
+    unused(&handle);
     for user in [ALICE, BOB] {
-        spawn_as(user, || assert_eq!(Handle::unbound().usage(), (0, 0, 0))).ok();
+        spawn_as(user, || unused(&Handle::unbound())).ok();
     }
     let references = || -> u32 {
         let text = fs::read_to_string("/sys/module/postbox/refcnt").expect("the module is loaded");
@@ -31,6 +34,102 @@ fn g12_nothing_is_left() {
     );
     drop(handle);
     wait_until("the last reference to go", || references() == 0);
+}
+
+/// Everything that can be done with calls, links, files, pipes and wait objects, and what is left half done.
+fn work_out() {
+    let (tx, rx) = Handle::anonymous(8).split();
+    let server = std::thread::spawn(move || {
+        // The last request stays unanswered.
+        for _ in 0..3 {
+            let request = rx.recv(FOREVER).expect("it comes");
+            let own = [raw::SendFd::new(rx.as_fd(), RECEIVE)];
+            let args = sys::postbox_reply {
+                token: request.token,
+                ..Default::default()
+            };
+            raw::reply(&rx, &[3; 3000], &own, &args).expect("the caller waits");
+        }
+        rx.recv(FOREVER).expect("it comes");
+    });
+    let call = |room: usize| {
+        let mut args = sys::postbox_call::default();
+        args.reply.fd_max = 1;
+        let (mut room, mut files) = (vec![MaybeUninit::uninit(); room], Vec::new());
+        let result = raw::call(&tx, &[2; 500], &[], &mut room, &mut files, &mut args);
+        result.map(|bytes| bytes.len())
+    };
+    // One is taken, two are kept until the handle goes.
+    assert_eq!(call(4000), Ok(3000));
+    assert_eq!([call(1), call(2)], [Err(Errno::MSGSIZE); 2]);
+    assert_eq!(call(10), Err(Errno::OWNERDEAD));
+    server.join().expect("no panic");
+
+    let name = unique("leak");
+    let listener = Handle::unbound();
+    let mut args = sys::postbox_open {
+        kind: sys::POSTBOX_KIND_LISTENER,
+        flags: sys::POSTBOX_O_CREATE,
+        rights: SEND | RECEIVE,
+        capacity: 4,
+        back_capacity: 4,
+        backlog: 4,
+        ..Default::default()
+    };
+    raw::open(&listener, Some(name.as_bytes()), &mut args).expect("new");
+    let connect = || {
+        let handle = Handle::unbound();
+        let mut args = sys::postbox_connect::default();
+        raw::connect(&handle, Some(name.as_bytes()), &mut args).expect("there is room");
+        handle
+    };
+    let [first, second, _never_accepted] = [(); 3].map(|()| connect());
+    let mut args = sys::postbox_accept::default();
+    let accepted = raw::accept(&listener, &mut args)
+        .map(Handle)
+        .expect("one waits");
+    drop(second);
+    let files = [tx.as_fd(), accepted.as_fd(), first.as_fd()].map(|fd| raw::SendFd::new(fd, 0));
+    let send = sys::postbox_send::default();
+    raw::send_files(&first, &[1; 2000], &files[..1], &send).expect("there is room");
+    assert_eq!(
+        raw::send_files(&first, b"", &files[1..2], &send),
+        Err(Errno::LOOP)
+    );
+    accepted.put([5; 700]);
+    raw::shutdown(&first, sys::POSTBOX_SHUT_SEND).expect("it is a link");
+    let pair = Handle::unbound();
+    let mut args = sys::postbox_pair {
+        capacity: 9,
+        ..Default::default()
+    };
+    let other = Handle(raw::pair(&pair, &mut args).expect("it can be made"));
+    raw::send_files(&pair, b"ends of another link", &files[1..], &send).expect("room");
+    drop(other);
+
+    let pipe = Handle::unbound();
+    let mut args = sys::postbox_open {
+        kind: sys::POSTBOX_KIND_PIPE,
+        flags: sys::POSTBOX_O_CREATE,
+        rights: SEND | RECEIVE,
+        ..Default::default()
+    };
+    raw::open(&pipe, None, &mut args).expect("new");
+    raw::write(&pipe, &[6; 5000], NEVER.0, 0).expect("there is room");
+    raw::set_capacity(&pipe, 16_384).expect("it fits");
+    raw::read(&pipe, &mut [0; 100], NEVER.0, 0).expect("it is there");
+
+    let (semaphore, latch, barrier) = (
+        Handle::semaphore(3, 9),
+        Handle::latch(3),
+        Handle::barrier(2),
+    );
+    semaphore.acquire(2, UNDO, NEVER).expect("it is there");
+    assert_eq!(semaphore.acquire(5, UNDO, within(1)), Err(Errno::TIMEDOUT));
+    latch.join(2).expect("it is not open");
+    latch.count_down(1).expect("it is not open");
+    barrier.join(1).expect("it has two");
+    barrier.arrive().expect("it is the first");
 }
 
 #[test]
@@ -51,12 +150,13 @@ fn g12_memory_comes_back() {
         let taken = mailbox.take(NEVER).expect("sent");
         mailbox.reserve(1000, NEVER).expect("room");
         assert_eq!(
-            mailbox.send([0; 10], Wait(postbox::sys::POSTBOX_NONBLOCK, 1)),
+            mailbox.send([0; 10], Wait(sys::POSTBOX_NONBLOCK, 1)),
             Err(Errno::INVAL)
         );
         drop((mailbox.sender(), mailbox.receiver()));
         mailbox.requeue(taken.token).expect("ours");
         let _gone_with_it = mailbox.take(NEVER).expect("sent");
+        work_out();
     };
     let used = || -> i64 {
         let text = fs::read_to_string("/proc/meminfo").expect("procfs is mounted");
@@ -82,6 +182,9 @@ fn g12_memory_comes_back() {
             (0..350).for_each(|_| round());
             return;
         }
+        wait_until("the objects of the rounds to go", || {
+            Handle::unbound().usage() == (0, 0, 0)
+        });
         let before = used();
         const ROUNDS: i64 = 400;
         (0..ROUNDS).for_each(|_| round());
