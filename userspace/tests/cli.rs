@@ -52,6 +52,10 @@ fn wrong_arguments_exit_with_2_and_say_why() {
         (&["pipe", "a", "--read", "--write"], "cannot be used with"),
         (&["sem"], "subcommand"),
         (&["sem", "acquire"], "<NAME>"),
+        (
+            &["sem", "try", "a", "--timeout", "1s"],
+            "unexpected argument",
+        ),
         (&["barrier", "create", "a"], "--parties"),
         (
             &["latch", "down", "a", "--count", "2", "--", "true"],

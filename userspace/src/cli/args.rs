@@ -178,7 +178,7 @@ pub enum Command {
     /// Receive what other processes send to this one
     ///
     /// They send it to its process number: `postbox to`. One message, if neither --count nor
-    /// --follow is given.
+    /// --follow is given. There is no end: --follow goes on until postbox is stopped.
     Inbox(Inbox),
     /// Check this machine: module, device, limits; says how to fix what is wrong
     ///
@@ -415,7 +415,7 @@ pub enum Sem {
     /// Without: it is gone until somebody releases it.
     Acquire(Acquire),
     /// Acquire if that is possible at once: as acquire --nonblock
-    Try(Acquire),
+    Try(Hold),
     /// Release, whoever acquired it
     Release {
         /// The semaphore
@@ -428,13 +428,20 @@ pub enum Sem {
 
 #[derive(Args)]
 pub struct Acquire {
+    #[command(flatten)]
+    pub what: Hold,
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
+/// What is acquired, and for what.
+#[derive(Args)]
+pub struct Hold {
     /// The semaphore
     pub name: String,
     /// So many, all at once
     #[arg(long, short, default_value_t = 1)]
     pub count: u64,
-    #[command(flatten)]
-    pub wait: Wait,
     /// What runs while it is held
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,

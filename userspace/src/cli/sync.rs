@@ -1,6 +1,6 @@
 //! Semaphores, latches, barriers.
 
-use crate::args::{Acquire, Barrier, Latch, Make, Sem};
+use crate::args::{Barrier, Hold, Latch, Make, Sem};
 use crate::{Failure, child};
 use postbox::{ErrorKind, Wait, WaitObject, WaitObjectOptions};
 use std::ffi::OsString;
@@ -30,14 +30,14 @@ pub fn semaphore(args: &Sem) -> Result<ExitCode, Failure> {
             }
             make(&mut options, args)?;
         }
-        Sem::Acquire(args) => return acquire(args, args.wait.get()),
+        Sem::Acquire(args) => return acquire(&args.what, args.wait.get()),
         Sem::Try(args) => return acquire(args, Wait::Never),
         Sem::Release { name, count } => postbox::Semaphore::open(name)?.post(*count)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn acquire(args: &Acquire, wait: Wait) -> Result<ExitCode, Failure> {
+fn acquire(args: &Hold, wait: Wait) -> Result<ExitCode, Failure> {
     let semaphore = postbox::Semaphore::open(&args.name)?;
     let holder_died = || {
         let name = &args.name;
