@@ -2992,7 +2992,8 @@ fn g11_random_requests_from_several_processes() {
                 let info = handle.info();
                 assert_eq!((info.waiting_senders, info.waiting_receivers), (0, 0));
                 assert_eq!(info.unacknowledged, 0, "those who took are dead");
-                assert_eq!(info.sent, info.received + info.messages);
+                // A request whose caller gave up was sent, and not received.
+                assert!(info.sent >= info.received + info.messages);
                 let mut left = 0;
                 let mut room = vec![MaybeUninit::uninit(); 1 << 20];
                 let mut args = sys::postbox_recv {
