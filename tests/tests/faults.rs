@@ -4,6 +4,8 @@
 //! The stock kernel has no fault injection; there, these tests have nothing to do. The debug kernel has.
 
 use std::fs::{self, File};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
 use postbox::{raw, sys};
@@ -59,9 +61,9 @@ fn descriptors() -> usize {
 }
 
 /// What must not change by a call that fails. Refusals (`full`) are counted all the same.
-fn state(handle: &Handle) -> [u64; 13] {
+fn state(handle: &Handle) -> [u64; 18] {
     let i = handle.info();
-    let (messages, bytes, objects) = handle.usage();
+    let usage = raw::usage(handle).expect("every handle can tell");
     [
         i.messages,
         i.bytes,
@@ -73,9 +75,14 @@ fn state(handle: &Handle) -> [u64; 13] {
         i.senders.into(),
         i.receivers.into(),
         i.mode.into(),
-        messages,
-        bytes,
-        objects,
+        usage.messages,
+        usage.bytes,
+        usage.objects,
+        usage.files,
+        i.value,
+        i.capacity_bytes,
+        i.flags.into(),
+        i.back_messages,
     ]
 }
 
@@ -252,7 +259,7 @@ fn g11_faults_in_receive() {
         rustix::io::read(handle, &mut [0; 100]).map(drop)
     });
     faults(("recv a batch of one", 1), with_message, |handle, ()| {
-        let mut buffer = [std::mem::MaybeUninit::uninit(); 100];
+        let mut buffer = [MaybeUninit::uninit(); 100];
         raw::recv_batch(handle, &mut [raw::RecvEntry::new(&mut buffer)], NEVER.0, 0).map(drop)
     });
     faults(("ack", 0), with_job, |handle, token| handle.ack(*token));
@@ -289,6 +296,417 @@ fn g11_faults_in_a_rendezvous() {
             }
             assert!(n < 1000, "it has no end");
         }
+    });
+}
+
+/// An object of a kind, of which it says what is special.
+fn object(kind: u32, args: sys::postbox_open, name: Option<&str>) -> Handle {
+    let handle = Handle::unbound();
+    bind(&handle, kind, args, name).expect("it can be made");
+    handle
+}
+
+fn bind(handle: &Handle, kind: u32, args: sys::postbox_open, name: Option<&str>) -> Result<()> {
+    let sync = kind >= sys::POSTBOX_KIND_SEMAPHORE;
+    let mut args = sys::postbox_open {
+        kind,
+        flags: args.flags | sys::POSTBOX_O_CREATE,
+        rights: SEND | RECEIVE,
+        mode: 0o600,
+        capacity: if sync || kind == sys::POSTBOX_KIND_PIPE {
+            0
+        } else {
+            8
+        },
+        initial: if sync { 4 } else { 0 },
+        ..args
+    };
+    if kind == sys::POSTBOX_KIND_SEMAPHORE {
+        args.capacity = 9;
+    }
+    if kind == sys::POSTBOX_KIND_LINK || kind == sys::POSTBOX_KIND_LISTENER {
+        args.back_capacity = 8;
+    }
+    raw::open(handle, name.map(str::as_bytes), &mut args)
+}
+
+fn plain(kind: u32) -> Handle {
+    object(kind, sys::postbox_open::default(), None)
+}
+
+fn port(number: u32) -> sys::postbox_open {
+    sys::postbox_open {
+        flags: sys::POSTBOX_O_PORT,
+        number,
+        ..Default::default()
+    }
+}
+
+/// A listener with room, and its name.
+fn listener() -> (Handle, String) {
+    let name = unique("faults");
+    let args = sys::postbox_open {
+        backlog: 4,
+        ..Default::default()
+    };
+    let listener = object(sys::POSTBOX_KIND_LISTENER, args, Some(&name));
+    (listener, name)
+}
+
+fn connect(handle: &Handle, name: &str) -> Result<()> {
+    let mut args = sys::postbox_connect {
+        flags: NEVER.0,
+        ..Default::default()
+    };
+    raw::connect(handle, Some(name.as_bytes()), &mut args)
+}
+
+fn sync(flags: u32) -> sys::postbox_sync {
+    sys::postbox_sync {
+        flags,
+        count: 1,
+        ..Default::default()
+    }
+}
+
+#[test]
+fn g11_faults_in_open_of_every_kind() {
+    let unbound = || (mailbox(), Handle::unbound());
+    for kind in [
+        sys::POSTBOX_KIND_LISTENER,
+        sys::POSTBOX_KIND_PIPE,
+        sys::POSTBOX_KIND_SEMAPHORE,
+        sys::POSTBOX_KIND_LATCH,
+        sys::POSTBOX_KIND_BARRIER,
+    ] {
+        let what = format!("create kind {kind}");
+        faults((&what, 1), unbound, |_, handle| {
+            bind(
+                handle,
+                kind,
+                sys::postbox_open::default(),
+                Some(&unique("faults")),
+            )
+        });
+    }
+    faults(("create an endpoint", 1), unbound, |_, handle| {
+        bind(
+            handle,
+            sys::POSTBOX_KIND_ENDPOINT,
+            sys::postbox_open::default(),
+            None,
+        )
+    });
+    for (kind, what) in [
+        (sys::POSTBOX_KIND_LINK, "open a port"),
+        (sys::POSTBOX_KIND_LISTENER, "listen at a port"),
+    ] {
+        faults((what, 1), unbound, |_, handle| {
+            bind(handle, kind, port(77), None)
+        });
+    }
+    let opened = || {
+        let first = object(sys::POSTBOX_KIND_LINK, port(78), None);
+        first.put("x");
+        (first, Handle::unbound())
+    };
+    faults(("join a port", 1), opened, |_, handle| {
+        bind(handle, sys::POSTBOX_KIND_LINK, port(78), None)
+    });
+}
+
+#[test]
+fn g11_faults_in_links() {
+    let unbound = || (mailbox(), Handle::unbound());
+    faults(("pair", 1), unbound, |_, handle| {
+        raw::pair(handle, &mut sys::postbox_pair::default()).map(drop)
+    });
+    let listens = || {
+        let (listener, name) = listener();
+        (listener, (Handle::unbound(), name))
+    };
+    faults(("connect", 1), listens, |_, (handle, name)| {
+        connect(handle, name)
+    });
+    let connected = || {
+        let (listener, name) = listener();
+        let handle = Handle::unbound();
+        connect(&handle, &name).expect("there is room");
+        (listener, handle)
+    };
+    faults(("accept", 1), connected, |listener, _| {
+        let mut args = sys::postbox_accept {
+            flags: NEVER.0,
+            ..Default::default()
+        };
+        raw::accept(listener, &mut args).map(drop)
+    });
+    let link = || {
+        let first = Handle::unbound();
+        let mut args = sys::postbox_pair {
+            capacity: 4,
+            back_capacity: 4,
+            ..Default::default()
+        };
+        let second = raw::pair(&first, &mut args).expect("it can be made");
+        (first, Handle(second))
+    };
+    faults(("send to a link", 1), link, |first, _| {
+        first.send([1; 300], NEVER)
+    });
+    faults(("peer", 0), link, |first, _| raw::peer(first).map(drop));
+    faults(("wait for a peer", 0), link, |first, _| {
+        raw::wait_peer(first, NEVER.0, 0)
+    });
+    faults(("shutdown", 0), link, |first, _| {
+        raw::shutdown(first, sys::POSTBOX_SHUT_SEND)
+    });
+}
+
+#[test]
+fn g11_faults_in_files() {
+    let send = |handle: &Handle, files: &[&Handle], rights: u32| {
+        let files: Vec<_> = files
+            .iter()
+            .map(|file| raw::SendFd::new(file.as_fd(), rights))
+            .collect();
+        let args = sys::postbox_send {
+            flags: NEVER.0,
+            ..Default::default()
+        };
+        raw::send_files(handle, b"files", &files, &args)
+    };
+    let three = || (mailbox(), [mailbox(), mailbox(), Handle::unbound()]);
+    faults(("send files", 1), three, |handle, [a, b, c]| {
+        send(handle, &[a, b, c], 0)
+    });
+    faults(
+        ("send files with fewer rights", 1),
+        three,
+        |handle, [a, b, _]| send(handle, &[a, b], SEND),
+    );
+    let sent = || {
+        let handle = mailbox();
+        let [a, b, c] = three().1;
+        send(&handle, &[&a, &b, &c], 0).expect("there is room");
+        (handle, ())
+    };
+    faults(("receive files", 1), sent, |handle, ()| {
+        let (mut room, mut files) = ([MaybeUninit::uninit(); 10], Vec::new());
+        let mut args = sys::postbox_recv {
+            flags: NEVER.0,
+            fd_max: 3,
+            ..Default::default()
+        };
+        raw::recv_files(handle, &mut room, &mut files, &mut args).map(drop)
+    });
+}
+
+#[test]
+fn g11_faults_in_pipes_and_wait_objects() {
+    let pipe = || (plain(sys::POSTBOX_KIND_PIPE), ());
+    faults(("write to a pipe", 1), pipe, |pipe, ()| {
+        raw::write(pipe, &[1; 3000], NEVER.0, 0).map(drop)
+    });
+    faults(("resize a pipe", 1), pipe, |pipe, ()| {
+        raw::set_capacity(pipe, 1 << 17).map(drop)
+    });
+    let full = || {
+        let (pipe, ()) = pipe();
+        raw::write(&pipe, &[1; 3000], NEVER.0, 0).expect("there is room");
+        (pipe, ())
+    };
+    faults(("read from a pipe", 1), full, |pipe, ()| {
+        raw::read(pipe, &mut [0; 2000], NEVER.0, 0).map(drop)
+    });
+    let semaphore = || (plain(sys::POSTBOX_KIND_SEMAPHORE), ());
+    faults(("acquire", 0), semaphore, |handle, ()| {
+        raw::acquire(handle, &sync(NEVER.0)).map(drop)
+    });
+    faults(("acquire, to be undone", 1), semaphore, |handle, ()| {
+        raw::acquire(handle, &sync(NEVER.0 | UNDO)).map(drop)
+    });
+    faults(("release", 0), semaphore, |handle, ()| {
+        raw::release(handle, &sync(0))
+    });
+    let latch = || (plain(sys::POSTBOX_KIND_LATCH), ());
+    faults(("count down", 0), latch, |handle, ()| {
+        raw::count_down(handle, &sync(0))
+    });
+    faults(("join a latch", 1), latch, |handle, ()| {
+        raw::join(handle, &sync(0))
+    });
+    let barrier = || (plain(sys::POSTBOX_KIND_BARRIER), ());
+    faults(("join a barrier", 1), barrier, |handle, ()| {
+        raw::join(handle, &sync(0))
+    });
+    faults(("arrive", 1), barrier, |handle, ()| {
+        raw::wait(handle, &sync(sys::POSTBOX_SYNC_ARRIVE)).map(drop)
+    });
+}
+
+/// A request, and the thread that waits for the answer to it.
+struct Asked {
+    token: u64,
+    caller: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Asked {
+    /// What the thread has open is closed then.
+    fn drop(&mut self) {
+        if let Some(caller) = self.caller.take() {
+            caller.join().expect("no panic");
+        }
+    }
+}
+
+/// The handle that owes the answer to a request.
+fn asked() -> (Handle, Asked) {
+    let (tx, rx) = mailbox().split();
+    let caller = std::thread::spawn(move || {
+        let mut room = [MaybeUninit::uninit(); 5000];
+        let mut args = sys::postbox_call::default();
+        let _any = raw::call(&tx, b"?", &[], &mut room, &mut Vec::new(), &mut args);
+    });
+    let token = rx.recv(FOREVER).expect("it comes").token;
+    let caller = Some(caller);
+    (rx, Asked { token, caller })
+}
+
+#[test]
+fn g11_faults_in_replies() {
+    let args = |token: u64, flags: u32| sys::postbox_reply {
+        token,
+        flags,
+        ..Default::default()
+    };
+    faults(("reply", 1), asked, |handle, request| {
+        raw::reply(handle, &[1; 3000], &[], &args(request.token, 0))
+    });
+    faults(("drop a request", 0), asked, |handle, request| {
+        raw::reply(
+            handle,
+            b"",
+            &[],
+            &args(request.token, sys::POSTBOX_REPLY_DROP),
+        )
+    });
+    faults(("reply with a file", 1), asked, |handle, request| {
+        let file = [raw::SendFd::new(handle.as_fd(), RECEIVE)];
+        raw::reply(handle, b"", &file, &args(request.token, 0))
+    });
+    faults(("receive after no reply", 1), with_message, |handle, ()| {
+        let mut room = [MaybeUninit::uninit(); 100];
+        let mut args = sys::postbox_reply_recv::default();
+        args.recv.flags = NEVER.0;
+        raw::reply_recv(handle, b"", &[], &mut room, &mut Vec::new(), &mut args).map(drop)
+    });
+}
+
+#[test]
+fn g11_faults_in_reply_and_receive() {
+    isolated(|| {
+        let Some(injector) = Injector::new() else {
+            tell("this kernel has no fault injection (the debug kernel has)");
+            return;
+        };
+        let mut failed = [0, 0];
+        for n in 1.. {
+            let (handle, request) = asked();
+            let token = request.token;
+            let mut room = [MaybeUninit::uninit(); 100];
+            let mut args = sys::postbox_reply_recv::default();
+            args.reply.token = token;
+            args.recv.flags = NEVER.0;
+            let (result, hit) = injector.run(n, || {
+                let files = &mut Vec::new();
+                raw::reply_recv(&handle, &[1; 2000], &[], &mut room, files, &mut args).map(drop)
+            });
+            let check = sys::postbox_reply {
+                token,
+                flags: sys::POSTBOX_REPLY_CHECK,
+                ..Default::default()
+            };
+            let owed = raw::reply(&handle, b"", &[], &check) == Ok(());
+            match result {
+                // There is nothing to receive, and its caller may be gone already.
+                Err(Errno::AGAIN | Errno::PIPE) => assert!(!owed && args.reply.token == 0),
+                Err(Errno::NOMEM | Errno::FAULT) => {
+                    failed[usize::from(owed)] += 1;
+                    assert!(owed || args.reply.token == 0, "step {n}: it is gone");
+                }
+                other => panic!("step {n}: {other:?}"),
+            }
+            drop(handle);
+            if !hit {
+                break;
+            }
+            assert!(n < 1000, "it has no end");
+        }
+        tell(&format!(
+            "reply and receive: {failed:?} steps after and before the reply"
+        ));
+        assert!(failed[1] > 0, "none was made to fail");
+    });
+}
+
+#[test]
+fn g11_faults_in_a_call() {
+    isolated(|| {
+        let Some(injector) = Injector::new() else {
+            tell("this kernel has no fault injection (the debug kernel has)");
+            return;
+        };
+        let (tx, rx) = mailbox().split();
+        std::thread::spawn(move || {
+            while let Ok(request) = rx.recv(FOREVER) {
+                let args = sys::postbox_reply {
+                    token: request.token,
+                    ..Default::default()
+                };
+                raw::reply(&rx, &[4; 400], &[], &args).expect("the caller waits");
+            }
+        });
+        let mut failed = [0, 0, 0];
+        for n in 1.. {
+            let (objects, open) = (list(), descriptors());
+            let mut room = [MaybeUninit::uninit(); 400];
+            let mut args = sys::postbox_call::default();
+            let (result, hit) = injector.run(n, || {
+                let data = [1; 2000];
+                let files = &mut Vec::new();
+                raw::call(&tx, &data, &[], &mut room, files, &mut args).map(|bytes| bytes.len())
+            });
+            match result {
+                Ok(len) => assert_eq!(len, 400),
+                Err(Errno::NOMEM | Errno::FAULT) if args.reply.token == 0 => failed[0] += 1,
+                Err(Errno::FAULT) => {
+                    // The answer came, and is kept.
+                    failed[1] += 1;
+                    assert_eq!(tx.usage().0, 1);
+                    let fetched =
+                        raw::call_fetch(&tx, &mut room, &mut Vec::new(), &mut args).expect("kept");
+                    assert_eq!(fetched, [4; 400]);
+                }
+                other => panic!("step {n}: {other:?}"),
+            }
+            assert_eq!((list(), descriptors()), (objects, open), "step {n}");
+            assert_eq!(
+                (tx.usage().0, tx.info().messages),
+                (0, 0),
+                "step {n} left something"
+            );
+            if !hit {
+                break;
+            }
+            failed[2] += 1;
+            assert!(n < 1000, "it has no end");
+        }
+        tell(&format!("call: {failed:?} failed, kept, and were tried"));
+        assert!(
+            failed[0] > 0 && failed[1] > 0,
+            "{failed:?}: none was made to fail"
+        );
     });
 }
 
