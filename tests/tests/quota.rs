@@ -539,6 +539,7 @@ fn g10_a_connection_is_charged_until_it_is_accepted() {
             kind: sys::POSTBOX_KIND_LISTENER,
             flags: sys::POSTBOX_O_CREATE,
             rights: SEND | RECEIVE,
+            mode: 0o600,
             backlog: 10,
             ..Default::default()
         };
