@@ -670,3 +670,20 @@ fn end_does_not_wait_for_what_was_reserved() {
     assert!(b.mailbox.unreserve(&mut state, 5));
     assert!(b.mailbox.ended());
 }
+
+#[test]
+fn what_nobody_can_receive_is_taken_out_and_callers_are_told() {
+    let mut b = Case::new(4, u64::MAX);
+    b.send(0, 1);
+    b.calls(1);
+    assert!(b.mailbox.purge_one().is_none(), "somebody receives");
+    b.mailbox.close(false, true, &mut HandleState::new());
+    assert!(b
+        .mailbox
+        .purge_one()
+        .is_some_and(|message| message.id() == 0));
+    assert!(b.mailbox.purge_one().is_none(), "its caller waits");
+    let (sender, request) = b.mailbox.end_one_send().expect("it waits");
+    assert_eq!((sender.sent, request.id()), (Sent::Closed, 1));
+    assert_eq!(b.mailbox.queued(), (0, 0));
+}

@@ -116,6 +116,8 @@ enum Step {
         handle: usize,
         holder: usize,
     },
+    /// Takes out what nobody can receive.
+    Purge,
     /// What a caller does before it drops the lock: lets in and ends who can be.
     Settle,
 }
@@ -804,6 +806,18 @@ impl Model {
                 self.shut_sends |= sends;
                 self.shut_receives |= receives;
             }
+            Step::Purge => {
+                let accepted = |item: &Item| !item.offered && !item.request;
+                while let Some(at) = self
+                    .queue
+                    .iter()
+                    .position(accepted)
+                    .filter(|_| self.closed())
+                {
+                    let id = self.queue.remove(at).id;
+                    self.free(id);
+                }
+            }
             Step::Settle => self.settle(),
         }
         self.note_high();
@@ -1297,6 +1311,11 @@ impl World {
                 self.returned(returned.expect("it is leased"));
             }
             Step::Reclaim { handle, holder } => self.reclaim(handle, Some(holder)),
+            Step::Purge => {
+                while let Some(message) = self.mailbox.purge_one() {
+                    self.free(message);
+                }
+            }
             Step::Settle => self.settle(),
         }
         std::mem::take(&mut self.events)
@@ -1550,6 +1569,7 @@ impl Pair {
                 handle: *pick(&open(|h| h.receives), handle)?,
                 holder,
             },
+            Op::Purge => Step::Purge,
             Op::Check { owes } => {
                 let (handle, id) = *pick(&owed, owes)?;
                 Step::Check { handle, id }
@@ -1730,6 +1750,7 @@ enum Op {
         handle: usize,
         holder: usize,
     },
+    Purge,
     Check {
         owes: usize,
     },
@@ -1782,6 +1803,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => which().prop_map(|lease| Op::Acknowledge { lease }),
         2 => which().prop_map(|lease| Op::Requeue { lease }),
         1 => (which(), holder()).prop_map(|(handle, holder)| Op::Reclaim { handle, holder }),
+        1 => Just(Op::Purge),
         2 => which().prop_map(|owes| Op::Check { owes }),
         4 => (which(), any::<bool>()).prop_map(|(owes, drop)| Op::Answer { owes, drop }),
         1 => which().prop_map(|handle| Op::Keep { handle }),
