@@ -169,7 +169,7 @@ struct postbox_version {
 
 #define POSTBOX_O_CREATE	(1U << 0)	/* make it if there is none */
 #define POSTBOX_O_EXCL		(1U << 1)	/* with CREATE: there must be none */
-#define POSTBOX_O_PERSIST	(1U << 2)	/* when made, with a name: it stays until it is unlinked */
+#define POSTBOX_O_PERSIST	(1U << 2)	/* with a name: it stays until it is unlinked */
 #define POSTBOX_O_PORT		(1U << 3)	/* a link or listener: the port @number, no name */
 #define POSTBOX_O_NO_BACK	(1U << 4)	/* a link: only the first end sends */
 #define POSTBOX_O_NO_FORWARD	(1U << 5)	/* a link: only the second end sends */
