@@ -256,6 +256,10 @@ fn batch<T: Args>(
     if done == 0 {
         return result;
     }
+    if done == count {
+        // It says so already.
+        return Ok(());
+    }
     args.count = done;
     at.write(args)
 }
