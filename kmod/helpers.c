@@ -343,17 +343,17 @@ bool postbox_exited(struct pid *pid)
  * is one, has exited (-ESRCH) or, when @timed, @until has passed on
  * CLOCK_MONOTONIC or CLOCK_REALTIME (-ETIMEDOUT).
  */
-static int wait(const u32 *done, bool timed, s64 until, bool realtime,
-		struct pid *process)
+static __always_inline int wait(const u32 *done, bool timed, s64 until,
+				bool realtime, struct pid *process)
 {
 	int ret = 0;
 
 	for (;;) {
-		/* Pairs with the release in WaiterPtr::finish(): the outcome. */
-		if (smp_load_acquire(done))
-			return 0;
 		set_current_state(TASK_INTERRUPTIBLE | TASK_FREEZABLE);
-		/* As above; after the state was set, so that no wake-up is lost. */
+		/*
+		 * Pairs with the release in WaiterPtr::finish(): the outcome.
+		 * After the state was set, so that no wake-up is lost.
+		 */
 		if (smp_load_acquire(done))
 			break;
 		if (signal_pending(current)) {
@@ -384,14 +384,17 @@ static int wait(const u32 *done, bool timed, s64 until, bool realtime,
 	return ret;
 }
 
-int postbox_wait(const u32 *done, bool timed, s64 until, bool realtime,
-		 struct pid *process)
+int postbox_wait(const u32 *done, bool timed, s64 until, bool realtime)
+{
+	return wait(done, timed, until, realtime, NULL);
+}
+
+int postbox_wait_while(const u32 *done, bool timed, s64 until, bool realtime,
+		       struct pid *process)
 {
 	struct wait_queue_entry entry;
 	int ret;
 
-	if (likely(!process))
-		return wait(done, timed, until, realtime, NULL);
 	/* What a pidfd is polled by. */
 	init_waitqueue_entry(&entry, current);
 	add_wait_queue(&process->wait_pidfd, &entry);

@@ -89,8 +89,9 @@ void postbox_task_hand_over(struct task_struct *task);
 struct pid *postbox_process_get(u32 nr, u64 *ino);
 void postbox_process_put(struct pid *pid);
 bool postbox_exited(struct pid *pid);
-int postbox_wait(const u32 *done, bool timed, s64 until, bool realtime,
-		 struct pid *process);
+int postbox_wait(const u32 *done, bool timed, s64 until, bool realtime);
+int postbox_wait_while(const u32 *done, bool timed, s64 until, bool realtime,
+		       struct pid *process);
 bool postbox_dying(void);
 unsigned long postbox_process(void);
 bool postbox_closed(const struct file *file);

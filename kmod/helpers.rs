@@ -78,6 +78,12 @@ pub(crate) mod c {
             timed: bool,
             until: i64,
             realtime: bool,
+        ) -> i32;
+        pub(crate) fn postbox_wait_while(
+            done: *const u32,
+            timed: bool,
+            until: i64,
+            realtime: bool,
             process: *mut bindings::pid,
         ) -> i32;
 

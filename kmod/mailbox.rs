@@ -598,8 +598,26 @@ impl Mailbox {
     }
 
     /// Takes a message, or waits to be given one; `again`, after the one that it had was withdrawn.
+    #[inline]
     fn take(
         &self,
+        how: &Receive<'_>,
+        again: bool,
+        answered: Option<Wake>,
+    ) -> Result<KBox<Message>, Failure> {
+        let mut inner = self.inner.lock();
+        if how.from.is_none() {
+            if let Some(message) = inner.take_now(how.room as u64) {
+                return Ok(message);
+            }
+        }
+        self.take_or_wait(inner, how, again, answered)
+    }
+
+    #[inline(never)]
+    fn take_or_wait<'a>(
+        &'a self,
+        mut inner: Guard<'a>,
         how: &Receive<'_>,
         again: bool,
         answered: Option<Wake>,
@@ -607,7 +625,6 @@ impl Mailbox {
         let waiter = pin!(Waiter::wanting(how.from.map_or(0, |from| from.number)));
         let waiter = waiter.as_ref();
         {
-            let mut inner = self.inner.lock();
             let room = how.room as u64;
             let origin = how.from.map_or(0, |from| from.number);
             let taken = if origin == 0 {
@@ -640,6 +657,7 @@ impl Mailbox {
                     }
                 }
             }
+            drop(inner);
         }
         if let Some(caller) = answered {
             caller.hand_over();
@@ -754,7 +772,18 @@ impl Mailbox {
 
     /// Does what follows from a change: lets senders in for whom there is room now, and tells
     /// those whose other side is gone.
+    #[inline]
     fn settle<'a>(&'a self, inner: Guard<'a>) {
+        if inner.calm() {
+            drop(inner);
+            self.pollers.wake(OUT);
+        } else {
+            self.settle_all(inner);
+        }
+    }
+
+    #[inline(never)]
+    fn settle_all<'a>(&'a self, inner: Guard<'a>) {
         let mut news = OUT;
         if inner.ended() {
             news |= IN | bindings::POLLHUP;
@@ -769,7 +798,6 @@ impl Mailbox {
 
     /// One at a time: each is woken, and what it leaves behind freed, outside the lock. Returns
     /// what pollers have to know.
-    #[inline(never)]
     fn settle_waits<'a>(&'a self, mut inner: Guard<'a>) -> u32 {
         let mut news = 0;
         loop {

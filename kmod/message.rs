@@ -19,10 +19,7 @@ use core::{
 use kernel::{
     iov::IovIterSource,
     prelude::*,
-    sync::atomic::{
-        ordering::{Full, Relaxed},
-        Atomic,
-    },
+    sync::atomic::{ordering::Full, Atomic},
 };
 
 /// Payloads up to this size need no allocation of their own: with it a message fills one of 256
@@ -295,12 +292,10 @@ impl Spare {
     #[inline]
     pub(crate) fn take(&self) -> Option<KBox<Message>> {
         for slot in &self.0 {
-            if slot.load(Relaxed) != 0 {
-                match slot.xchg(0, Full) {
-                    0 => {}
-                    // SAFETY: `put` left it there, and it was taken out just now.
-                    raw => return Some(unsafe { KBox::from_raw(raw as *mut Message) }),
-                }
+            match slot.xchg(0, Full) {
+                0 => {}
+                // SAFETY: `put` left it there, and it was taken out just now.
+                raw => return Some(unsafe { KBox::from_raw(raw as *mut Message) }),
             }
         }
         None
@@ -314,7 +309,7 @@ impl Spare {
         }
         let raw = KBox::into_raw(message);
         for slot in &self.0 {
-            if slot.load(Relaxed) == 0 && slot.cmpxchg(0, raw as usize, Full).is_ok() {
+            if slot.cmpxchg(0, raw as usize, Full).is_ok() {
                 return None;
             }
         }

@@ -152,6 +152,7 @@ impl Waiter {
     }
 
     /// The same; that `process` exits is a reason too: `ESRCH`.
+    #[inline]
     pub(crate) fn sleep_while(&self, wait: &Wait, process: Option<&Process>) -> Result {
         let (timed, until, realtime, relative) = match *wait {
             Wait::Until {
@@ -161,10 +162,18 @@ impl Waiter {
             } => (true, at, realtime, relative),
             _ => (false, 0, false, false),
         };
-        let process = process.map_or(core::ptr::null_mut(), Process::as_ptr);
+        let done = self.done.as_ptr();
         // SAFETY: `done` is valid, and is only set to end the wait; there is a reference to the
         // process.
-        match unsafe { c::postbox_wait(self.done.as_ptr(), timed, until, realtime, process) } {
+        let slept = unsafe {
+            match process {
+                None => c::postbox_wait(done, timed, until, realtime),
+                Some(process) => {
+                    c::postbox_wait_while(done, timed, until, realtime, process.as_ptr())
+                }
+            }
+        };
+        match slept {
             0 => Ok(()),
             // Restarting would wait for the whole duration again.
             err if relative && err == ERESTARTSYS.to_errno() => Err(EINTR),

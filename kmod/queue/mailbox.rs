@@ -637,6 +637,17 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         self.no_more_receives |= receives;
     }
 
+    /// Whether, at a glance, a change brought nothing that anybody waits for: both sides are there,
+    /// and no sender waits for room.
+    #[inline]
+    pub fn calm(&self) -> bool {
+        self.blocked.is_empty()
+            && self.senders != 0
+            && self.receivers != 0
+            && !self.no_more_sends
+            && !self.no_more_receives
+    }
+
     /// Whether nobody has to be let in or told that the other side is gone.
     pub fn settled(&self) -> bool {
         self.blocked.is_empty()
@@ -1022,6 +1033,16 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
             Some(message) => Take::Message(self.taken(message)),
             None => Take::Empty,
         }
+    }
+
+    /// Takes the first message if there is one and it has at most `room` bytes: the usual case.
+    #[inline]
+    pub fn take_now(&mut self, room: u64) -> Option<M> {
+        if self.queue.front()?.node().len > room {
+            return None;
+        }
+        let message = self.queue.pop_front()?;
+        Some(self.taken(message))
     }
 
     /// Takes the first message of one origin if it has at most `room` bytes.
