@@ -156,7 +156,7 @@ impl Case {
             Case {
                 work: Work::WakeOne(_),
                 ..
-            } => &[Postbox, PostboxIoctl, Pipe, Mq, Eventfd],
+            } => &[Postbox, PostboxIoctl, Pipe, Mq],
             Case {
                 work: Work::Queued, ..
             } => &[Postbox, PostboxIoctl, PostboxCrate, Pipe, Seqpacket, Mq],

@@ -89,7 +89,6 @@ pub fn measure(case: Case, transport: Transport, plan: Plan) -> io::Result<Figur
             Transport::PostboxIoctl => wake_one::<Raw>(sleepers, case.len, plan),
             Transport::Pipe => wake_one::<Pipe>(sleepers, case.len, plan),
             Transport::Mq => wake_one::<Mq>(sleepers, case.len, plan),
-            Transport::Eventfd => wake_one::<Eventfd>(sleepers, case.len, plan),
             _ => cannot(transport),
         },
     }
