@@ -25,13 +25,13 @@ use postbox_tests::{
 };
 
 // Kills of each scenario, at 100 percent.
-const CALLS: usize = 150;
-const LINKS: usize = 150;
-const PORTS: usize = 150;
-const SEMAPHORES: usize = 120;
-const LATCHES: usize = 100;
-const BARRIERS: usize = 120;
-const MEMBERS: usize = 60;
+const CALLS: usize = 120;
+const LINKS: usize = 120;
+const PORTS: usize = 110;
+const SEMAPHORES: usize = 100;
+const LATCHES: usize = 80;
+const BARRIERS: usize = 100;
+const MEMBERS: usize = 50;
 
 const _: () = assert!(
     3 * CALLS + LINKS + PORTS + 2 * SEMAPHORES + LATCHES + BARRIERS + MEMBERS >= 1000,
