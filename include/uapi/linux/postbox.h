@@ -482,7 +482,7 @@ struct postbox_send {
 
 /* Flags of a receive. */
 #define POSTBOX_RECV_ACK	(1U << 8)	/* to be acknowledged: see struct postbox_ack */
-#define POSTBOX_RECV_FROM	(1U << 9)	/* only from the process that @pid or @pidfd_ino names */
+#define POSTBOX_RECV_FROM	(1U << 9)	/* only from the process that @pid names */
 
 /* What is said of a received message. */
 #define POSTBOX_MSG_REDELIVERED	(1U << 0)	/* it was taken before, and not acknowledged */
@@ -515,10 +515,11 @@ struct postbox_send {
  *
  * The kernel says who sent: the sender cannot.
  *
- * With POSTBOX_RECV_FROM, in @pidfd_ino or, where that is 0, in @pid, seen from
- * the caller's pid namespace, the process whose messages are wanted; those of
- * others stay where they are. When that process is gone and nothing of it is
- * left: EPIPE. For mailboxes and endpoints without POSTBOX_RECV_ACK.
+ * With POSTBOX_RECV_FROM, @pid says, seen from the caller's pid namespace, whose
+ * messages are wanted; those of others stay where they are. Where @pidfd_ino is
+ * not 0, it is that process's: one that has the number but not the inode is a
+ * later one, and the process that is meant is gone. When it is gone and nothing
+ * of it is left: EPIPE. For mailboxes and endpoints without POSTBOX_RECV_ACK.
  *
  * A request (POSTBOX_MSG_CALL) is not acknowledged but answered: POSTBOX_RECV_ACK
  * makes no difference to it. The handle through which it was received owes a
