@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 //! postbox: interprocess communication with the kernel as referee.
 //!
-//! `chardev` is the only door; behind it, `registry` knows the objects by name, `mailbox` is one of
-//! them, and `queue` decides what it delivers to whom. `unsafe` stays in what touches C: `chardev`,
-//! `wait`, `helpers` and the boxes of `message`; and in the lists of `queue`, which are also tested
+//! `chardev` is the only door, and `request` decodes what comes through it; behind them, `registry`
+//! knows the objects by name, port or process, `object` the kinds that there are, and `queue`
+//! decides for each what is delivered to whom, and who goes on. `unsafe` stays in what touches C:
+//! `chardev`, `wait`, `helpers`, `files` and the boxes of `message`; in the calls of the lists of
+//! `queue`, whose waiters are on other tasks' stacks; and in `queue` itself, which is also tested
 //! outside the kernel.
 //!
-//! Lock order: registry, users; mailbox, then handle state. The registry's lock may be held when a
-//! mailbox's is taken. Nothing sleeps, allocates, frees, or touches user memory under the last two.
+//! Lock order: registry; an object (mailbox, pipe, semaphore, latch, barrier), then what a handle
+//! has of it. The registry's lock may be held when an object's is taken. The locks of users, of the
+//! graph of queued handles and of events are taken alone. Nothing sleeps, allocates, frees, or
+//! touches user memory under the spinlocks, which are all but those of registry, users and graph.
 
 use kernel::prelude::*;
 
