@@ -844,6 +844,11 @@ fn g10_what_is_queued_is_charged_to_the_senders_memory_cgroup() {
                 full + MIB / 2 >= before + payload,
                 "{payload} bytes were queued, and the charge went from {before} to {full}"
             );
+            // What is charged bears a proportion to what is queued.
+            assert!(
+                full < before + payload * 5 + 4 * MIB,
+                "{payload} bytes were queued, and the charge went from {before} to {full}"
+            );
             while mailbox.recv_room(len, NEVER).is_ok() {}
             wait_until("the charge to go", || {
                 cgroup.current() < before + payload / 4 + 2 * MIB
