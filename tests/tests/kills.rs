@@ -20,8 +20,8 @@ use postbox::{
     Receiver, Semaphore, Sender, Wait,
 };
 use postbox_tests::{
-    Child, Exit, Ledger, Rng, User, WATCHDOG, check, fresh_user, handle_signal, isolated, seed,
-    spawn, spawn_as, tell, unique, wait_until,
+    Child, Exit, Ledger, Rng, User, WATCHDOG, check, fresh_user, handle_signal, isolated, scaled,
+    seed, spawn, spawn_as, tell, unique, wait_until,
 };
 
 // Kills of each scenario, at 100 percent.
@@ -37,15 +37,6 @@ const _: () = assert!(
     3 * CALLS + LINKS + PORTS + 2 * SEMAPHORES + LATCHES + BARRIERS + MEMBERS >= 1000,
     "a thousand kills are what counts as proof"
 );
-
-fn scaled(kills: usize) -> usize {
-    let percent = match std::env::var("POSTBOX_STRESS_PERCENT") {
-        Ok(text) => text.parse().expect("POSTBOX_STRESS_PERCENT is a number"),
-        Err(_) if std::path::Path::new("/proc/lockdep_stats").exists() => 10,
-        Err(_) => 100,
-    };
-    (kills * percent / 100).max(1)
-}
 
 /// The scenarios share the processors, and one at a time says more.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());

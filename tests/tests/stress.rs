@@ -173,15 +173,9 @@ fn stress(plan: Plan) {
 }
 
 fn scaled(plan: Plan) -> Plan {
-    let percent = match std::env::var("POSTBOX_STRESS_PERCENT") {
-        Ok(text) => text.parse().expect("POSTBOX_STRESS_PERCENT is a number"),
-        Err(_) if std::path::Path::new("/proc/lockdep_stats").exists() => 10,
-        Err(_) => 100,
-    };
-    let part = |n: usize| (n * percent / 100).max(1);
     Plan {
-        messages: part(plan.messages),
-        kills: part(plan.kills),
+        messages: postbox_tests::scaled(plan.messages),
+        kills: postbox_tests::scaled(plan.kills),
         ..plan
     }
 }

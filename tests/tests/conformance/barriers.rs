@@ -430,7 +430,7 @@ fn barrier_of_the_library() {
 fn barrier_waiters_are_killed_and_the_others_go_on() {
     isolated(|| {
         const WORKERS: u64 = 6;
-        const KILLS: u32 = 120;
+        let kills = scaled(120);
         let barrier = Handle::barrier(3);
         let passed = Ledger::new(1);
         let mut rng = Rng::from_env("barrier kills");
@@ -453,7 +453,7 @@ fn barrier_waiters_are_killed_and_the_others_go_on() {
             })
         };
         let mut workers: Vec<Child> = (0..WORKERS).map(|_| worker(rng.split())).collect();
-        for _ in 0..KILLS {
+        for _ in 0..kills {
             // Nobody sleeps for ever: somebody gets on, whoever was killed before.
             let before = passed[0].load(Relaxed);
             wait_until("somebody to pass", || passed[0].load(Relaxed) > before);
@@ -463,7 +463,7 @@ fn barrier_waiters_are_killed_and_the_others_go_on() {
         workers.into_iter().for_each(Child::destroy);
         assert_eq!((barrier.value(), barrier.waiting()), (0, 0));
         tell(&format!(
-            "{KILLS} kills, {} passed",
+            "{kills} kills, {} passed",
             passed[0].load(Relaxed)
         ));
     });

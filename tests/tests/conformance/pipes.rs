@@ -1748,12 +1748,12 @@ fn in_order(words: &[u64], killed: &[u64]) {
 
 #[test]
 fn kills_lose_no_byte_and_leave_nobody_asleep() {
-    isolated(|| kill_at_random(300, 1, 8192));
+    isolated(|| kill_at_random(scaled(300), 1, 8192));
 }
 
 #[test]
 fn kills_of_several_readers_lose_no_byte_and_leave_nobody_asleep() {
-    isolated(|| kill_at_random(250, 3, 4096));
+    isolated(|| kill_at_random(scaled(250), 3, 4096));
 }
 
 // The library's types.

@@ -725,7 +725,7 @@ fn semaphore_holders_and_waiters_are_killed_and_nothing_is_lost() {
     isolated(|| {
         const UNITS: u64 = 3;
         const WORKERS: usize = 6;
-        const KILLS: u32 = 320;
+        let kills = scaled(320);
         let semaphore = Handle::semaphore(UNITS, UNITS);
         let done = Ledger::new(1);
         let mut rng = Rng::from_env("semaphore kills");
@@ -763,7 +763,7 @@ fn semaphore_holders_and_waiters_are_killed_and_nothing_is_lost() {
             })
         };
         let mut workers: Vec<Child> = (0..WORKERS).map(|_| worker(rng.split())).collect();
-        for _ in 0..KILLS {
+        for _ in 0..kills {
             // Nobody sleeps for ever: somebody gets on, whoever was killed before.
             let before = done[0].load(Relaxed);
             wait_until("somebody to acquire", || done[0].load(Relaxed) > before);
@@ -776,7 +776,7 @@ fn semaphore_holders_and_waiters_are_killed_and_nothing_is_lost() {
         assert_eq!(semaphore.waiting(), 0);
         let _ = semaphore.acquire(UNITS, 0, NEVER).expect("they are there");
         tell(&format!(
-            "{KILLS} kills, {} acquisitions",
+            "{kills} kills, {} acquisitions",
             done[0].load(Relaxed)
         ));
     });
