@@ -8,6 +8,7 @@ use crate::{
     helpers::{self, c, limits, UserBytes},
     inspect,
     mailbox::{Failure, Mailbox, Receive},
+    mapping::Area,
     message::Source,
     request::{self, pipe},
     wait::Wait,
@@ -86,6 +87,8 @@ static FOPS: Operations = Operations(bindings::file_operations {
     write: Some(fop_write),
     read_iter: Some(fop_read_iter),
     write_iter: Some(fop_write_iter),
+    mmap: Some(fop_mmap),
+    get_unmapped_area: Some(fop_get_unmapped_area),
     show_fdinfo: Some(inspect::show_fdinfo),
     ..pin_init::zeroed()
 });
@@ -201,6 +204,37 @@ unsafe extern "C" fn fop_ioctl(file: *mut bindings::file, request: u32, arg: usi
     // SAFETY: The file is one of ours, and open.
     let (handle, nonblocking) = unsafe { (handle(file), (*file).f_flags & flags::O_NONBLOCK != 0) };
     code(request::dispatch(&handle, request, arg, nonblocking)) as isize
+}
+
+/// # Safety
+///
+/// Called as the file operation of that name, with what belongs to it.
+unsafe extern "C" fn fop_mmap(
+    file: *mut bindings::file,
+    vma: *mut bindings::vm_area_struct,
+) -> i32 {
+    // SAFETY: The file is one of ours, and open; the mapping is being made.
+    let (handle, area) = unsafe { (handle(file), Area::new(vma)) };
+    code(area.and_then(|area| handle.map(&area)))
+}
+
+/// # Safety
+///
+/// Called as the file operation of that name, with what belongs to it.
+unsafe extern "C" fn fop_get_unmapped_area(
+    file: *mut bindings::file,
+    addr: usize,
+    len: usize,
+    pgoff: usize,
+    flags: usize,
+) -> usize {
+    // SAFETY: The file is one of ours, and open.
+    let bound = unsafe { handle(file) }.get_ref().bound();
+    match bound.ok().and_then(|bound| bound.object.memory()) {
+        Some(memory) => memory.place(addr, len, pgoff, flags),
+        // SAFETY: The file is valid, and the current task maps it.
+        None => unsafe { bindings::mm_get_unmapped_area(file, addr, len, pgoff, flags) },
+    }
 }
 
 /// What a read returns.

@@ -176,7 +176,7 @@ fn entry_place(array: u64, index: u32) -> Result<Place> {
 }
 
 /// The file of a descriptor of the current task.
-fn get(fd: i32) -> Result<ARef<File>> {
+pub(crate) fn get(fd: i32) -> Result<ARef<File>> {
     let mut refused = false;
     // SAFETY: `refused` is valid. The file cannot have been got by fdget_pos() for this call: an
     // ioctl has no position.

@@ -5,6 +5,7 @@ use crate::{
     compat::{ebadfd, eisconn, eopnotsupp},
     files::Graph,
     mailbox::{Mailbox, State},
+    mapping::Area,
     object::{Object, Side},
     queue::HandleState,
     quota::{Pinned, Users},
@@ -207,6 +208,12 @@ impl Handle {
         };
         handle.bind(opened, rights)?;
         Ok(handle)
+    }
+
+    /// Maps its object.
+    pub(crate) fn map(&self, area: &Area) -> Result {
+        let bound = self.bound()?;
+        bound.object.map(bound.side(), area)
     }
 
     /// Calls `f` with the user who pays for what the current task, whose effective user is `uid`,

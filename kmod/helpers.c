@@ -4,17 +4,22 @@
 #include <linux/fdtable.h>
 #include <linux/file.h>
 #include <linux/fs.h>
+#include <linux/highmem.h>
 #include <linux/hrtimer.h>
+#include <linux/hugetlb.h>
 #include <linux/ipc_namespace.h>
 #include <linux/magic.h>
+#include <linux/mm.h>
 #include <linux/moduleparam.h>
 #include <linux/nsproxy.h>
 #include <linux/pid.h>
 #include <linux/pid_namespace.h>
 #include <linux/poll.h>
 #include <linux/sched.h>
+#include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
+#include <linux/shmem_fs.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <linux/uio.h>
@@ -40,6 +45,10 @@ MODULE_PARM_DESC(max_user_objects, "Objects that a user may have made");
 unsigned long postbox_max_user_files = 1 << 14;
 module_param_named(max_user_files, postbox_max_user_files, ulong, 0644);
 MODULE_PARM_DESC(max_user_files, "Files in messages that a user sent and nobody received yet");
+
+unsigned long postbox_max_user_shared = 1 << 30;
+module_param_named(max_user_shared, postbox_max_user_shared, ulong, 0644);
+MODULE_PARM_DESC(max_user_shared, "Bytes of the shared memory that a user may have made");
 
 unsigned long postbox_max_message = 16 << 20;
 module_param_named(max_message, postbox_max_message, ulong, 0644);
@@ -432,4 +441,106 @@ bool postbox_closed(const struct file *file)
 s64 postbox_now(void)
 {
 	return ktime_get_ns();
+}
+
+/*
+ * Says what there is to know of a memfd whose size can never change: who maps
+ * it must not get SIGBUS when another truncates it. Other files have no such
+ * seals: what they begin with is F_SEAL_SEAL alone.
+ */
+int postbox_memory(struct file *file, struct postbox_memory *memory)
+{
+	const unsigned int needed = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+	struct inode *inode = file_inode(file);
+	unsigned int seals;
+
+	if (shmem_mapping(inode->i_mapping)) {
+		seals = READ_ONCE(SHMEM_I(inode)->seals);
+		memory->page_size = PAGE_SIZE;
+#ifdef CONFIG_HUGETLBFS
+	} else if (is_file_hugepages(file)) {
+		seals = READ_ONCE(HUGETLBFS_I(inode)->seals);
+		memory->page_size = huge_page_size(hstate_file(file));
+#endif
+	} else {
+		return -EINVAL;
+	}
+	if ((seals & needed) != needed || !(file->f_mode & FMODE_READ))
+		return -EINVAL;
+	memory->size = i_size_read(inode);
+	if (!memory->size || memory->size % memory->page_size)
+		return -EINVAL;
+	memory->frozen = seals & F_SEAL_WRITE;
+	memory->writable = !(seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE)) &&
+			   file->f_mode & FMODE_WRITE;
+	return 0;
+}
+
+/*
+ * Makes a mapping of ours one of the memfd. What mmap() itself checks of a
+ * memfd it has checked of our file, so that it is done here: above all that
+ * nothing is ever written that must not be.
+ */
+int postbox_memory_map(struct vm_area_struct *vma, struct file *file, u64 size,
+		       bool writable)
+{
+	unsigned long pages = size >> PAGE_SHIFT;
+
+	if (vma->vm_pgoff > pages || vma_pages(vma) > pages - vma->vm_pgoff)
+		return -EINVAL;
+	/* A private copy could find no page when it is first written to. */
+	if (is_file_hugepages(file) && !(vma->vm_flags & VM_SHARED))
+		return -EINVAL;
+	if (vma->vm_flags & VM_EXEC)
+		return -EACCES;
+	vm_flags_clear(vma, VM_MAYEXEC);
+	if (vma->vm_flags & VM_SHARED && !writable) {
+		if (vma->vm_flags & VM_WRITE)
+			return -EACCES;
+		vm_flags_clear(vma, VM_MAYWRITE);
+	}
+	vma_set_file(vma, file);
+	return vfs_mmap(file, vma);
+}
+
+/* Where a mapping of the file goes, which for huge pages must be aligned. */
+unsigned long postbox_unmapped_area(struct file *file, unsigned long addr,
+				    unsigned long len, unsigned long pgoff,
+				    unsigned long flags)
+{
+	if (file->f_op->get_unmapped_area)
+		return file->f_op->get_unmapped_area(file, addr, len, pgoff,
+						     flags);
+	return mm_get_unmapped_area(file, addr, len, pgoff, flags);
+}
+
+/* Where a byte of a memfd is in the kernel, until it is unpinned. */
+void *postbox_memory_pin(struct file *file, loff_t offset, void **pinned)
+{
+	struct folio *folio;
+
+	if (is_file_hugepages(file)) {
+		pgoff_t within;
+		long ret;
+
+		ret = memfd_pin_folios(file, offset, offset, &folio, 1, &within);
+		if (ret < 1)
+			return ERR_PTR(ret ?: -ENOMEM);
+		folio_get(folio);
+		unpin_folio(folio);
+	} else {
+		folio = shmem_read_folio_gfp(file->f_mapping,
+					     offset >> PAGE_SHIFT,
+					     mapping_gfp_mask(file->f_mapping));
+		if (IS_ERR(folio))
+			return ERR_CAST(folio);
+	}
+	*pinned = folio;
+	return kmap_local_folio(folio, offset_in_folio(folio, offset));
+}
+
+void postbox_memory_unpin(void *pinned, const void *address)
+{
+	kunmap_local(address);
+	folio_put(pinned);
 }

@@ -15,6 +15,7 @@ struct iov_iter;
 struct pid;
 struct poll_table_struct;
 struct task_struct;
+struct vm_area_struct;
 struct wait_queue_head;
 
 /* Who sends: references to the pids, and ids as the kernel keeps them. */
@@ -42,12 +43,21 @@ struct postbox_owner {
 	u32 mode;
 };
 
+/* Memory that can be shared. */
+struct postbox_memory {
+	u64 size;
+	u64 page_size;
+	bool frozen;	/* it never changes any more */
+	bool writable;	/* it may be mapped to be written */
+};
+
 extern unsigned long postbox_max_user_messages;
 extern unsigned long postbox_max_user_bytes;
 extern unsigned long postbox_max_user_objects;
 extern unsigned long postbox_max_user_files;
 extern unsigned long postbox_max_message;
 extern unsigned long postbox_max_pipe;
+extern unsigned long postbox_max_user_shared;
 
 int postbox_read_args(void *args, size_t args_size, size_t min_size,
 		      const void __user *from, size_t *user_size);
@@ -96,5 +106,14 @@ bool postbox_dying(void);
 unsigned long postbox_process(void);
 bool postbox_closed(const struct file *file);
 s64 postbox_now(void);
+
+int postbox_memory(struct file *file, struct postbox_memory *memory);
+int postbox_memory_map(struct vm_area_struct *vma, struct file *file, u64 size,
+		       bool writable);
+unsigned long postbox_unmapped_area(struct file *file, unsigned long addr,
+				    unsigned long len, unsigned long pgoff,
+				    unsigned long flags);
+void *postbox_memory_pin(struct file *file, loff_t offset, void **pinned);
+void postbox_memory_unpin(void *pinned, const void *address);
 
 #endif /* POSTBOX_HELPERS_H */

@@ -34,6 +34,16 @@ pub(crate) struct Owner {
     pub(crate) mode: u32,
 }
 
+/// What there is to know of memory that can be shared.
+#[repr(C)]
+#[derive(Default)]
+pub(crate) struct RawMemory {
+    pub(crate) size: u64,
+    pub(crate) page_size: u64,
+    pub(crate) frozen: bool,
+    pub(crate) writable: bool,
+}
+
 pub(crate) mod c {
     use super::*;
 
@@ -86,6 +96,26 @@ pub(crate) mod c {
             realtime: bool,
             process: *mut bindings::pid,
         ) -> i32;
+        pub(crate) fn postbox_memory(file: *mut bindings::file, memory: *mut RawMemory) -> i32;
+        pub(crate) fn postbox_memory_map(
+            vma: *mut bindings::vm_area_struct,
+            file: *mut bindings::file,
+            size: u64,
+            writable: bool,
+        ) -> i32;
+        pub(crate) fn postbox_unmapped_area(
+            file: *mut bindings::file,
+            addr: usize,
+            len: usize,
+            pgoff: usize,
+            flags: usize,
+        ) -> usize;
+        pub(crate) fn postbox_memory_pin(
+            file: *mut bindings::file,
+            offset: i64,
+            pinned: *mut *mut c_void,
+        ) -> *mut c_void;
+        pub(crate) fn postbox_memory_unpin(pinned: *mut c_void, address: *const c_void);
 
         pub(super) fn postbox_process_get(nr: u32, ino: *mut u64) -> *mut bindings::pid;
         pub(super) fn postbox_process_put(pid: *mut bindings::pid);
@@ -185,6 +215,7 @@ pub(crate) mod limits {
         static postbox_max_user_files: usize;
         static postbox_max_message: usize;
         static postbox_max_pipe: usize;
+        static postbox_max_user_shared: usize;
     }
 
     /// # Safety
@@ -217,6 +248,12 @@ pub(crate) mod limits {
     pub(crate) fn user_files() -> u64 {
         // SAFETY: As above.
         unsafe { read(&raw const postbox_max_user_files) }
+    }
+
+    /// Bytes of shared memory of one user.
+    pub(crate) fn user_shared() -> u64 {
+        // SAFETY: As above.
+        unsafe { read(&raw const postbox_max_user_shared) }
     }
 
     /// Bytes of one pipe: a power of two.

@@ -6,13 +6,15 @@ use crate::{
     latch::Latch,
     link::{Link, Listener},
     mailbox::{Mailbox, State},
+    mapping::{Area, Memory},
     pipe::Pipe,
+    segment::Segment,
     semaphore::Semaphore,
     share::Shares,
     uapi,
     wait::Event,
 };
-use kernel::{bindings, fs::File, sync::Arc};
+use kernel::{bindings, fs::File, prelude::*, sync::Arc};
 
 /// An object.
 #[derive(Clone)]
@@ -26,6 +28,7 @@ pub(crate) enum Object {
     Semaphore(Arc<Semaphore>),
     Latch(Arc<Latch>),
     Barrier(Arc<Barrier>),
+    Segment(Arc<Segment>),
 }
 
 /// What a handle may do with an object, and at which of a link's ends it is.
@@ -48,6 +51,7 @@ impl Object {
             Self::Semaphore(_) => (uapi::POSTBOX_KIND_SEMAPHORE, "semaphore"),
             Self::Latch(_) => (uapi::POSTBOX_KIND_LATCH, "latch"),
             Self::Barrier(_) => (uapi::POSTBOX_KIND_BARRIER, "barrier"),
+            Self::Segment(_) => (uapi::POSTBOX_KIND_SEGMENT, "segment"),
         }
     }
 
@@ -60,7 +64,8 @@ impl Object {
             | Self::Pipe(_)
             | Self::Semaphore(_)
             | Self::Latch(_)
-            | Self::Barrier(_) => (None, None),
+            | Self::Barrier(_)
+            | Self::Segment(_) => (None, None),
         }
     }
 
@@ -84,6 +89,7 @@ impl Object {
             Self::Semaphore(semaphore) => semaphore.open(side.sends, side.receives),
             Self::Latch(latch) => latch.open(side.sends, side.receives),
             Self::Barrier(barrier) => barrier.open(side.sends, side.receives),
+            Self::Segment(segment) => segment.open(side.sends, side.receives),
         }
     }
 
@@ -112,6 +118,7 @@ impl Object {
             Self::Semaphore(semaphore) => semaphore.close(side.sends, side.receives, shares),
             Self::Latch(latch) => latch.close(side.sends, side.receives, shares),
             Self::Barrier(barrier) => barrier.close(side.sends, side.receives, shares),
+            Self::Segment(segment) => segment.close(side.sends, side.receives),
         }
     }
 
@@ -169,6 +176,8 @@ impl Object {
                 }
                 Self::Latch(latch) => latch.poll(file, table, side.receives),
                 Self::Barrier(barrier) => barrier.poll(file, table, shares),
+                // Nothing ever happens to it.
+                Self::Segment(_) => 0,
             }
         }
     }
@@ -210,6 +219,23 @@ impl Object {
             Self::Semaphore(semaphore) => semaphore.describe(info),
             Self::Latch(latch) => latch.describe(info),
             Self::Barrier(barrier) => barrier.describe(info),
+            Self::Segment(segment) => segment.describe(info),
+        }
+    }
+
+    /// Maps it.
+    pub(crate) fn map(&self, side: Side, area: &Area) -> Result {
+        match self {
+            Self::Segment(segment) => segment.map(area, side.sends, side.receives),
+            _ => Err(ENODEV),
+        }
+    }
+
+    /// Its memory, which says where a mapping of it can be.
+    pub(crate) fn memory(&self) -> Option<&Memory> {
+        match self {
+            Self::Segment(segment) => Some(&segment.memory),
+            _ => None,
         }
     }
 }

@@ -25,6 +25,7 @@ mod inspect;
 mod latch;
 mod link;
 mod mailbox;
+mod mapping;
 mod message;
 mod object;
 mod pipe;
@@ -34,6 +35,7 @@ mod queue;
 mod quota;
 mod registry;
 mod request;
+mod segment;
 mod semaphore;
 mod share;
 #[allow(dead_code, missing_docs, non_camel_case_types, unreachable_pub)]

@@ -27,6 +27,9 @@ struct Account(Atomic<i64>);
 const BYTES: u32 = 40;
 const MAX_BYTES: u64 = 1 << (BYTES - 1);
 const MAX_THINGS: u64 = 1 << (63 - BYTES);
+/// The most that is charged at once.
+const MAX_CHARGE: u64 = 1 << 30;
+const PAGE: u64 = kernel::page::PAGE_SIZE as u64;
 
 impl Account {
     const fn new() -> Self {
@@ -38,7 +41,7 @@ impl Account {
         (1 << BYTES) | bytes as i64
     }
 
-    /// Charges for one thing of `bytes` bytes, which are at most 2^30.
+    /// Charges for one thing of `bytes` bytes, which are at most [`MAX_CHARGE`].
     #[inline]
     fn charge(&self, bytes: u64, things_max: u64, bytes_max: u64) -> Result {
         let before = self.0.fetch_add(Self::amount(bytes), Relaxed) as u64;
@@ -74,6 +77,8 @@ pub(crate) struct User {
     files: Account,
     /// Memory of pipes.
     pipes: Account,
+    /// Pages of shared memory, counted as bytes.
+    shared: Account,
 }
 
 /// What a user has in use, and may.
@@ -82,6 +87,7 @@ pub(crate) struct Usage {
     pub(crate) bytes: (u64, u64),
     pub(crate) objects: (u64, u64),
     pub(crate) files: (u64, u64),
+    pub(crate) shared: (u64, u64),
 }
 
 impl User {
@@ -91,6 +97,7 @@ impl User {
             && self.objects.get() == (0, 0)
             && self.files.get() == (0, 0)
             && self.pipes.get() == (0, 0)
+            && self.shared.get() == (0, 0)
     }
 
     pub(crate) fn usage(&self) -> Usage {
@@ -100,6 +107,7 @@ impl User {
             bytes: (bytes, limits::user_bytes().min(MAX_BYTES)),
             objects: (self.objects.get().0, limits::user_objects().min(MAX_THINGS)),
             files: (self.files.get().1, limits::user_files().min(MAX_BYTES)),
+            shared: (self.shared.get().1 * PAGE, limits::user_shared()),
         }
     }
 }
@@ -140,6 +148,7 @@ impl Users {
                     objects: Account::new(),
                     files: Account::new(),
                     pipes: Account::new(),
+                    shared: Account::new(),
                 },
                 GFP_KERNEL_ACCOUNT,
             )?;
@@ -182,6 +191,17 @@ impl Pinned {
         Ok(PipeCharge(self.0.clone(), bytes))
     }
 
+    /// Charges shared memory, whole pages of it, for as long as it is there.
+    pub(crate) fn charge_shared(&self, bytes: u64) -> Result<SharedCharge> {
+        let pages = bytes.div_ceil(PAGE);
+        if pages > MAX_CHARGE {
+            return Err(edquot());
+        }
+        let max = limits::user_shared() / PAGE;
+        self.shared.charge(pages, MAX_THINGS, max)?;
+        Ok(SharedCharge(self.0.clone(), pages))
+    }
+
     /// Charges the files of one message.
     pub(crate) fn charge_files(&self, files: usize) -> Result<FilesCharge> {
         let files = files as u64;
@@ -196,6 +216,15 @@ pub(crate) struct FilesCharge(Arc<User>, u64);
 impl Drop for FilesCharge {
     fn drop(&mut self) {
         self.0.files.uncharge(self.1);
+    }
+}
+
+/// Shared memory that is charged to a user. Dropping this gives it back.
+pub(crate) struct SharedCharge(Arc<User>, u64);
+
+impl Drop for SharedCharge {
+    fn drop(&mut self) {
+        self.0.shared.uncharge(self.1);
     }
 }
 

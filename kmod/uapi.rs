@@ -12,6 +12,7 @@ pub const POSTBOX_KIND_PIPE: u32 = 5;
 pub const POSTBOX_KIND_SEMAPHORE: u32 = 6;
 pub const POSTBOX_KIND_LATCH: u32 = 7;
 pub const POSTBOX_KIND_BARRIER: u32 = 8;
+pub const POSTBOX_KIND_SEGMENT: u32 = 9;
 pub const POSTBOX_RIGHT_SEND: u32 = 1;
 pub const POSTBOX_RIGHT_RECEIVE: u32 = 2;
 pub const POSTBOX_RIGHT_ADMIN: u32 = 8;
@@ -33,6 +34,7 @@ pub const POSTBOX_ATTR_GID: u32 = 4;
 pub const POSTBOX_INFO_PERSIST: u32 = 1;
 pub const POSTBOX_INFO_CONNECTED: u32 = 2;
 pub const POSTBOX_INFO_BROKEN: u32 = 4;
+pub const POSTBOX_INFO_FROZEN: u32 = 8;
 pub const POSTBOX_FILES_MAX: u32 = 64;
 pub const POSTBOX_SEND_RESERVED: u32 = 256;
 pub const POSTBOX_RECV_ACK: u32 = 256;
@@ -134,7 +136,7 @@ pub struct postbox_open {
     pub back_capacity_bytes: __u64,
     pub initial: __u64,
     pub backlog: __u32,
-    pub reserved: __u32,
+    pub memfd: __s32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -169,8 +171,8 @@ const _: () = {
         [::core::mem::offset_of!(postbox_open, initial) - 88usize];
     ["Offset of field: postbox_open::backlog"]
         [::core::mem::offset_of!(postbox_open, backlog) - 96usize];
-    ["Offset of field: postbox_open::reserved"]
-        [::core::mem::offset_of!(postbox_open, reserved) - 100usize];
+    ["Offset of field: postbox_open::memfd"]
+        [::core::mem::offset_of!(postbox_open, memfd) - 100usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
@@ -375,10 +377,12 @@ pub struct postbox_usage {
     pub objects_max: __u64,
     pub files: __u64,
     pub files_max: __u64,
+    pub shared: __u64,
+    pub shared_max: __u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of postbox_usage"][::core::mem::size_of::<postbox_usage>() - 72usize];
+    ["Size of postbox_usage"][::core::mem::size_of::<postbox_usage>() - 88usize];
     ["Alignment of postbox_usage"][::core::mem::align_of::<postbox_usage>() - 8usize];
     ["Offset of field: postbox_usage::size"][::core::mem::offset_of!(postbox_usage, size) - 0usize];
     ["Offset of field: postbox_usage::uid"][::core::mem::offset_of!(postbox_usage, uid) - 4usize];
@@ -398,6 +402,10 @@ const _: () = {
         [::core::mem::offset_of!(postbox_usage, files) - 56usize];
     ["Offset of field: postbox_usage::files_max"]
         [::core::mem::offset_of!(postbox_usage, files_max) - 64usize];
+    ["Offset of field: postbox_usage::shared"]
+        [::core::mem::offset_of!(postbox_usage, shared) - 72usize];
+    ["Offset of field: postbox_usage::shared_max"]
+        [::core::mem::offset_of!(postbox_usage, shared_max) - 80usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]

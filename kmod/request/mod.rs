@@ -13,7 +13,7 @@ use crate::{
     registry::Name,
     uapi,
 };
-use core::mem::{size_of, MaybeUninit};
+use core::mem::{offset_of, size_of, MaybeUninit};
 use kernel::{ffi::c_void, prelude::*};
 
 mod link;
@@ -42,10 +42,15 @@ macro_rules! args {
 
 args! {
     postbox_version, postbox_open, postbox_dup, postbox_unlink, postbox_attr, postbox_info,
-    postbox_list, postbox_usage, postbox_send, postbox_recv, postbox_ack, postbox_reserve,
+    postbox_list, postbox_send, postbox_recv, postbox_ack, postbox_reserve,
     postbox_batch, postbox_call, postbox_reply, postbox_reply_recv, postbox_pair, postbox_connect,
     postbox_accept, postbox_peer, postbox_wait_peer, postbox_shutdown, postbox_io,
     postbox_capacity, postbox_sync,
+}
+
+// SAFETY: As above.
+unsafe impl Args for uapi::postbox_usage {
+    const MIN: usize = offset_of!(Self, shared);
 }
 
 /// Where an argument is in user memory, and how large the caller thinks that it is.

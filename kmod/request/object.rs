@@ -16,6 +16,7 @@ use crate::{
     queue::Capacity,
     quota::Pinned,
     registry::{Attributes, Changes, Key, Want},
+    segment::Segment,
     semaphore::Semaphore,
     uapi,
     wait::Wait,
@@ -67,6 +68,7 @@ pub(super) fn usage(handle: &Handle, at: Place, args: &mut uapi::postbox_usage) 
     (args.bytes, args.bytes_max) = usage.bytes;
     (args.objects, args.objects_max) = usage.objects;
     (args.files, args.files_max) = usage.files;
+    (args.shared, args.shared_max) = usage.shared;
     at.write(args)
 }
 
@@ -154,6 +156,10 @@ fn make(args: &uapi::postbox_open, user: &Pinned) -> Result<Object> {
             let barrier = Barrier::new(args.initial)?;
             Object::Barrier(Arc::pin_init(barrier, GFP_KERNEL_ACCOUNT)?)
         }
+        uapi::POSTBOX_KIND_SEGMENT => {
+            let segment = Segment::new(args.memfd, user)?;
+            Object::Segment(Arc::pin_init(segment, GFP_KERNEL_ACCOUNT)?)
+        }
         _ => return Err(eopnotsupp()),
     })
 }
@@ -166,6 +172,9 @@ fn check_kind(args: &uapi::postbox_open) -> Result {
         ensure(args.backlog == 0)?;
     }
     let one_way = args.flags & link::ONE_WAY != 0;
+    // Only what is made has memory.
+    let memory = args.kind == uapi::POSTBOX_KIND_SEGMENT;
+    ensure(args.memfd == 0 || (memory && args.flags & uapi::POSTBOX_O_CREATE != 0))?;
     match args.kind {
         uapi::POSTBOX_KIND_LINK | uapi::POSTBOX_KIND_LISTENER => {
             // A link is opened by its port, or made in another way.
@@ -205,6 +214,12 @@ fn check_kind(args: &uapi::postbox_open) -> Result {
             unused(&[args.capacity_bytes, args.message_max])?;
             ensure(args.kind == uapi::POSTBOX_KIND_SEMAPHORE || args.capacity == 0)
         }
+        uapi::POSTBOX_KIND_SEGMENT => {
+            ensure(!one_way)?;
+            unused(&back)?;
+            unused(&[args.capacity, args.capacity_bytes, args.message_max])?;
+            unused(&[args.initial])
+        }
         _ => Err(eopnotsupp()),
     }
 }
@@ -215,7 +230,7 @@ pub(super) fn open(handle: &Handle, at: Place, args: &mut uapi::postbox_open) ->
         | uapi::POSTBOX_O_PERSIST
         | uapi::POSTBOX_O_PORT
         | link::ONE_WAY;
-    ensure(args.reserved == 0 && args.flags & !FLAGS == 0)?;
+    ensure(args.flags & !FLAGS == 0)?;
     ensure(args.rights != 0 && args.rights & !RIGHTS == 0 && args.mode <= 0o777)?;
     let create = args.flags & uapi::POSTBOX_O_CREATE != 0;
     let exclusive = args.flags & uapi::POSTBOX_O_EXCL != 0;
@@ -253,7 +268,11 @@ pub(super) fn open(handle: &Handle, at: Place, args: &mut uapi::postbox_open) ->
     }
     args.id = opened.id;
     args.created = opened.created.into();
-    if let Err(error) = at.write(args) {
+    // Nobody gets what could not be used.
+    let useless = matches!(&opened.object, Object::Segment(segment)
+        if rights & uapi::POSTBOX_RIGHT_SEND != 0 && !segment.memory.writable());
+    let written = if useless { Err(EACCES) } else { at.write(args) };
+    if let Err(error) = written {
         registry.undo(&opened);
         return Err(error);
     }

@@ -89,7 +89,7 @@ static void layout(void)
 	AT(postbox_open, back_capacity_bytes, 80);
 	AT(postbox_open, initial, 88);
 	AT(postbox_open, backlog, 96);
-	AT(postbox_open, reserved, 100);
+	AT(postbox_open, memfd, 100);
 
 	SIZE(postbox_dup, 16);
 	AT(postbox_dup, size, 0);
@@ -153,7 +153,7 @@ static void layout(void)
 	AT(postbox_list, reserved, 20);
 	AT(postbox_list, after, 24);
 
-	SIZE(postbox_usage, 72);
+	SIZE(postbox_usage, 88);
 	AT(postbox_usage, size, 0);
 	AT(postbox_usage, uid, 4);
 	AT(postbox_usage, messages, 8);
@@ -164,6 +164,8 @@ static void layout(void)
 	AT(postbox_usage, objects_max, 48);
 	AT(postbox_usage, files, 56);
 	AT(postbox_usage, files_max, 64);
+	AT(postbox_usage, shared, 72);
+	AT(postbox_usage, shared_max, 80);
 
 	SIZE(postbox_fd, 8);
 	AT(postbox_fd, fd, 0);

@@ -1242,7 +1242,7 @@ fn g11_reserved_fields_and_values_out_of_range() {
         for (args, expected) in [
             (
                 sys::postbox_open {
-                    reserved: 1,
+                    memfd: 1,
                     ..open
                 },
                 bad,
@@ -2711,7 +2711,7 @@ fn fuzz(rng: &mut Rng, handles: &[Handle], iterations: u64) -> [u64; 2] {
                 if rng.one_in(4) {
                     field(offset_of!(sys::postbox_open, number), &[rng.below(3) as u8]);
                 }
-                field(offset_of!(sys::postbox_open, reserved), &[0; 4]);
+                field(offset_of!(sys::postbox_open, memfd), &[0; 4]);
                 for at in [
                     offset_of!(sys::postbox_open, back_capacity),
                     offset_of!(sys::postbox_open, back_capacity_bytes),

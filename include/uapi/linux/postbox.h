@@ -117,14 +117,15 @@
 #define POSTBOX_KIND_SEMAPHORE	6
 #define POSTBOX_KIND_LATCH	7
 #define POSTBOX_KIND_BARRIER	8
+#define POSTBOX_KIND_SEGMENT	9	/* memory that processes map */
 
 /*
  * Rights of a handle. They can only be reduced, by POSTBOX_DUP or where it is
  * sent in a message.
  *
  * SEND: send, call, write to a pipe, connect, release a semaphore, count a latch
- * down, take part in a barrier. RECEIVE: receive, reply, read from a pipe,
- * accept, acquire a semaphore, wait for a latch.
+ * down, take part in a barrier, map a segment to write. RECEIVE: receive, reply,
+ * read from a pipe, accept, acquire a semaphore, wait for a latch, map a segment.
  */
 #define POSTBOX_RIGHT_SEND	(1U << 0)	/* mode bit w */
 #define POSTBOX_RIGHT_RECEIVE	(1U << 1)	/* mode bit r */
@@ -202,7 +203,8 @@ struct postbox_version {
  *	1. Barrier: its parties, at least 1
  * @backlog: listener: connections that wait to be accepted; 0: a connect waits
  *	for its accept
- * @reserved: zero
+ * @memfd: a new segment: a descriptor of its memory, which is a memfd of whole
+ *	pages with the seals SHRINK, GROW and SEAL. Otherwise zero
  *
  * Of a mailbox, what has been taken and not yet acknowledged, and what has been
  * reserved, counts against the capacity.
@@ -241,7 +243,7 @@ struct postbox_open {
 	__u64 back_capacity_bytes;
 	__u64 initial;
 	__u32 backlog;
-	__u32 reserved;
+	__s32 memfd;
 };
 
 /**
@@ -300,6 +302,7 @@ struct postbox_attr {
 #define POSTBOX_INFO_PERSIST	(1U << 0)	/* stays until it is unlinked */
 #define POSTBOX_INFO_CONNECTED	(1U << 1)	/* a link: both ends are there */
 #define POSTBOX_INFO_BROKEN	(1U << 2)	/* a latch or barrier: a participant died */
+#define POSTBOX_INFO_FROZEN	(1U << 3)	/* a segment: its contents never change */
 
 /**
  * struct postbox_info - an object's attributes, state and counters
@@ -311,8 +314,9 @@ struct postbox_attr {
  * @uid: owner, seen from the reader's user namespace
  * @gid: group, likewise
  * @rights: rights of this handle; 0 in a list
- * @capacity: as in struct postbox_open
- * @capacity_bytes: likewise; POSTBOX_UNBOUNDED: no limit of its own
+ * @capacity: as in struct postbox_open. Segment: bytes of one of its pages
+ * @capacity_bytes: likewise; POSTBOX_UNBOUNDED: no limit of its own. Segment: its
+ *	size
  * @message_max: likewise
  * @messages: messages waiting to be received
  * @bytes: their payload
@@ -411,6 +415,8 @@ struct postbox_list {
  * @objects_max: how many there may be
  * @files: files in those messages
  * @files_max: how many there may be
+ * @shared: bytes of shared memory that the user made
+ * @shared_max: how many there may be
  *
  * Works on every handle; it is the usage of the user who opened it.
  */
@@ -425,6 +431,8 @@ struct postbox_usage {
 	__u64 objects_max;
 	__u64 files;
 	__u64 files_max;
+	__u64 shared;
+	__u64 shared_max;
 };
 
 /* The most files that one message carries. */
