@@ -11,6 +11,7 @@ mod list;
 mod mailbox;
 mod order;
 mod pipe;
+mod pool;
 mod semaphore;
 
 // The module has no need to name all of them.
@@ -27,5 +28,9 @@ pub use mailbox::{
 };
 #[allow(unused_imports)]
 pub use pipe::{Claim, Parts, Pipe, Region, Turn, TurnWaiter, PIPE_ATOMIC};
+#[allow(unused_imports)]
+pub use pool::{
+    Block, Borrower, Flight, Flying, Holder, Lease, Pool, PoolCounters, Refusal, SHARES_MAX,
+};
 #[allow(unused_imports)]
 pub use semaphore::{Acquirer, Semaphore};

@@ -8,5 +8,6 @@ mod mailbox;
 mod model;
 mod order;
 mod pipe;
+mod pool;
 mod semaphore;
 mod task;

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Tasks that wait at wait objects and pipes, for the host: they note how their waits end.
 
-use postbox_queue::{Acquirer, Gate, GateWaiter, Linked, Links, Owner, Turn, TurnWaiter};
+use postbox_queue::{
+    Acquirer, Borrower, Flight, Gate, GateWaiter, Linked, Links, Owner, Turn, TurnWaiter,
+};
 use proptest::test_runner::Config;
 use std::{cell::Cell, ptr::NonNull, rc::Rc};
 
@@ -12,6 +14,8 @@ pub enum End {
     Granted(u64),
     Gate(Gate),
     Turn(Turn),
+    /// With a block.
+    Lent(Flight),
 }
 
 /// A task that waits.
@@ -82,6 +86,14 @@ impl Acquirer for TaskPtr {
 
     fn finish(self, orphans: u64) -> Woken {
         self.end(End::Granted(orphans))
+    }
+}
+
+impl Borrower for TaskPtr {
+    type Wake = Woken;
+
+    fn finish(self, flight: Flight) -> Woken {
+        self.end(End::Lent(flight))
     }
 }
 
