@@ -13,6 +13,7 @@ pub const POSTBOX_KIND_SEMAPHORE: u32 = 6;
 pub const POSTBOX_KIND_LATCH: u32 = 7;
 pub const POSTBOX_KIND_BARRIER: u32 = 8;
 pub const POSTBOX_KIND_SEGMENT: u32 = 9;
+pub const POSTBOX_KIND_POOL: u32 = 10;
 pub const POSTBOX_RIGHT_SEND: u32 = 1;
 pub const POSTBOX_RIGHT_RECEIVE: u32 = 2;
 pub const POSTBOX_RIGHT_ADMIN: u32 = 8;
@@ -31,6 +32,10 @@ pub const POSTBOX_O_NO_FORWARD: u32 = 32;
 pub const POSTBOX_ATTR_MODE: u32 = 1;
 pub const POSTBOX_ATTR_UID: u32 = 2;
 pub const POSTBOX_ATTR_GID: u32 = 4;
+pub const POSTBOX_GRANT_UID: u32 = 1;
+pub const POSTBOX_GRANT_GID: u32 = 2;
+pub const POSTBOX_GRANT_PID: u32 = 3;
+pub const POSTBOX_GRANTS_MAX: u32 = 64;
 pub const POSTBOX_INFO_PERSIST: u32 = 1;
 pub const POSTBOX_INFO_CONNECTED: u32 = 2;
 pub const POSTBOX_INFO_BROKEN: u32 = 4;
@@ -41,6 +46,7 @@ pub const POSTBOX_RECV_ACK: u32 = 256;
 pub const POSTBOX_RECV_FROM: u32 = 512;
 pub const POSTBOX_MSG_REDELIVERED: u32 = 1;
 pub const POSTBOX_MSG_CALL: u32 = 2;
+pub const POSTBOX_MSG_LEASES: u32 = 4;
 pub const POSTBOX_ACK_REQUEUE: u32 = 1;
 pub const POSTBOX_RESERVE_CANCEL: u32 = 256;
 pub const POSTBOX_CALL_FETCH: u32 = 256;
@@ -54,6 +60,16 @@ pub const POSTBOX_SYNC_UNDO: u32 = 256;
 pub const POSTBOX_SYNC_ARRIVE: u32 = 512;
 pub const POSTBOX_SYNC_OWNER_DIED: u32 = 1;
 pub const POSTBOX_SYNC_LEADER: u32 = 2;
+pub const POSTBOX_BLOCKS_MAX: u32 = 65536;
+pub const POSTBOX_BLOCK_ALIGN: u32 = 64;
+pub const POSTBOX_LEASES_MAX: u32 = 64;
+pub const POSTBOX_LOANS_MAX: u32 = 1024;
+pub const POSTBOX_LEASE_SHARED: u32 = 1;
+pub const POSTBOX_LEASE_MESSAGE: u32 = 2;
+pub const POSTBOX_LEASES: u32 = 1024;
+pub const POSTBOX_WORD_OWNER: u64 = 4611686018427387903;
+pub const POSTBOX_WORD_WAITERS: i64 = -9223372036854775808;
+pub const POSTBOX_WORD_OWNER_DIED: u32 = 1;
 pub type __s32 = ::core::ffi::c_int;
 pub type __u32 = ::core::ffi::c_uint;
 pub type __u64 = ::core::ffi::c_ulonglong;
@@ -65,6 +81,8 @@ pub const POSTBOX_SET_ATTR: __u32 = 48644;
 pub const POSTBOX_INFO: __u32 = 48645;
 pub const POSTBOX_LIST: __u32 = 48646;
 pub const POSTBOX_USAGE: __u32 = 48647;
+pub const POSTBOX_GRANT: __u32 = 48648;
+pub const POSTBOX_REVOKE: __u32 = 48649;
 pub const POSTBOX_SEND: __u32 = 48656;
 pub const POSTBOX_RECV: __u32 = 48657;
 pub const POSTBOX_ACK: __u32 = 48658;
@@ -89,6 +107,10 @@ pub const POSTBOX_COUNT_DOWN: __u32 = 48706;
 pub const POSTBOX_WAIT: __u32 = 48707;
 pub const POSTBOX_JOIN: __u32 = 48708;
 pub const POSTBOX_LEAVE: __u32 = 48709;
+pub const POSTBOX_ATTACH: __u32 = 48736;
+pub const POSTBOX_WAIT_WORD: __u32 = 48737;
+pub const POSTBOX_WAKE_WORD: __u32 = 48738;
+pub const POSTBOX_LOAN: __u32 = 48728;
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct postbox_version {
@@ -233,6 +255,24 @@ const _: () = {
         [::core::mem::offset_of!(postbox_attr, reserved) - 20usize];
 };
 #[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_grant {
+    pub size: __u32,
+    pub who: __u32,
+    pub id: __u32,
+    pub rights: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_grant"][::core::mem::size_of::<postbox_grant>() - 16usize];
+    ["Alignment of postbox_grant"][::core::mem::align_of::<postbox_grant>() - 4usize];
+    ["Offset of field: postbox_grant::size"][::core::mem::offset_of!(postbox_grant, size) - 0usize];
+    ["Offset of field: postbox_grant::who"][::core::mem::offset_of!(postbox_grant, who) - 4usize];
+    ["Offset of field: postbox_grant::id"][::core::mem::offset_of!(postbox_grant, id) - 8usize];
+    ["Offset of field: postbox_grant::rights"]
+        [::core::mem::offset_of!(postbox_grant, rights) - 12usize];
+};
+#[repr(C)]
 #[derive(Debug, Copy, Clone)]
 pub struct postbox_info {
     pub size: __u32,
@@ -268,10 +308,11 @@ pub struct postbox_info {
     pub maximum: __u64,
     pub back_messages: __u64,
     pub back_bytes: __u64,
+    pub requests: __u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of postbox_info"][::core::mem::size_of::<postbox_info>() - 264usize];
+    ["Size of postbox_info"][::core::mem::size_of::<postbox_info>() - 272usize];
     ["Alignment of postbox_info"][::core::mem::align_of::<postbox_info>() - 8usize];
     ["Offset of field: postbox_info::size"][::core::mem::offset_of!(postbox_info, size) - 0usize];
     ["Offset of field: postbox_info::kind"][::core::mem::offset_of!(postbox_info, kind) - 4usize];
@@ -330,6 +371,8 @@ const _: () = {
         [::core::mem::offset_of!(postbox_info, back_messages) - 248usize];
     ["Offset of field: postbox_info::back_bytes"]
         [::core::mem::offset_of!(postbox_info, back_bytes) - 256usize];
+    ["Offset of field: postbox_info::requests"]
+        [::core::mem::offset_of!(postbox_info, requests) - 264usize];
 };
 impl Default for postbox_info {
     fn default() -> Self {
@@ -845,4 +888,147 @@ const _: () = {
         [::core::mem::offset_of!(postbox_sync, state) - 24usize];
     ["Offset of field: postbox_sync::reserved"]
         [::core::mem::offset_of!(postbox_sync, reserved) - 28usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_loan {
+    pub size: __u32,
+    pub flags: __u32,
+    pub timeout_ns: __u64,
+    pub returns: __u64,
+    pub loans: __u64,
+    pub return_count: __u32,
+    pub loan_max: __u32,
+    pub loan_count: __u32,
+    pub reserved: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_loan"][::core::mem::size_of::<postbox_loan>() - 48usize];
+    ["Alignment of postbox_loan"][::core::mem::align_of::<postbox_loan>() - 8usize];
+    ["Offset of field: postbox_loan::size"][::core::mem::offset_of!(postbox_loan, size) - 0usize];
+    ["Offset of field: postbox_loan::flags"][::core::mem::offset_of!(postbox_loan, flags) - 4usize];
+    ["Offset of field: postbox_loan::timeout_ns"]
+        [::core::mem::offset_of!(postbox_loan, timeout_ns) - 8usize];
+    ["Offset of field: postbox_loan::returns"]
+        [::core::mem::offset_of!(postbox_loan, returns) - 16usize];
+    ["Offset of field: postbox_loan::loans"]
+        [::core::mem::offset_of!(postbox_loan, loans) - 24usize];
+    ["Offset of field: postbox_loan::return_count"]
+        [::core::mem::offset_of!(postbox_loan, return_count) - 32usize];
+    ["Offset of field: postbox_loan::loan_max"]
+        [::core::mem::offset_of!(postbox_loan, loan_max) - 36usize];
+    ["Offset of field: postbox_loan::loan_count"]
+        [::core::mem::offset_of!(postbox_loan, loan_count) - 40usize];
+    ["Offset of field: postbox_loan::reserved"]
+        [::core::mem::offset_of!(postbox_loan, reserved) - 44usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_lease {
+    pub block: __u32,
+    pub flags: __u32,
+    pub len: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_lease"][::core::mem::size_of::<postbox_lease>() - 16usize];
+    ["Alignment of postbox_lease"][::core::mem::align_of::<postbox_lease>() - 8usize];
+    ["Offset of field: postbox_lease::block"]
+        [::core::mem::offset_of!(postbox_lease, block) - 0usize];
+    ["Offset of field: postbox_lease::flags"]
+        [::core::mem::offset_of!(postbox_lease, flags) - 4usize];
+    ["Offset of field: postbox_lease::len"][::core::mem::offset_of!(postbox_lease, len) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_leases {
+    pub size: __u32,
+    pub pool: __s32,
+    pub fds: __u64,
+    pub entries: __u64,
+    pub returns: __u64,
+    pub loans: __u64,
+    pub return_count: __u32,
+    pub loan_max: __u32,
+    pub loan_count: __u32,
+    pub max: __u32,
+    pub count: __u32,
+    pub reserved: __u32,
+    pub pool_id: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_leases"][::core::mem::size_of::<postbox_leases>() - 72usize];
+    ["Alignment of postbox_leases"][::core::mem::align_of::<postbox_leases>() - 8usize];
+    ["Offset of field: postbox_leases::size"]
+        [::core::mem::offset_of!(postbox_leases, size) - 0usize];
+    ["Offset of field: postbox_leases::pool"]
+        [::core::mem::offset_of!(postbox_leases, pool) - 4usize];
+    ["Offset of field: postbox_leases::fds"][::core::mem::offset_of!(postbox_leases, fds) - 8usize];
+    ["Offset of field: postbox_leases::entries"]
+        [::core::mem::offset_of!(postbox_leases, entries) - 16usize];
+    ["Offset of field: postbox_leases::returns"]
+        [::core::mem::offset_of!(postbox_leases, returns) - 24usize];
+    ["Offset of field: postbox_leases::loans"]
+        [::core::mem::offset_of!(postbox_leases, loans) - 32usize];
+    ["Offset of field: postbox_leases::return_count"]
+        [::core::mem::offset_of!(postbox_leases, return_count) - 40usize];
+    ["Offset of field: postbox_leases::loan_max"]
+        [::core::mem::offset_of!(postbox_leases, loan_max) - 44usize];
+    ["Offset of field: postbox_leases::loan_count"]
+        [::core::mem::offset_of!(postbox_leases, loan_count) - 48usize];
+    ["Offset of field: postbox_leases::max"]
+        [::core::mem::offset_of!(postbox_leases, max) - 52usize];
+    ["Offset of field: postbox_leases::count"]
+        [::core::mem::offset_of!(postbox_leases, count) - 56usize];
+    ["Offset of field: postbox_leases::reserved"]
+        [::core::mem::offset_of!(postbox_leases, reserved) - 60usize];
+    ["Offset of field: postbox_leases::pool_id"]
+        [::core::mem::offset_of!(postbox_leases, pool_id) - 64usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_attach {
+    pub size: __u32,
+    pub reserved: __u32,
+    pub id: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_attach"][::core::mem::size_of::<postbox_attach>() - 16usize];
+    ["Alignment of postbox_attach"][::core::mem::align_of::<postbox_attach>() - 8usize];
+    ["Offset of field: postbox_attach::size"]
+        [::core::mem::offset_of!(postbox_attach, size) - 0usize];
+    ["Offset of field: postbox_attach::reserved"]
+        [::core::mem::offset_of!(postbox_attach, reserved) - 4usize];
+    ["Offset of field: postbox_attach::id"][::core::mem::offset_of!(postbox_attach, id) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_word {
+    pub size: __u32,
+    pub flags: __u32,
+    pub offset: __u64,
+    pub value: __u64,
+    pub timeout_ns: __u64,
+    pub count: __u32,
+    pub state: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_word"][::core::mem::size_of::<postbox_word>() - 40usize];
+    ["Alignment of postbox_word"][::core::mem::align_of::<postbox_word>() - 8usize];
+    ["Offset of field: postbox_word::size"][::core::mem::offset_of!(postbox_word, size) - 0usize];
+    ["Offset of field: postbox_word::flags"][::core::mem::offset_of!(postbox_word, flags) - 4usize];
+    ["Offset of field: postbox_word::offset"]
+        [::core::mem::offset_of!(postbox_word, offset) - 8usize];
+    ["Offset of field: postbox_word::value"]
+        [::core::mem::offset_of!(postbox_word, value) - 16usize];
+    ["Offset of field: postbox_word::timeout_ns"]
+        [::core::mem::offset_of!(postbox_word, timeout_ns) - 24usize];
+    ["Offset of field: postbox_word::count"]
+        [::core::mem::offset_of!(postbox_word, count) - 32usize];
+    ["Offset of field: postbox_word::state"]
+        [::core::mem::offset_of!(postbox_word, state) - 36usize];
 };

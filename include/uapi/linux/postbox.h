@@ -35,12 +35,13 @@
  *   EISCONN    the handle is bound already
  *   ELOOP      the handle would be kept by a message that only it can receive
  *   EMFILE     the receiver has no free descriptors; the message stays
- *   EMSGSIZE   receive: the buffer, or the array for files, is too small;
- *              msg_len and fd_count say what is needed, and the message
- *              stays at the head;
+ *   EMSGSIZE   receive: the buffer, or the array for files or for leases, is
+ *              too small; msg_len, fd_count and POSTBOX_MSG_LEASES say what
+ *              is needed, and the message stays at the head;
  *              send: the message is larger than the object ever takes
  *   ENAMETOOLONG  the name has more than POSTBOX_NAME_MAX bytes
- *   ENOENT     no object of that name, or no message or call of that token
+ *   ENOENT     no object of that name, no message or call of that token, or
+ *              the process does not hold that block
  *   ENOMEM     there is no memory, or the memory cgroup has none left
  *   ENOTCONN   the other end has not come yet
  *   ENOTTY     no such request
@@ -55,6 +56,8 @@
  *   ESRCH      there is no such process
  *   ESTALE     reply: the caller has given up
  *   ETIMEDOUT  the timeout or deadline passed; nothing was sent or taken
+ *   EXDEV      the leases of the message are of another pool than the one that
+ *              was given; pool_id says of which
  *   E2BIG      the struct has a field set that this kernel does not know
  *
  * A call that fails leaves nothing behind: no message half sent or half
@@ -79,6 +82,8 @@
 #define POSTBOX_INFO		_IO(POSTBOX_IOC, 0x05)	/* struct postbox_info */
 #define POSTBOX_LIST		_IO(POSTBOX_IOC, 0x06)	/* struct postbox_list */
 #define POSTBOX_USAGE		_IO(POSTBOX_IOC, 0x07)	/* struct postbox_usage */
+#define POSTBOX_GRANT		_IO(POSTBOX_IOC, 0x08)	/* struct postbox_grant */
+#define POSTBOX_REVOKE		_IO(POSTBOX_IOC, 0x09)	/* struct postbox_grant */
 
 #define POSTBOX_SEND		_IO(POSTBOX_IOC, 0x10)	/* struct postbox_send */
 #define POSTBOX_RECV		_IO(POSTBOX_IOC, 0x11)	/* struct postbox_recv */
@@ -108,6 +113,12 @@
 #define POSTBOX_JOIN		_IO(POSTBOX_IOC, 0x44)	/* struct postbox_sync */
 #define POSTBOX_LEAVE		_IO(POSTBOX_IOC, 0x45)	/* struct postbox_sync */
 
+#define POSTBOX_ATTACH		_IO(POSTBOX_IOC, 0x60)	/* struct postbox_attach */
+#define POSTBOX_WAIT_WORD	_IO(POSTBOX_IOC, 0x61)	/* struct postbox_word */
+#define POSTBOX_WAKE_WORD	_IO(POSTBOX_IOC, 0x62)	/* struct postbox_word */
+
+#define POSTBOX_LOAN		_IO(POSTBOX_IOC, 0x58)	/* struct postbox_loan */
+
 /* Object kinds. */
 #define POSTBOX_KIND_MAILBOX	1
 #define POSTBOX_KIND_LINK	2	/* a connection: one of its two ends */
@@ -118,14 +129,16 @@
 #define POSTBOX_KIND_LATCH	7
 #define POSTBOX_KIND_BARRIER	8
 #define POSTBOX_KIND_SEGMENT	9	/* memory that processes map */
+#define POSTBOX_KIND_POOL	10	/* such memory in blocks, which are lent */
 
 /*
  * Rights of a handle. They can only be reduced, by POSTBOX_DUP or where it is
  * sent in a message.
  *
  * SEND: send, call, write to a pipe, connect, release a semaphore, count a latch
- * down, take part in a barrier, map a segment to write. RECEIVE: receive, reply,
- * read from a pipe, accept, acquire a semaphore, wait for a latch, map a segment.
+ * down, take part in a barrier, map a segment or pool to write, borrow from a
+ * pool. RECEIVE: receive, reply, read from a pipe, accept, acquire a semaphore, wait
+ * for a latch, map a segment or pool.
  */
 #define POSTBOX_RIGHT_SEND	(1U << 0)	/* mode bit w */
 #define POSTBOX_RIGHT_RECEIVE	(1U << 1)	/* mode bit r */
@@ -188,9 +201,10 @@ struct postbox_version {
  *	are: the umask is not applied
  * @capacity: messages that a new mailbox holds. 0: rendezvous, a send returns
  *	when a receiver has the bytes. POSTBOX_UNBOUNDED: the sender never waits.
- *	Semaphore: its maximum, at least 1
+ *	Semaphore: its maximum, at least 1. Pool: its blocks, at least 1 and
+ *	POSTBOX_BLOCKS_MAX at most
  * @capacity_bytes: bytes that it holds; 0: no limit of its own. Pipe: its size;
- *	0: 65,536
+ *	0: 65,536. Pool: bytes of a block, a multiple of POSTBOX_BLOCK_ALIGN
  * @message_max: bytes of the largest message that it takes; 0: the module's
  * @id: out: the object's number, never used again while the module is loaded
  * @created: out: 1 if this call made the object
@@ -203,8 +217,9 @@ struct postbox_version {
  *	1. Barrier: its parties, at least 1
  * @backlog: listener: connections that wait to be accepted; 0: a connect waits
  *	for its accept
- * @memfd: a new segment: a descriptor of its memory, which is a memfd of whole
- *	pages with the seals SHRINK, GROW and SEAL. Otherwise zero
+ * @memfd: a new segment or pool: a descriptor of its memory, which is a memfd of
+ *	whole pages with the seals SHRINK, GROW and SEAL, for a pool writable and
+ *	large enough. Otherwise zero
  *
  * Of a mailbox, what has been taken and not yet acknowledged, and what has been
  * reserved, counts against the capacity.
@@ -299,6 +314,39 @@ struct postbox_attr {
 	__u32 reserved;
 };
 
+/* Whom POSTBOX_GRANT means. */
+#define POSTBOX_GRANT_UID	1	/* an effective user */
+#define POSTBOX_GRANT_GID	2	/* an effective or supplementary group */
+#define POSTBOX_GRANT_PID	3	/* a process, until it exits */
+
+/* The most grants that an object has. */
+#define POSTBOX_GRANTS_MAX	64
+
+/**
+ * struct postbox_grant - who else may open an object
+ * @size: size of this struct
+ * @who: POSTBOX_GRANT_UID, POSTBOX_GRANT_GID or POSTBOX_GRANT_PID
+ * @id: the user, group or process, seen from the caller's namespaces
+ * @rights: POSTBOX_GRANT: POSTBOX_RIGHT_SEND, POSTBOX_RIGHT_RECEIVE, or both.
+ *	POSTBOX_REVOKE: zero
+ *
+ * Needs POSTBOX_RIGHT_ADMIN. Whoever it is granted to may open the object with
+ * these rights, also where its mode forbids that; of the rights that the mode
+ * forbids, one grant must have all. A second grant to the same one replaces
+ * the first. POSTBOX_REVOKE takes it back: ENOENT, where there is none.
+ *
+ * Handles that were opened through a grant stay open when it is taken back, and
+ * mappings that were made stay. But memory can no longer be mapped through them,
+ * nor through handles that were made from them, with rights that they had only
+ * from the grant. A grant to a process is that process's, not its number's.
+ */
+struct postbox_grant {
+	__u32 size;
+	__u32 who;
+	__u32 id;
+	__u32 rights;
+};
+
 #define POSTBOX_INFO_PERSIST	(1U << 0)	/* stays until it is unlinked */
 #define POSTBOX_INFO_CONNECTED	(1U << 1)	/* a link: both ends are there */
 #define POSTBOX_INFO_BROKEN	(1U << 2)	/* a latch or barrier: a participant died */
@@ -337,13 +385,20 @@ struct postbox_attr {
  * @number: the port; of an endpoint the process, seen from the reader's pid
  *	namespace; 0: it has none
  * @reserved: zero
- * @value: semaphore: its value. Latch: its count. Barrier: who has arrived
- * @maximum: semaphore: its maximum. Latch: its first count. Barrier: its parties
+ * @value: semaphore: its value. Latch: its count. Barrier: who has arrived. Pool:
+ *	its free blocks
+ * @maximum: semaphore: its maximum. Latch: its first count. Barrier: its parties.
+ *	Pool: its blocks
  * @back_messages: link: messages that this end sent and the other has not taken
  * @back_bytes: their payload
+ * @requests: pool: calls of POSTBOX_LOAN since it was made
  *
  * For a pipe, @bytes is what can be read, and @sent and @received count bytes. For
- * the end of a link, the fields of a mailbox are of what this end receives.
+ * the end of a link, the fields of a mailbox are of what this end receives. For a
+ * pool, @messages are leases that are under way, @unacknowledged leases that are
+ * held, @sent blocks that were lent, @received blocks that became free again,
+ * @full requests that found none, and @high_messages the most blocks that were in
+ * use at once.
  */
 struct postbox_info {
 	__u32 size;
@@ -379,6 +434,7 @@ struct postbox_info {
 	__u64 maximum;
 	__u64 back_messages;
 	__u64 back_bytes;
+	__u64 requests;
 };
 
 /**
@@ -461,7 +517,7 @@ struct postbox_fd {
 /**
  * struct postbox_send - send one message
  * @size: size of this struct
- * @flags: POSTBOX_SEND_RESERVED and how to wait
+ * @flags: POSTBOX_SEND_RESERVED, POSTBOX_LEASES and how to wait
  * @data: the payload
  * @len: its bytes; a message may be empty
  * @timeout_ns: with POSTBOX_TIMEOUT or POSTBOX_DEADLINE
@@ -495,11 +551,12 @@ struct postbox_send {
 /* What is said of a received message. */
 #define POSTBOX_MSG_REDELIVERED	(1U << 0)	/* it was taken before, and not acknowledged */
 #define POSTBOX_MSG_CALL	(1U << 1)	/* a request: its sender waits for a reply */
+#define POSTBOX_MSG_LEASES	(1U << 2)	/* leases of blocks come with it: POSTBOX_LEASES */
 
 /**
  * struct postbox_recv - receive one message
  * @size: size of this struct
- * @flags: POSTBOX_RECV_ACK and how to wait
+ * @flags: POSTBOX_RECV_ACK, POSTBOX_RECV_FROM, POSTBOX_LEASES and how to wait
  * @data: the buffer
  * @len: its bytes
  * @timeout_ns: with POSTBOX_TIMEOUT or POSTBOX_DEADLINE
@@ -597,7 +654,7 @@ struct postbox_reserve {
  * @size: size of this struct
  * @flags: how to wait, and POSTBOX_RECV_ACK
  * @entries: array of struct postbox_send or struct postbox_recv, whose own
- *	@flags and @timeout_ns must be zero
+ *	@timeout_ns must be zero, and @flags too, but for POSTBOX_LEASES
  * @count: in: entries, at least one; out: entries sent or received
  * @entry_size: the size of each entry, which is the distance between two
  * @timeout_ns: with POSTBOX_TIMEOUT or POSTBOX_DEADLINE, for the whole batch
@@ -652,7 +709,7 @@ struct postbox_call {
 /**
  * struct postbox_reply - answer a request
  * @size: size of this struct
- * @flags: POSTBOX_REPLY_DROP or POSTBOX_REPLY_CHECK
+ * @flags: POSTBOX_REPLY_DROP, POSTBOX_REPLY_CHECK or POSTBOX_LEASES
  * @data: the payload of the reply
  * @len: its bytes
  * @token: from the receive, on this handle
@@ -914,6 +971,193 @@ struct postbox_sync {
 	__u64 timeout_ns;
 	__u32 state;
 	__u32 reserved;
+};
+
+/* The most blocks of a pool, and what their size is a multiple of. */
+#define POSTBOX_BLOCKS_MAX	65536
+#define POSTBOX_BLOCK_ALIGN	64
+
+/* The most leases that go with one message. */
+#define POSTBOX_LEASES_MAX	64
+
+/* The most blocks that one call lends or takes back. */
+#define POSTBOX_LOANS_MAX	1024
+
+/**
+ * struct postbox_loan - borrow blocks of a pool, and give blocks back
+ * @size: size of this struct
+ * @flags: how to wait
+ * @timeout_ns: with POSTBOX_TIMEOUT or POSTBOX_DEADLINE
+ * @returns: array of __u32: blocks to give back
+ * @loans: array of __u32: where the numbers of the lent blocks go
+ * @return_count: in: entries of @returns, POSTBOX_LOANS_MAX at most; out: those
+ *	that are left to be given back. The last one comes first
+ * @loan_max: entries that @loans has room for, POSTBOX_LOANS_MAX at most
+ * @loan_count: in: entries of @loans that are in use; out: likewise. The lent
+ *	blocks come after them
+ * @reserved: zero
+ *
+ * A pool is the memory of @memfd in blocks: as many as its @capacity says, of
+ * @capacity_bytes each, from the beginning on. It is mapped with mmap() on the
+ * handle. Which block is whose only the kernel knows, and nothing that is written
+ * to the memory changes it: a block is free; or leased to a process, through one of
+ * its handles; or its lease is under way in a message. When the process exits, or
+ * closes its last descriptor of the handle, its leases end. A block with several
+ * leases is shared, and its holders only read it. The block is free when the
+ * last lease has ended.
+ *
+ * First the blocks of @returns are given back. Then as many are lent as @loans has
+ * room for: the first as soon as there is a free block, waiting for that in the
+ * order of arrival, if @loan_count was 0; others only while nobody waits and at
+ * least half of all blocks are free, and none of them is no error. To borrow needs
+ * POSTBOX_RIGHT_SEND. What was done is in @return_count and @loan_count also where
+ * the call fails, so that it can be repeated as it is.
+ */
+struct postbox_loan {
+	__u32 size;
+	__u32 flags;
+	__u64 timeout_ns;
+	__u64 returns;
+	__u64 loans;
+	__u32 return_count;
+	__u32 loan_max;
+	__u32 loan_count;
+	__u32 reserved;
+};
+
+#define POSTBOX_LEASE_SHARED	(1U << 0)	/* there is another lease of the block */
+#define POSTBOX_LEASE_MESSAGE	(1U << 1)	/* receive: it stays the message's */
+
+/**
+ * struct postbox_lease - a lease that goes with a message
+ * @block: the block
+ * @flags: send: 0: the lease itself; POSTBOX_LEASE_SHARED: a new one of the same
+ *	block, and the sender keeps its own. Receive: POSTBOX_LEASE_SHARED: the
+ *	block is only to be read. POSTBOX_LEASE_MESSAGE: the message is to be
+ *	acknowledged, and the lease ends then; the block is not to be given back
+ * @len: how many bytes of the block are meant, from its beginning on
+ */
+struct postbox_lease {
+	__u32 block;
+	__u32 flags;
+	__u64 len;
+};
+
+/*
+ * Flag of POSTBOX_SEND and POSTBOX_RECV, also in a batch, of both parts of
+ * POSTBOX_CALL, and of POSTBOX_REPLY: @fds is no array of files but points to a
+ * struct postbox_leases.
+ */
+#define POSTBOX_LEASES		(1U << 10)
+
+/**
+ * struct postbox_leases - leases of a pool's blocks in a message
+ * @size: size of this struct
+ * @pool: a descriptor of a handle of the pool
+ * @fds: what @fds is without POSTBOX_LEASES
+ * @entries: array of struct postbox_lease
+ * @returns: as in struct postbox_loan
+ * @loans: likewise
+ * @return_count: likewise
+ * @loan_max: likewise
+ * @loan_count: likewise; all of them are lent as those after the first are there
+ * @max: receive: entries that @entries has room for; zero in a send
+ * @count: send: entries of @entries, POSTBOX_LEASES_MAX at most; out, where a call
+ *	fails: as before, or 0 if somebody has received the request, and the leases,
+ *	all the same. Receive: out: leases that came with the message
+ * @reserved: zero
+ * @pool_id: out: receive: the number of the pool that they are of; 0: none came.
+ *	Where it fails with EMSGSIZE or EXDEV, this and @count say what is needed
+ *
+ * The blocks of @returns are given back, and @loans lent, before the message is
+ * sent or received, and so stays also where that fails.
+ *
+ * The leases that go with a message are under way until it is received: then they
+ * are the receiver's, held through its handle of the pool. When the message is
+ * freed otherwise, they end; when it is not sent, they are the sender's as before.
+ * ENOENT: the process does not hold that block through @pool. EDQUOT: the block, or
+ * the pool, has as many leases as it can have.
+ */
+struct postbox_leases {
+	__u32 size;
+	__s32 pool;
+	__u64 fds;
+	__u64 entries;
+	__u64 returns;
+	__u64 loans;
+	__u32 return_count;
+	__u32 loan_max;
+	__u32 loan_count;
+	__u32 max;
+	__u32 count;
+	__u32 reserved;
+	__u64 pool_id;
+};
+
+/*
+ * Segments. mmap() on the handle maps the memory: MAP_SHARED with
+ * POSTBOX_RIGHT_RECEIVE to read, and with POSTBOX_RIGHT_SEND too to write;
+ * MAP_PRIVATE for a copy. Offset and length are within the segment, and whole
+ * pages of it (EINVAL). Without POSTBOX_RIGHT_SEND a shared mapping cannot be made
+ * writable later. The memory cannot be executed.
+ *
+ * The mapping is the memfd's: it stays when the handle is closed. What was sealed
+ * with F_SEAL_WRITE when the segment was made is frozen: nobody can write to it
+ * any more, and POSTBOX_RIGHT_SEND is refused. So it is with F_SEAL_FUTURE_WRITE,
+ * where only the memfd's maker can still write, through mappings made before.
+ */
+
+/*
+ * A word of 64 bits in a segment that says who has a lock: the number of a process
+ * that is attached, 0 for nobody, and whether somebody waits for it.
+ */
+#define POSTBOX_WORD_OWNER	0x3fffffffffffffffULL
+#define POSTBOX_WORD_WAITERS	0x8000000000000000ULL
+
+/**
+ * struct postbox_attach - get this process's number in a segment
+ * @size: size of this struct
+ * @reserved: zero
+ * @id: out: the number, at least 1, which no other process gets, also later. It is
+ *	the same for all of this process's calls through this handle, and ends when the
+ *	process exits or closes its last descriptor of the handle. A child is
+ *	another process
+ *
+ * Needs POSTBOX_RIGHT_SEND and POSTBOX_RIGHT_RECEIVE, as the other two requests do.
+ */
+struct postbox_attach {
+	__u32 size;
+	__u32 reserved;
+	__u64 id;
+};
+
+/* What POSTBOX_WAIT_WORD says. */
+#define POSTBOX_WORD_OWNER_DIED	(1U << 0)	/* who is named by @value is not attached */
+
+/**
+ * struct postbox_word - wait for a word of a segment, or wake who does
+ * @size: size of this struct
+ * @flags: POSTBOX_WAIT_WORD: how to wait
+ * @offset: where the word is, a multiple of 8
+ * @value: POSTBOX_WAIT_WORD: what the caller has seen there. Otherwise zero
+ * @timeout_ns: with POSTBOX_TIMEOUT or POSTBOX_DEADLINE
+ * @count: POSTBOX_WAKE_WORD: how many to wake. Otherwise zero
+ * @state: out: POSTBOX_WORD_OWNER_DIED
+ *
+ * POSTBOX_WAIT_WORD returns at once where the word is not @value any more, or
+ * where the owner that @value names is not attached; and otherwise when
+ * POSTBOX_WAKE_WORD comes to the caller's turn, or any process that was attached
+ * is gone. The caller then looks at the word again. POSTBOX_WAKE_WORD is for
+ * after the word was changed.
+ */
+struct postbox_word {
+	__u32 size;
+	__u32 flags;
+	__u64 offset;
+	__u64 value;
+	__u64 timeout_ns;
+	__u32 count;
+	__u32 state;
 };
 
 #endif /* _UAPI_LINUX_POSTBOX_H */
