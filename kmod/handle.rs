@@ -4,6 +4,7 @@
 use crate::{
     compat::{ebadfd, eisconn, eopnotsupp},
     files::Graph,
+    grant::Granted,
     mailbox::{Mailbox, State},
     mapping::Area,
     object::{Object, Side},
@@ -50,6 +51,8 @@ pub(crate) struct Bound {
     pub(crate) object: Object,
     /// Which end, of a link.
     pub(crate) end: usize,
+    /// What it was opened through, where the object's mode alone did not let it.
+    granted: Option<Granted>,
     /// Where it sends to, if it may.
     tx: Option<Arc<Mailbox>>,
     /// Where it receives from, if it may.
@@ -59,7 +62,11 @@ pub(crate) struct Bound {
 impl Bound {
     pub(crate) fn new(opened: Opened, rights: u32) -> Self {
         let Opened {
-            id, object, end, ..
+            id,
+            object,
+            end,
+            granted,
+            created: _,
         } = opened;
         let (tx, rx) = object.mailboxes(end);
         let (tx, rx) = (tx.cloned(), rx.cloned());
@@ -67,6 +74,7 @@ impl Bound {
             id,
             rights,
             end,
+            granted,
             tx: tx.filter(|_| rights & uapi::POSTBOX_RIGHT_SEND != 0),
             rx: rx.filter(|_| rights & uapi::POSTBOX_RIGHT_RECEIVE != 0),
             object,
@@ -205,6 +213,7 @@ impl Handle {
             object: bound.object.clone(),
             end: bound.end,
             created: false,
+            granted: bound.granted.clone(),
         };
         handle.bind(opened, rights)?;
         Ok(handle)
@@ -213,7 +222,13 @@ impl Handle {
     /// Maps its object.
     pub(crate) fn map(&self, area: &Area) -> Result {
         let bound = self.bound()?;
-        bound.object.map(bound.side(), area)
+        let mut side = bound.side();
+        if let Some(granted) = &bound.granted {
+            let revoked = granted.revoked();
+            side.sends &= revoked & uapi::POSTBOX_RIGHT_SEND == 0;
+            side.receives &= revoked & uapi::POSTBOX_RIGHT_RECEIVE == 0;
+        }
+        bound.object.map(side, area)
     }
 
     /// Calls `f` with the user who pays for what the current task, whose effective user is `uid`,

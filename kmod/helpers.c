@@ -179,6 +179,22 @@ u32 postbox_see_gid(u32 gid)
 	return ns == &init_user_ns ? gid : from_kgid_munged(ns, KGIDT_INIT(gid));
 }
 
+/* Ids as the kernel keeps them; -1 for those that there cannot be. */
+u32 postbox_kuid(u32 uid)
+{
+	return __kuid_val(make_kuid(current_user_ns(), uid));
+}
+
+u32 postbox_kgid(u32 gid)
+{
+	return __kgid_val(make_kgid(current_user_ns(), gid));
+}
+
+bool postbox_in_group(u32 gid)
+{
+	return in_egroup_p(KGIDT_INIT(gid));
+}
+
 /* Whether the mode allows what @want asks for: one group of three bits. */
 bool postbox_permits(const struct postbox_owner *owner, u32 want)
 {

@@ -79,6 +79,9 @@ u32 postbox_euid(void);
 u32 postbox_egid(void);
 u32 postbox_see_uid(u32 uid);
 u32 postbox_see_gid(u32 gid);
+u32 postbox_kuid(u32 uid);
+u32 postbox_kgid(u32 gid);
+bool postbox_in_group(u32 gid);
 bool postbox_permits(const struct postbox_owner *owner, u32 want);
 bool postbox_ipc_owner(u64 ipc_ns);
 int postbox_chown(struct postbox_owner *owner, u64 ipc_ns, const u32 *uid,

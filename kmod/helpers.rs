@@ -132,6 +132,9 @@ pub(crate) mod c {
         pub(super) fn postbox_egid() -> u32;
         pub(super) fn postbox_see_uid(uid: u32) -> u32;
         pub(super) fn postbox_see_gid(gid: u32) -> u32;
+        pub(super) fn postbox_kuid(uid: u32) -> u32;
+        pub(super) fn postbox_kgid(gid: u32) -> u32;
+        pub(super) fn postbox_in_group(gid: u32) -> bool;
         pub(super) fn postbox_permits(owner: *const Owner, want: u32) -> bool;
         pub(super) fn postbox_ipc_owner(ipc_ns: u64) -> bool;
         pub(super) fn postbox_chown(
@@ -338,6 +341,11 @@ pub(crate) struct Process {
     pub(crate) number: u64,
 }
 
+// SAFETY: The reference is counted, and `struct pid` may be used by every task.
+unsafe impl Send for Process {}
+// SAFETY: As above.
+unsafe impl Sync for Process {}
+
 impl Process {
     /// The one of this number, as the current task sees it.
     pub(crate) fn find(pid: u32) -> Result<Self> {
@@ -383,6 +391,30 @@ pub(crate) fn euid() -> u32 {
 pub(crate) fn see_uid(uid: u32) -> u32 {
     // SAFETY: As above.
     unsafe { c::postbox_see_uid(uid) }
+}
+
+/// The user that the current task calls so, as the kernel keeps it.
+pub(crate) fn kernel_uid(uid: u32) -> Result<u32> {
+    // SAFETY: As above.
+    match unsafe { c::postbox_kuid(uid) } {
+        u32::MAX => Err(EINVAL),
+        uid => Ok(uid),
+    }
+}
+
+/// The group that the current task calls so, as the kernel keeps it.
+pub(crate) fn kernel_gid(gid: u32) -> Result<u32> {
+    // SAFETY: As above.
+    match unsafe { c::postbox_kgid(gid) } {
+        u32::MAX => Err(EINVAL),
+        gid => Ok(gid),
+    }
+}
+
+/// Whether the current task is in a group.
+pub(crate) fn in_group(gid: u32) -> bool {
+    // SAFETY: As above.
+    unsafe { c::postbox_in_group(gid) }
 }
 
 /// Whether the current task is being killed.

@@ -118,7 +118,7 @@ impl Object {
             Self::Semaphore(semaphore) => semaphore.close(side.sends, side.receives, shares),
             Self::Latch(latch) => latch.close(side.sends, side.receives, shares),
             Self::Barrier(barrier) => barrier.close(side.sends, side.receives, shares),
-            Self::Segment(segment) => segment.close(side.sends, side.receives),
+            Self::Segment(segment) => segment.close(side.sends, side.receives, shares),
         }
     }
 
@@ -134,6 +134,7 @@ impl Object {
             Self::Semaphore(semaphore) => semaphore.process_closed(shares, Some(process)),
             Self::Latch(latch) => latch.process_closed(shares, Some(process)),
             Self::Barrier(barrier) => barrier.process_closed(shares, Some(process)),
+            Self::Segment(segment) => segment.process_closed(shares, Some(process)),
             _ => {
                 if let (_, Some(rx)) = self.mailboxes(side.end) {
                     if side.receives {

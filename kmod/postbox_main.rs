@@ -19,6 +19,7 @@ mod barrier;
 mod chardev;
 mod compat;
 mod files;
+mod grant;
 mod handle;
 mod helpers;
 mod inspect;

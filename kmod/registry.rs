@@ -12,6 +12,7 @@
 
 use crate::{
     compat::{eaddrinuse, edquot, enametoolong, eopnotsupp},
+    grant::{Granted, Grantee, Grants},
     helpers::{self, Identity, Owner},
     object::Object,
     quota::{ObjectCharge, Pinned},
@@ -24,6 +25,8 @@ use kernel::{
 };
 
 const NAME_MAX: usize = uapi::POSTBOX_NAME_MAX as usize;
+const SEND: u32 = uapi::POSTBOX_RIGHT_SEND;
+const RECEIVE: u32 = uapi::POSTBOX_RIGHT_RECEIVE;
 
 /// The name of an object.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,6 +90,7 @@ struct Entry {
     ipc_ns: u64,
     key: Option<Key>,
     owner: Owner,
+    grants: Grants,
     /// Who made it, where it is found by its process.
     maker: Option<Identity>,
     persistent: bool,
@@ -100,6 +104,17 @@ struct Entry {
 impl Entry {
     fn lives(&self) -> bool {
         self.handles != [0, 0] || (self.persistent && self.key.is_some())
+    }
+
+    /// What lets the current task do what `bits` of the mode stand for, where not all of them do.
+    fn granted(&self, bits: u32) -> Option<Granted> {
+        let mut rights = 0;
+        for (bit, right) in [(2, SEND), (4, RECEIVE)] {
+            if bits & bit != 0 && !self.owner.permits(self.ipc_ns, bit) {
+                rights |= right;
+            }
+        }
+        self.grants.permit(rights)
     }
 
     fn count(&mut self, end: usize) -> Result {
@@ -174,16 +189,12 @@ impl Inner {
         }
         // Who joins a link both sends and receives.
         let joins = matches!(entry.object, Object::Link(_));
-        let mut bits = 0;
-        if joins || want.rights & uapi::POSTBOX_RIGHT_SEND != 0 {
-            bits |= 2;
-        }
-        if joins || want.rights & uapi::POSTBOX_RIGHT_RECEIVE != 0 {
-            bits |= 4;
-        }
-        if !entry.owner.permits(ipc_ns, bits) {
-            return Err(EACCES);
-        }
+        let wants = |right| joins || want.rights & right != 0;
+        let bits = if wants(SEND) { 2 } else { 0 } | if wants(RECEIVE) { 4 } else { 0 };
+        let granted = match entry.owner.permits(ipc_ns, bits) {
+            true => None,
+            false => Some(entry.granted(bits).ok_or(EACCES)?),
+        };
         if want.rights & uapi::POSTBOX_RIGHT_ADMIN != 0 && !entry.owner.owned(ipc_ns) {
             return Err(EPERM);
         }
@@ -198,6 +209,7 @@ impl Inner {
             object: entry.object.clone(),
             end,
             created: false,
+            granted,
         })
     }
 }
@@ -227,6 +239,8 @@ pub(crate) struct Opened {
     /// Which end, of a link.
     pub(crate) end: usize,
     pub(crate) created: bool,
+    /// What lets it be opened where the mode alone does not.
+    pub(crate) granted: Option<Granted>,
 }
 
 impl Registry {
@@ -269,6 +283,7 @@ impl Registry {
             ipc_ns,
             key,
             owner: Owner::current(attributes.mode),
+            grants: Grants::new(),
             maker: matches!(key, Some(Key::Process(_))).then(Identity::current),
             persistent: attributes.persistent,
             handles: [1, 0],
@@ -287,6 +302,7 @@ impl Registry {
             object,
             end: 0,
             created: true,
+            granted: None,
         })
     }
 
@@ -374,6 +390,21 @@ impl Registry {
             entry.owner.mode = mode;
         }
         Ok(())
+    }
+
+    /// Lets somebody else open an object.
+    pub(crate) fn grant(&self, id: u64, to: Grantee, rights: u32) -> Result {
+        let mut inner = self.inner.lock();
+        let entry = inner.objects.get_mut(&id).ok_or(ENOENT)?;
+        entry.key.ok_or(ENOENT)?;
+        entry.grants.grant(to, rights)
+    }
+
+    /// Takes that back.
+    pub(crate) fn revoke(&self, id: u64, from: &Grantee) -> Result {
+        let mut inner = self.inner.lock();
+        let entry = inner.objects.get_mut(&id).ok_or(ENOENT)?;
+        entry.grants.revoke(from)
     }
 
     /// What there is to know of an object.

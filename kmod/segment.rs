@@ -1,20 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0
-//! The segment as a kernel object: memory that processes map.
+//! The segment as a kernel object: memory that processes map, and where they wait for words of it.
+//!
+//! A lock in a segment is a word of 64 bits that says who has it, by a number that the kernel gives
+//! to each process that attaches and never again. Only who finds it taken comes here. The kernel
+//! knows which of these numbers are of processes that live; that a word says what its users agreed
+//! upon it does not rely on. When a process goes, whoever waits looks again, also because it may
+//! have died between giving a lock up and waking the next.
 
 use crate::{
+    helpers,
     mapping::{Area, Memory},
+    queue::List,
     quota::{Pinned, SharedCharge},
-    share::Handles,
+    share::{Handles, Shares},
     uapi,
+    wait::{Outcome, Wait, Waiter, WaiterPtr},
 };
+use core::{pin::pin, ptr::NonNull};
 use kernel::{
     prelude::*,
+    rbtree::{RBTree, RBTreeNodeReservation},
     sync::{new_spinlock, SpinLock},
 };
 
 /// What the lock guards.
 struct Inner {
     handles: Handles,
+    /// The numbers of processes that are attached.
+    attached: RBTree<u64, ()>,
+    next: u64,
+    /// Those who wait for a word, which is at the offset that they want.
+    waiting: List<WaiterPtr>,
 }
 
 /// A segment.
@@ -36,6 +52,9 @@ impl Segment {
             inner <- new_spinlock!(
                 Inner {
                     handles: Handles::default(),
+                    attached: RBTree::new(),
+                    next: 1,
+                    waiting: List::new(),
                 },
                 "postbox_segment"
             ),
@@ -49,8 +68,28 @@ impl Segment {
     }
 
     /// A handle was closed for the last time.
-    pub(crate) fn close(&self, sends: bool, receives: bool) {
+    pub(crate) fn close(&self, sends: bool, receives: bool, shares: &Shares) {
+        self.process_closed(shares, None);
         self.inner.lock().handles.close(sends, receives);
+    }
+
+    /// Forgets the numbers that `process`, or anyone, got through a handle.
+    pub(crate) fn process_closed(&self, shares: &Shares, process: Option<usize>) {
+        loop {
+            let mut inner = self.inner.lock();
+            let share = shares.lock().settle(process);
+            let Some(share) = share else {
+                return;
+            };
+            let number = inner.attached.remove_node(&share.count);
+            let mut waiting = inner.waiting.len();
+            drop(inner);
+            drop((share, number));
+            // Who comes from now on knows of it.
+            while waiting > 0 && self.wake_one(|_| true) {
+                waiting -= 1;
+            }
+        }
     }
 
     /// Maps it for a handle with these rights.
@@ -62,11 +101,86 @@ impl Segment {
     }
 
     pub(crate) fn describe(&self, info: &mut uapi::postbox_info) {
-        self.inner.lock().handles.describe(info);
+        let inner = self.inner.lock();
+        inner.handles.describe(info);
         info.capacity = self.memory.page_size();
         info.capacity_bytes = self.memory.size();
+        info.waiting_receivers = inner.waiting.len() as u32;
         if self.memory.frozen() {
             info.flags |= uapi::POSTBOX_INFO_FROZEN;
         }
+    }
+
+    /// The number of this process, which it gets with the first call, through a handle.
+    pub(crate) fn attach(&self, shares: &Shares) -> Result<u64> {
+        let process = helpers::process();
+        shares.enter(process)?;
+        let node = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
+        let mut inner = self.inner.lock();
+        let mut table = shares.lock();
+        // Without an entry, another thread has closed the last descriptor.
+        let number = table.get(process).ok_or(EBADF)?;
+        if number != 0 {
+            drop(table);
+            drop(inner);
+            return Ok(number);
+        }
+        let number = inner.next;
+        table.add(process, number);
+        inner.next += 1;
+        inner.attached.insert(node.into_node(number, ()));
+        Ok(number)
+    }
+
+    /// Waits while the word at `offset` is `value`, until somebody wakes who waits for it. Whether
+    /// that value names a process that is gone.
+    pub(crate) fn wait(&self, offset: u64, value: u64, wait: &Wait) -> Result<bool> {
+        let owner = value & uapi::POSTBOX_WORD_OWNER;
+        let word = self.memory.word(offset)?;
+        let waiter = pin!(Waiter::wanting(offset));
+        let waiter = waiter.as_ref();
+        {
+            let mut inner = self.inner.lock();
+            // Whoever changes the word wakes afterwards, and has to take the lock for that.
+            if word.load() != value {
+                return Ok(false);
+            }
+            if inner.attached.get(&owner).is_none() {
+                return Ok(true);
+            }
+            if !wait.may_wait() {
+                return Err(EAGAIN);
+            }
+            inner.waiting.push_back(waiter.pointer());
+        }
+        drop(word);
+        let slept = waiter.sleep(wait);
+        if let (None, Err(error)) = (waiter.outcome(), slept) {
+            let mut inner = self.inner.lock();
+            if waiter.outcome().is_none() {
+                // SAFETY: It was put there above, and is not done.
+                unsafe { inner.waiting.remove(NonNull::from(waiter.get_ref())) };
+                return Err(error);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Wakes so many of those who wait for the word at `offset`.
+    pub(crate) fn wake(&self, offset: u64, count: u32) {
+        for _ in 0..count {
+            if !self.wake_one(|waiter| waiter.wanted() == offset) {
+                break;
+            }
+        }
+    }
+
+    /// Wakes the first of those, outside the lock. `false`: there is none.
+    fn wake_one(&self, wanted: impl FnMut(&Waiter) -> bool) -> bool {
+        let mut inner = self.inner.lock();
+        let waiter = inner.waiting.remove_first(wanted);
+        let wake = waiter.map(|waiter| waiter.finish(Outcome::Happened));
+        drop(inner);
+        wake.is_some()
     }
 }

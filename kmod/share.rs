@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What each process has through one handle of a wait object, so that it can be settled when the
 //! process exits or closes its last descriptor of the handle: units of a semaphore, counts that it
-//! owes to a latch, parties of a barrier that it stands for, and an arrival there.
+//! owes to a latch, parties of a barrier that it stands for, and an arrival there, and its number in
+//! a segment.
 
 use crate::{queue::Arrival, uapi};
 use kernel::{
@@ -31,6 +32,11 @@ impl Table {
         };
         *share = share.saturating_add(count);
         true
+    }
+
+    /// What a process has; `None`: it was settled, or never [entered](Shares::enter).
+    pub(crate) fn get(&self, process: usize) -> Option<u64> {
+        self.processes.get(&process).copied()
     }
 
     /// A process has less now. `false`, and nothing is changed: it does not have so much.

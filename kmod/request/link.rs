@@ -81,6 +81,7 @@ fn make(handle: &Handle, make: impl FnOnce() -> Result<Arc<Link>>) -> Result<(Op
         object: first.object.clone(),
         end: 1,
         created: true,
+        granted: None,
     };
     Ok((first, Pending::new(handle.shared.clone(), second)))
 }

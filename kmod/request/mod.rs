@@ -20,6 +20,7 @@ mod link;
 mod message;
 mod object;
 pub(crate) mod pipe;
+mod segment;
 mod sync;
 
 /// An argument struct.
@@ -45,7 +46,7 @@ args! {
     postbox_list, postbox_send, postbox_recv, postbox_ack, postbox_reserve,
     postbox_batch, postbox_call, postbox_reply, postbox_reply_recv, postbox_pair, postbox_connect,
     postbox_accept, postbox_peer, postbox_wait_peer, postbox_shutdown, postbox_io,
-    postbox_capacity, postbox_sync,
+    postbox_capacity, postbox_sync, postbox_grant, postbox_attach, postbox_word,
 }
 
 // SAFETY: As above.
@@ -225,6 +226,8 @@ fn dispatch_other(handle: &Handle, request: u32, arg: usize, nonblocking: bool) 
         uapi::POSTBOX_DUP => with(arg, |at, args| object::dup(handle, at, args)),
         uapi::POSTBOX_UNLINK => with(arg, |_, args| object::unlink(handle, args)),
         uapi::POSTBOX_SET_ATTR => with(arg, |_, args| object::set_attr(handle, args)),
+        uapi::POSTBOX_GRANT => with(arg, |_, args| object::grant(handle, args)),
+        uapi::POSTBOX_REVOKE => with(arg, |_, args| object::revoke(handle, args)),
         uapi::POSTBOX_INFO => with(arg, |at, _: &mut uapi::postbox_info| {
             object::info(handle, at)
         }),
@@ -245,6 +248,11 @@ fn dispatch_other(handle: &Handle, request: u32, arg: usize, nonblocking: bool) 
         uapi::POSTBOX_WAIT => with(arg, |at, args| sync::wait(handle, at, args, nonblocking)),
         uapi::POSTBOX_JOIN => with(arg, |_, args| sync::join(handle, args)),
         uapi::POSTBOX_LEAVE => with(arg, |_, args| sync::leave(handle, args)),
+        uapi::POSTBOX_ATTACH => with(arg, |at, args| segment::attach(handle, at, args)),
+        uapi::POSTBOX_WAIT_WORD => {
+            with(arg, |at, args| segment::wait(handle, at, args, nonblocking))
+        }
+        uapi::POSTBOX_WAKE_WORD => with(arg, |_, args| segment::wake(handle, args)),
         _ => Err(ENOTTY),
     }
 }

@@ -6,6 +6,7 @@ use crate::{
     barrier::Barrier,
     chardev,
     compat::eopnotsupp,
+    grant::Grantee,
     handle::Handle,
     helpers::{self, limits, Identity, Process},
     latch::Latch,
@@ -325,6 +326,23 @@ pub(super) fn set_attr(handle: &Handle, args: &uapi::postbox_attr) -> Result {
     let bound = handle.bound()?;
     bound.object(uapi::POSTBOX_RIGHT_ADMIN)?;
     handle.shared.registry.change(bound.id, &changes)
+}
+
+pub(super) fn grant(handle: &Handle, args: &uapi::postbox_grant) -> Result {
+    const RIGHTS: u32 = uapi::POSTBOX_RIGHT_SEND | uapi::POSTBOX_RIGHT_RECEIVE;
+    ensure(args.rights != 0 && args.rights & !RIGHTS == 0)?;
+    let bound = handle.bound()?;
+    bound.object(uapi::POSTBOX_RIGHT_ADMIN)?;
+    let to = Grantee::new(args.who, args.id)?;
+    handle.shared.registry.grant(bound.id, to, args.rights)
+}
+
+pub(super) fn revoke(handle: &Handle, args: &uapi::postbox_grant) -> Result {
+    ensure(args.rights == 0)?;
+    let bound = handle.bound()?;
+    bound.object(uapi::POSTBOX_RIGHT_ADMIN)?;
+    let from = Grantee::new(args.who, args.id)?;
+    handle.shared.registry.revoke(bound.id, &from)
 }
 
 pub(super) fn info(handle: &Handle, at: Place) -> Result {

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0
+//! Grants: who may open an object by its name besides those whom its mode lets.
+//!
+//! A handle remembers the grant that it was opened through, and passes that on to whoever gets a
+//! second one of it, so that what is taken back is taken back from them all.
+
+use crate::{
+    compat::edquot,
+    helpers::{self, Identity, Process},
+    uapi,
+};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{ordering::Relaxed, Atomic},
+        Arc,
+    },
+};
+
+/// Whom something is granted, as the kernel keeps it.
+pub(crate) enum Grantee {
+    User(u32),
+    Group(u32),
+    Process(Process),
+}
+
+impl Grantee {
+    /// Whom a caller means, seen from its namespaces.
+    pub(crate) fn new(who: u32, id: u32) -> Result<Self> {
+        Ok(match who {
+            uapi::POSTBOX_GRANT_UID => Self::User(helpers::kernel_uid(id)?),
+            uapi::POSTBOX_GRANT_GID => Self::Group(helpers::kernel_gid(id)?),
+            uapi::POSTBOX_GRANT_PID => Self::Process(Process::find(id)?),
+            _ => return Err(EINVAL),
+        })
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::User(one), Self::User(other)) => one == other,
+            (Self::Group(one), Self::Group(other)) => one == other,
+            (Self::Process(one), Self::Process(other)) => one.number == other.number,
+            _ => false,
+        }
+    }
+
+    /// Whether the current task is, or is of, it.
+    fn is_current(&self) -> bool {
+        match self {
+            Self::User(uid) => helpers::euid() == *uid,
+            Self::Group(gid) => helpers::in_group(*gid),
+            Self::Process(process) => Identity::current().process() == process.number,
+        }
+    }
+}
+
+/// What somebody is granted.
+struct Grant {
+    to: Grantee,
+    rights: Atomic<u32>,
+}
+
+impl Grant {
+    /// The rights now: a grant to a process ends with it.
+    fn rights(&self) -> u32 {
+        match &self.to {
+            Grantee::Process(process) if process.exited() => 0,
+            _ => self.rights.load(Relaxed),
+        }
+    }
+}
+
+/// What a handle has through a grant.
+#[derive(Clone)]
+pub(crate) struct Granted {
+    grant: Arc<Grant>,
+    rights: u32,
+}
+
+impl Granted {
+    /// Those of its rights that were taken back.
+    pub(crate) fn revoked(&self) -> u32 {
+        self.rights & !self.grant.rights()
+    }
+}
+
+/// The grants of an object.
+pub(crate) struct Grants(KVec<Arc<Grant>>);
+
+impl Grants {
+    pub(crate) const fn new() -> Self {
+        Self(KVec::new())
+    }
+
+    fn find(&self, to: &Grantee) -> Option<usize> {
+        self.0.iter().position(|grant| grant.to.is(to))
+    }
+
+    /// Grants these rights, in place of those that were granted before.
+    pub(crate) fn grant(&mut self, to: Grantee, rights: u32) -> Result {
+        if let Some(grant) = self.find(&to).and_then(|at| self.0.get(at)) {
+            grant.rights.store(rights, Relaxed);
+            return Ok(());
+        }
+        let full = |grants: &KVec<_>| grants.len() >= uapi::POSTBOX_GRANTS_MAX as usize;
+        if full(&self.0) {
+            // Those of processes that are gone are in the way.
+            self.0.retain(|grant| grant.rights() != 0);
+        }
+        if full(&self.0) {
+            return Err(edquot());
+        }
+        let rights = Atomic::new(rights);
+        let grant = Arc::new(Grant { to, rights }, GFP_KERNEL_ACCOUNT)?;
+        Ok(self.0.push(grant, GFP_KERNEL_ACCOUNT)?)
+    }
+
+    /// Takes back what was granted.
+    pub(crate) fn revoke(&mut self, to: &Grantee) -> Result {
+        let at = self.find(to).ok_or(ENOENT)?;
+        let grant = self.0.remove(at).map_err(|_| ENOENT)?;
+        grant.rights.store(0, Relaxed);
+        Ok(())
+    }
+
+    /// What lets the current task have all of these rights.
+    pub(crate) fn permit(&self, rights: u32) -> Option<Granted> {
+        let mut grants = self.0.iter();
+        let grant = grants.find(|grant| rights & !grant.rights() == 0 && grant.to.is_current())?;
+        Some(Granted {
+            grant: grant.clone(),
+            rights,
+        })
+    }
+}
