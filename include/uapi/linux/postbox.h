@@ -25,7 +25,8 @@
  *   EBADF      a descriptor that was to be sent is not open, or another thread has
  *              closed the handle's last one meanwhile
  *   EBADFD     the handle is not bound to an object
- *   EBUSY      a pipe cannot be resized while bytes are being copied
+ *   EBUSY      a pipe cannot be resized while bytes are being copied; a ring has its
+ *              consumer, or as many producers as it can have
  *   ECANCELED  call: the server dropped the request
  *   EDQUOT     a quota of this user, or a limit of this handle, is used up
  *   EEXIST     POSTBOX_O_EXCL, and the name is taken
@@ -113,6 +114,11 @@
 #define POSTBOX_JOIN		_IO(POSTBOX_IOC, 0x44)	/* struct postbox_sync */
 #define POSTBOX_LEAVE		_IO(POSTBOX_IOC, 0x45)	/* struct postbox_sync */
 
+#define POSTBOX_RING_ATTACH	_IO(POSTBOX_IOC, 0x50)	/* struct postbox_ring_attach */
+#define POSTBOX_RING_DETACH	_IO(POSTBOX_IOC, 0x51)	/* struct postbox_ring */
+#define POSTBOX_RING_WAIT	_IO(POSTBOX_IOC, 0x52)	/* struct postbox_ring */
+#define POSTBOX_RING_WAKE	_IO(POSTBOX_IOC, 0x53)	/* struct postbox_ring */
+
 #define POSTBOX_ATTACH		_IO(POSTBOX_IOC, 0x60)	/* struct postbox_attach */
 #define POSTBOX_WAIT_WORD	_IO(POSTBOX_IOC, 0x61)	/* struct postbox_word */
 #define POSTBOX_WAKE_WORD	_IO(POSTBOX_IOC, 0x62)	/* struct postbox_word */
@@ -130,6 +136,7 @@
 #define POSTBOX_KIND_BARRIER	8
 #define POSTBOX_KIND_SEGMENT	9	/* memory that processes map */
 #define POSTBOX_KIND_POOL	10	/* such memory in blocks, which are lent */
+#define POSTBOX_KIND_RING	11	/* a channel in shared memory */
 
 /*
  * Rights of a handle. They can only be reduced, by POSTBOX_DUP or where it is
@@ -187,6 +194,7 @@ struct postbox_version {
 #define POSTBOX_O_PORT		(1U << 3)	/* a link or listener: the port @number, no name */
 #define POSTBOX_O_NO_BACK	(1U << 4)	/* a link: only the first end sends */
 #define POSTBOX_O_NO_FORWARD	(1U << 5)	/* a link: only the second end sends */
+#define POSTBOX_O_MANY		(1U << 6)	/* a ring: many producers */
 
 /**
  * struct postbox_open - bind a handle to an object, new or existing
@@ -204,7 +212,7 @@ struct postbox_version {
  *	Semaphore: its maximum, at least 1. Pool: its blocks, at least 1 and
  *	POSTBOX_BLOCKS_MAX at most
  * @capacity_bytes: bytes that it holds; 0: no limit of its own. Pipe: its size;
- *	0: 65,536. Pool: bytes of a block, a multiple of POSTBOX_BLOCK_ALIGN
+ *	0: 65,536. Ring: likewise, rounded up to a power of two. Pool: bytes of a block, a multiple of POSTBOX_BLOCK_ALIGN
  * @message_max: bytes of the largest message that it takes; 0: the module's
  * @id: out: the object's number, never used again while the module is loaded
  * @created: out: 1 if this call made the object
@@ -1158,6 +1166,146 @@ struct postbox_word {
 	__u64 timeout_ns;
 	__u32 count;
 	__u32 state;
+};
+
+/*
+ * Rings: records in shared memory, from one producer or many to one consumer,
+ * without a system call as long as neither side sleeps.
+ *
+ * What mmap() maps of a handle, from offset 0 on, in units of the system's page
+ * size: the status (one page), which only the kernel writes; the head (one page),
+ * which the consumer writes; the tail (one page), which producers write; the data,
+ * @capacity bytes; and the same data once more, so that a record that wraps around
+ * is in one piece. Each can be mapped apart, shared only (EINVAL), to be read with
+ * any right, to be written, and ever made writable by mprotect(), only the head
+ * with POSTBOX_RIGHT_RECEIVE, and tail and data with POSTBOX_RIGHT_SEND (EACCES).
+ *
+ * Positions count units of eight bytes and run on through 32 bits. From the head
+ * up to the tail there are records: a header of eight bytes, the payload, and
+ * padding to eight. A record, with its header, is no longer than half of the data.
+ *
+ * A header is: bits 0 to 31, the bytes of the payload; bits 32 to 61, with
+ * POSTBOX_RING_BUSY, the number of the producer that writes it, and zero otherwise;
+ * bits 62 and 63, one of POSTBOX_RING_BUSY, _COMMITTED and _ABORTED.
+ *
+ * With one producer, a record is there when the tail is behind it. With many, its
+ * header is written, busy, and the tail moved by who has @lock, which holds its
+ * number then; the record is there when its header says committed, and passed
+ * over when it says aborted, or busy while its producer is not in @producers any
+ * more. Whoever finds @lock with a number that is not there takes it over.
+ *
+ * Who publishes (moves head or tail, or commits) has a full memory barrier after
+ * it, and then looks at the @waiting word of the other side. If that is set, it
+ * rings the doorbell: POSTBOX_RING_WAKE. A producer of many need do so only for
+ * the record that the head is at, and the consumer only when half of the ring is
+ * free. The kernel sets these words before it looks whether to let somebody sleep.
+ *
+ * Nothing that processes write is believed: the kernel takes indices that cannot
+ * be as a reason to wake up.
+ */
+#define POSTBOX_RING_STATUS_PAGE	0
+#define POSTBOX_RING_HEAD_PAGE		1
+#define POSTBOX_RING_TAIL_PAGE		2
+#define POSTBOX_RING_DATA_PAGE		3
+
+/* What a header says of its record. */
+#define POSTBOX_RING_BUSY	1
+#define POSTBOX_RING_COMMITTED	2
+#define POSTBOX_RING_ABORTED	3
+
+/* What has happened to a ring: bits of @state. It stays. */
+#define POSTBOX_RING_PRODUCER_CLOSED	(1U << 0)	/* the last producer has left */
+#define POSTBOX_RING_PRODUCER_DIED	(1U << 1)	/* it exited without having done so */
+#define POSTBOX_RING_CONSUMER_CLOSED	(1U << 2)
+#define POSTBOX_RING_CONSUMER_DIED	(1U << 3)
+
+/* The most producers of one ring. */
+#define POSTBOX_RING_PRODUCERS	64
+
+/**
+ * struct postbox_ring_status - the first page of a ring
+ * @consumer_waiting: the consumer sleeps, or is polled
+ * @producer_waiting: a producer does
+ * @state: POSTBOX_RING_PRODUCER_CLOSED and the like
+ * @reserved: zero
+ * @producers: the number of each producer that is there, at the place that its
+ *	lower six bits say; 0: nobody
+ */
+struct postbox_ring_status {
+	__u32 consumer_waiting;
+	__u32 producer_waiting;
+	__u32 state;
+	__u32 reserved[13];
+	__u32 producers[POSTBOX_RING_PRODUCERS];
+};
+
+/**
+ * struct postbox_ring_tail - the third page of a ring (the second begins with the
+ *	head, a __u32)
+ * @tail: bits 0 to 31, the position behind the last record; with one producer,
+ *	bits 32 to 63, the bytes of its payload, or zero
+ * @reserved: not used
+ * @lock: the number of the producer, of many, that moves the tail; 0: nobody
+ */
+struct postbox_ring_tail {
+	__u64 tail;
+	__u64 reserved[7];
+	__u32 lock;
+	__u32 reserved2;
+};
+
+#define POSTBOX_RING_CONSUMER	(1U << 8)	/* the side that receives */
+#define POSTBOX_RING_PRODUCER	(1U << 9)	/* the side that sends */
+
+/**
+ * struct postbox_ring_attach - become the consumer, or a producer
+ * @size: size of this struct
+ * @flags: POSTBOX_RING_CONSUMER or POSTBOX_RING_PRODUCER
+ * @id: out: a producer's number, not used again for long
+ * @options: out: POSTBOX_O_MANY where there can be many producers
+ * @capacity: out: bytes of the data, a power of two
+ *
+ * Of the side that the handle has the right for. EBUSY: it has its consumer, its
+ * producer, or its many producers; or this process is one already through this
+ * handle. EPIPE: a side has left, so that the ring is over.
+ *
+ * Whoever attached is the process. It leaves by POSTBOX_RING_DETACH, or when it
+ * exits or closes its last descriptor of the handle. When the consumer or the last
+ * producer has left, or the last handle that might become one is closed, the ring
+ * is over: what is committed can still be received. A persistent ring is
+ * never over: it waits for the next one.
+ */
+struct postbox_ring_attach {
+	__u32 size;
+	__u32 flags;
+	__u32 id;
+	__u32 options;
+	__u64 capacity;
+};
+
+/**
+ * struct postbox_ring - leave, wait, and the doorbell
+ * @size: size of this struct
+ * @flags: POSTBOX_RING_CONSUMER or POSTBOX_RING_PRODUCER, and for
+ *	POSTBOX_RING_WAIT how to wait
+ * @timeout_ns: with POSTBOX_TIMEOUT or POSTBOX_DEADLINE
+ *
+ * POSTBOX_RING_WAIT waits as the side that @flags say: a consumer until a record
+ * is there, a producer until half of the ring is free, either until the other
+ * side has left. It may return without a reason. Where it does not wait (EAGAIN),
+ * the next doorbell still wakes whoever polls.
+ *
+ * POSTBOX_RING_WAKE wakes the side that @flags say, if it has a reason: for who
+ * has the right of the other side.
+ *
+ * poll says POLLIN and POLLOUT as these waits would return, POLLHUP to who
+ * receives when the last producer has left, and POLLERR to who sends when the
+ * consumer has.
+ */
+struct postbox_ring {
+	__u32 size;
+	__u32 flags;
+	__u64 timeout_ns;
 };
 
 #endif /* _UAPI_LINUX_POSTBOX_H */

@@ -14,6 +14,7 @@ pub const POSTBOX_KIND_LATCH: u32 = 7;
 pub const POSTBOX_KIND_BARRIER: u32 = 8;
 pub const POSTBOX_KIND_SEGMENT: u32 = 9;
 pub const POSTBOX_KIND_POOL: u32 = 10;
+pub const POSTBOX_KIND_RING: u32 = 11;
 pub const POSTBOX_RIGHT_SEND: u32 = 1;
 pub const POSTBOX_RIGHT_RECEIVE: u32 = 2;
 pub const POSTBOX_RIGHT_ADMIN: u32 = 8;
@@ -29,6 +30,7 @@ pub const POSTBOX_O_PERSIST: u32 = 4;
 pub const POSTBOX_O_PORT: u32 = 8;
 pub const POSTBOX_O_NO_BACK: u32 = 16;
 pub const POSTBOX_O_NO_FORWARD: u32 = 32;
+pub const POSTBOX_O_MANY: u32 = 64;
 pub const POSTBOX_ATTR_MODE: u32 = 1;
 pub const POSTBOX_ATTR_UID: u32 = 2;
 pub const POSTBOX_ATTR_GID: u32 = 4;
@@ -70,6 +72,20 @@ pub const POSTBOX_LEASES: u32 = 1024;
 pub const POSTBOX_WORD_OWNER: u64 = 4611686018427387903;
 pub const POSTBOX_WORD_WAITERS: i64 = -9223372036854775808;
 pub const POSTBOX_WORD_OWNER_DIED: u32 = 1;
+pub const POSTBOX_RING_STATUS_PAGE: u32 = 0;
+pub const POSTBOX_RING_HEAD_PAGE: u32 = 1;
+pub const POSTBOX_RING_TAIL_PAGE: u32 = 2;
+pub const POSTBOX_RING_DATA_PAGE: u32 = 3;
+pub const POSTBOX_RING_BUSY: u32 = 1;
+pub const POSTBOX_RING_COMMITTED: u32 = 2;
+pub const POSTBOX_RING_ABORTED: u32 = 3;
+pub const POSTBOX_RING_PRODUCER_CLOSED: u32 = 1;
+pub const POSTBOX_RING_PRODUCER_DIED: u32 = 2;
+pub const POSTBOX_RING_CONSUMER_CLOSED: u32 = 4;
+pub const POSTBOX_RING_CONSUMER_DIED: u32 = 8;
+pub const POSTBOX_RING_PRODUCERS: u32 = 64;
+pub const POSTBOX_RING_CONSUMER: u32 = 256;
+pub const POSTBOX_RING_PRODUCER: u32 = 512;
 pub type __s32 = ::core::ffi::c_int;
 pub type __u32 = ::core::ffi::c_uint;
 pub type __u64 = ::core::ffi::c_ulonglong;
@@ -107,6 +123,10 @@ pub const POSTBOX_COUNT_DOWN: __u32 = 48706;
 pub const POSTBOX_WAIT: __u32 = 48707;
 pub const POSTBOX_JOIN: __u32 = 48708;
 pub const POSTBOX_LEAVE: __u32 = 48709;
+pub const POSTBOX_RING_ATTACH: __u32 = 48720;
+pub const POSTBOX_RING_DETACH: __u32 = 48721;
+pub const POSTBOX_RING_WAIT: __u32 = 48722;
+pub const POSTBOX_RING_WAKE: __u32 = 48723;
 pub const POSTBOX_ATTACH: __u32 = 48736;
 pub const POSTBOX_WAIT_WORD: __u32 = 48737;
 pub const POSTBOX_WAKE_WORD: __u32 = 48738;
@@ -1031,4 +1051,98 @@ const _: () = {
         [::core::mem::offset_of!(postbox_word, count) - 32usize];
     ["Offset of field: postbox_word::state"]
         [::core::mem::offset_of!(postbox_word, state) - 36usize];
+};
+#[repr(C)]
+#[derive(Debug, Copy, Clone)]
+pub struct postbox_ring_status {
+    pub consumer_waiting: __u32,
+    pub producer_waiting: __u32,
+    pub state: __u32,
+    pub reserved: [__u32; 13usize],
+    pub producers: [__u32; 64usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_ring_status"][::core::mem::size_of::<postbox_ring_status>() - 320usize];
+    ["Alignment of postbox_ring_status"][::core::mem::align_of::<postbox_ring_status>() - 4usize];
+    ["Offset of field: postbox_ring_status::consumer_waiting"]
+        [::core::mem::offset_of!(postbox_ring_status, consumer_waiting) - 0usize];
+    ["Offset of field: postbox_ring_status::producer_waiting"]
+        [::core::mem::offset_of!(postbox_ring_status, producer_waiting) - 4usize];
+    ["Offset of field: postbox_ring_status::state"]
+        [::core::mem::offset_of!(postbox_ring_status, state) - 8usize];
+    ["Offset of field: postbox_ring_status::reserved"]
+        [::core::mem::offset_of!(postbox_ring_status, reserved) - 12usize];
+    ["Offset of field: postbox_ring_status::producers"]
+        [::core::mem::offset_of!(postbox_ring_status, producers) - 64usize];
+};
+impl Default for postbox_ring_status {
+    fn default() -> Self {
+        let mut s = ::core::mem::MaybeUninit::<Self>::uninit();
+        unsafe {
+            ::core::ptr::write_bytes(s.as_mut_ptr(), 0, 1);
+            s.assume_init()
+        }
+    }
+}
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_ring_tail {
+    pub tail: __u64,
+    pub reserved: [__u64; 7usize],
+    pub lock: __u32,
+    pub reserved2: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_ring_tail"][::core::mem::size_of::<postbox_ring_tail>() - 72usize];
+    ["Alignment of postbox_ring_tail"][::core::mem::align_of::<postbox_ring_tail>() - 8usize];
+    ["Offset of field: postbox_ring_tail::tail"]
+        [::core::mem::offset_of!(postbox_ring_tail, tail) - 0usize];
+    ["Offset of field: postbox_ring_tail::reserved"]
+        [::core::mem::offset_of!(postbox_ring_tail, reserved) - 8usize];
+    ["Offset of field: postbox_ring_tail::lock"]
+        [::core::mem::offset_of!(postbox_ring_tail, lock) - 64usize];
+    ["Offset of field: postbox_ring_tail::reserved2"]
+        [::core::mem::offset_of!(postbox_ring_tail, reserved2) - 68usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_ring_attach {
+    pub size: __u32,
+    pub flags: __u32,
+    pub id: __u32,
+    pub options: __u32,
+    pub capacity: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_ring_attach"][::core::mem::size_of::<postbox_ring_attach>() - 24usize];
+    ["Alignment of postbox_ring_attach"][::core::mem::align_of::<postbox_ring_attach>() - 8usize];
+    ["Offset of field: postbox_ring_attach::size"]
+        [::core::mem::offset_of!(postbox_ring_attach, size) - 0usize];
+    ["Offset of field: postbox_ring_attach::flags"]
+        [::core::mem::offset_of!(postbox_ring_attach, flags) - 4usize];
+    ["Offset of field: postbox_ring_attach::id"]
+        [::core::mem::offset_of!(postbox_ring_attach, id) - 8usize];
+    ["Offset of field: postbox_ring_attach::options"]
+        [::core::mem::offset_of!(postbox_ring_attach, options) - 12usize];
+    ["Offset of field: postbox_ring_attach::capacity"]
+        [::core::mem::offset_of!(postbox_ring_attach, capacity) - 16usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_ring {
+    pub size: __u32,
+    pub flags: __u32,
+    pub timeout_ns: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_ring"][::core::mem::size_of::<postbox_ring>() - 16usize];
+    ["Alignment of postbox_ring"][::core::mem::align_of::<postbox_ring>() - 8usize];
+    ["Offset of field: postbox_ring::size"][::core::mem::offset_of!(postbox_ring, size) - 0usize];
+    ["Offset of field: postbox_ring::flags"][::core::mem::offset_of!(postbox_ring, flags) - 4usize];
+    ["Offset of field: postbox_ring::timeout_ns"]
+        [::core::mem::offset_of!(postbox_ring, timeout_ns) - 8usize];
 };
