@@ -16,6 +16,7 @@
 #include <linux/pid_namespace.h>
 #include <linux/poll.h>
 #include <linux/sched.h>
+#include <linux/sched/clock.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
@@ -319,14 +320,26 @@ void postbox_task_wake(struct task_struct *task)
  * The same by a task that is about to sleep until this one has done something
  * for it, and leaves it its CPU. Only default_wake_function() takes the flags,
  * which are the scheduler's own (kernel/sched/sched.h).
+ *
+ * With @stay the task stays runnable and only lets the other one go first.
+ * Where that one is quick, neither was put to sleep. Returns how long the task
+ * was away, in nanoseconds; 0: it was not.
  */
-void postbox_task_hand_over(struct task_struct *task)
+u64 postbox_task_hand_over(struct task_struct *task, bool stay)
 {
 	struct wait_queue_entry entry;
+	u64 away = 0;
 
 	init_waitqueue_entry(&entry, task);
 	default_wake_function(&entry, TASK_NORMAL, WF_SYNC | WF_CURRENT_CPU, NULL);
+	if (stay && task_cpu(task) == raw_smp_processor_id()) {
+		u64 start = local_clock();
+
+		if (yield_to(task, false) > 0)
+			away = max(local_clock() - start, 1);
+	}
 	put_task_struct(task);
+	return away;
 }
 
 /* The process of this number, as the current task sees it, with a reference. */

@@ -98,7 +98,7 @@ void postbox_poll_wake(struct wait_queue_head *head, u32 mask);
 
 struct task_struct *postbox_task_get(struct task_struct *task);
 void postbox_task_wake(struct task_struct *task);
-void postbox_task_hand_over(struct task_struct *task);
+u64 postbox_task_hand_over(struct task_struct *task, bool stay);
 struct pid *postbox_process_get(u32 nr, u64 *ino);
 void postbox_process_put(struct pid *pid);
 bool postbox_exited(struct pid *pid);

@@ -82,7 +82,7 @@ pub(crate) mod c {
             task: *mut bindings::task_struct,
         ) -> *mut bindings::task_struct;
         pub(crate) fn postbox_task_wake(task: *mut bindings::task_struct);
-        pub(crate) fn postbox_task_hand_over(task: *mut bindings::task_struct);
+        pub(crate) fn postbox_task_hand_over(task: *mut bindings::task_struct, stay: bool) -> u64;
         pub(crate) fn postbox_wait(
             done: *const u32,
             timed: bool,

@@ -13,7 +13,7 @@ use crate::{
         Take,
     },
     uapi,
-    wait::{Event, Outcome, Pollers, Wait, Waiter, WaiterPtr, Wake},
+    wait::{Event, Haste, Outcome, Pollers, Wait, Waiter, WaiterPtr, Wake},
 };
 use core::{
     pin::{pin, Pin},
@@ -146,6 +146,9 @@ pub(crate) struct Mailbox {
     rendezvous: bool,
     /// The first of the spares.
     spare: Spare,
+    /// Whether calls are answered, and repeated, at once.
+    servers: Haste,
+    callers: Haste,
     #[pin]
     sender_came: Event,
     #[pin]
@@ -176,6 +179,8 @@ impl Mailbox {
             }),
             rendezvous: capacity.messages == 0,
             spare: Spare::new(),
+            servers: Haste::new(),
+            callers: Haste::new(),
             sender_came <- Event::new(),
             receiver_came <- Event::new(),
         })
@@ -407,7 +412,7 @@ impl Mailbox {
         // SAFETY: The waiter is pinned here. Below, it is done, or takes its pointer back.
         let sending = unsafe { self.inner.lock().call(request, waiter.pointer()) };
         match sending {
-            Sending::Waits(Some(receiver)) => receiver.hand_over(),
+            Sending::Waits(Some(receiver)) => receiver.hand_over(&waiter, &self.servers),
             Sending::Waits(None) => self.pollers.wake(IN),
             Sending::Closed(_) => return Err(EPIPE),
             Sending::Queued | Sending::Given(_) | Sending::Full(_) => return Err(EINVAL),
@@ -660,7 +665,7 @@ impl Mailbox {
             drop(inner);
         }
         if let Some(caller) = answered {
-            caller.hand_over();
+            caller.hand_over(&waiter, &self.callers);
         }
         if self.rendezvous {
             self.pollers.wake(OUT);

@@ -19,7 +19,7 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{
-            ordering::{Acquire, Release},
+            ordering::{Acquire, Relaxed, Release},
             Atomic,
         },
         new_spinlock, SpinLock,
@@ -262,12 +262,64 @@ pub(crate) struct Wake(*mut bindings::task_struct);
 unsafe impl Send for Wake {}
 
 impl Wake {
-    /// Wakes it where the current task runs, which is about to sleep until it is answered.
-    pub(crate) fn hand_over(self) {
+    /// Wakes it where the current task runs, which then waits, as `waiter`, for what it does, and
+    /// lets it go first. `haste` says whether that is worth it.
+    pub(crate) fn hand_over(self, waiter: &Waiter, haste: &Haste) {
         let task = self.0;
         core::mem::forget(self);
+        let stay = haste.expected();
         // SAFETY: `self` had a reference to the task, which this drops.
-        unsafe { c::postbox_task_hand_over(task) };
+        let away = unsafe { c::postbox_task_hand_over(task, stay) };
+        if away != 0 {
+            haste.learn(away < Haste::ENOUGH && waiter.done.load(Relaxed) != 0);
+        }
+    }
+}
+
+/// Whether those whom a task wakes and then waits for are so quick that it need not be put to sleep
+/// and woken. They are taken for that until one was not: because it had more to do, or because
+/// others wanted the CPU, to whom a task that stays runnable loses more than one that sleeps. Then
+/// it is tried again after some waits, and after more of them each time that it was in vain.
+pub(crate) struct Haste {
+    /// Waits until the next try.
+    pause: Atomic<u32>,
+    /// The last pause; 0: the last try was good.
+    last: Atomic<u32>,
+}
+
+// Guesses, in which a lost update does no harm.
+impl Haste {
+    /// What is quick, in nanoseconds.
+    const ENOUGH: u64 = 100_000;
+    const FIRST: u32 = 64;
+    const LONGEST: u32 = 4096;
+
+    pub(crate) const fn new() -> Self {
+        Self {
+            pause: Atomic::new(0),
+            last: Atomic::new(0),
+        }
+    }
+
+    #[inline]
+    fn expected(&self) -> bool {
+        let pause = self.pause.load(Relaxed);
+        if pause > 0 {
+            self.pause.store(pause - 1, Relaxed);
+        }
+        pause == 0
+    }
+
+    #[inline]
+    fn learn(&self, quick: bool) {
+        let last = self.last.load(Relaxed);
+        let next = match (quick, last) {
+            (true, 0) => return,
+            (true, _) => 0,
+            (false, last) => (last * 2).clamp(Self::FIRST, Self::LONGEST),
+        };
+        self.last.store(next, Relaxed);
+        self.pause.store(next, Relaxed);
     }
 }
 
