@@ -244,7 +244,7 @@ fn read_result(read: Result<usize, Failure>) -> isize {
         // The end of the stream.
         Err(Failure::Error(error)) if error == EPIPE => 0,
         Err(Failure::Error(error)) => error.to_errno() as isize,
-        Err(Failure::TooSmall { .. }) => EMSGSIZE.to_errno() as isize,
+        Err(Failure::TooSmall(_)) => EMSGSIZE.to_errno() as isize,
     }
 }
 

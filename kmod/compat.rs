@@ -37,4 +37,5 @@ errors! {
     eoverflow = EOVERFLOW,
     eownerdead = EOWNERDEAD,
     estale = ESTALE,
+    exdev = EXDEV,
 }

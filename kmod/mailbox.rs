@@ -7,7 +7,7 @@
 use crate::{
     compat::{ecanceled, edquot, eopnotsupp, eownerdead, estale},
     helpers::{self, Process},
-    message::{Message, Spare, SPARE_BYTES},
+    message::{Message, Needs, Room, Spare, SPARE_BYTES},
     queue::{
         self, Capacity, Commit, HandleState, List, Received, Reserving, Returned, Sending, Sent,
         Take,
@@ -82,11 +82,8 @@ pub(crate) const UNSETTLED_MAX: usize = 4096;
 
 /// Why nothing was received.
 pub(crate) enum Failure {
-    /// The first message has this many bytes, and files, more than there is room for.
-    TooSmall {
-        len: u64,
-        files: usize,
-    },
+    /// The first message needs more room than there is.
+    TooSmall(Needs),
     Error(Error),
 }
 
@@ -110,6 +107,8 @@ pub(crate) struct Receive<'a> {
     pub(crate) room: usize,
     /// The files that there is room for.
     pub(crate) files: usize,
+    /// Where leases go.
+    pub(crate) leases: Option<&'a Room<'a>>,
     pub(crate) wait: Wait,
     /// The handle, if it can answer a request.
     pub(crate) state: Option<&'a State>,
@@ -124,6 +123,7 @@ impl<'a> Receive<'a> {
         Self {
             room,
             files: 0,
+            leases: None,
             wait,
             state,
             lease: false,
@@ -568,10 +568,10 @@ impl Mailbox {
         loop {
             let message = self.take(how, again, answered.take())?;
             // Who waits is given a message of whatever size.
-            let (len, files) = (message.node().len(), message.file_count());
-            if len > how.room as u64 || files > how.files {
+            if message.node().len() > how.room as u64 || !message.fits(how.files, how.leases) {
+                let needs = message.needs();
                 self.put_back(message);
-                return Err(Failure::TooSmall { len, files });
+                return Err(Failure::TooSmall(needs));
             }
             if message.node().is_request() && self.owes_too_much(how) {
                 self.put_back(message);
@@ -587,7 +587,15 @@ impl Mailbox {
                     return Err(error.into());
                 }
                 Ok(copied) => {
+                    // Those of a message that is to be acknowledged stay with it.
+                    let room = how
+                        .leases
+                        .filter(|_| !how.lease || message.node().is_request());
+                    let leases = room.and_then(|_| message.take_leases());
                     if self.commit(message, how) {
+                        if let (Some(leases), Some(room)) = (leases, room) {
+                            leases.receive(&room.access);
+                        }
                         return Ok(copied);
                     }
                     again = true;
@@ -640,8 +648,9 @@ impl Mailbox {
             match taken {
                 Take::Message(message) => return Ok(message),
                 Take::TooSmall(len) => {
-                    let files = inner.first(origin).map_or(0, Message::file_count);
-                    return Err(Failure::TooSmall { len, files });
+                    let needs = inner.first(origin).map(Message::needs);
+                    let needs = needs.unwrap_or_default();
+                    return Err(Failure::TooSmall(Needs { len, ..needs }));
                 }
                 Take::Ended => return Err(EPIPE.into()),
                 Take::Empty => {

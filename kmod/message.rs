@@ -7,6 +7,7 @@ use crate::{
     helpers::{self, c, Identity, Seen, UserBytes},
     link::Pending,
     mailbox::Mailbox,
+    pool::{Access, Leases, Outgoing},
     queue::{self, Linked, Links, Node},
     quota::MessageCharge,
     wait::WaiterPtr,
@@ -74,9 +75,26 @@ fn with_room(len: usize) -> Result<KVVec<u8>> {
 
 /// What comes with a message.
 pub(crate) enum Cargo {
-    Files(Files),
+    Parcel(Option<Files>, Cell<Option<Leases>>),
     /// The end of a link, until it is accepted.
     Connection(Cell<Option<Pending>>, #[allow(dead_code)] Option<Edges>),
+}
+
+/// Where the leases go that come with a message.
+pub(crate) struct Room<'a> {
+    pub(crate) access: Access<'a>,
+    /// How many there is room for.
+    pub(crate) leases: usize,
+}
+
+/// What room a message needs to be received.
+#[derive(Default)]
+pub(crate) struct Needs {
+    pub(crate) len: u64,
+    pub(crate) files: usize,
+    pub(crate) leases: usize,
+    /// The number of the pool that they are of.
+    pub(crate) pool: u64,
 }
 
 /// A message, from the send on until it is received for good. Its memory can then be used for
@@ -174,10 +192,12 @@ impl Message {
         self.node.make_request();
     }
 
-    /// Sends files with it.
-    pub(crate) fn attach(&mut self, files: Option<Files>) -> Result {
-        if let Some(files) = files {
-            self.cargo = Some(KBox::new(Cargo::Files(files), GFP_KERNEL_ACCOUNT)?);
+    /// Sends files and leases with it.
+    pub(crate) fn attach(&mut self, files: Option<Files>, leases: Option<&Outgoing<'_>>) -> Result {
+        let leases = leases.and_then(Outgoing::leases);
+        if files.is_some() || leases.is_some() {
+            let cargo = Cargo::Parcel(files, Cell::new(leases));
+            self.cargo = Some(KBox::new(cargo, GFP_KERNEL_ACCOUNT)?);
         }
         Ok(())
     }
@@ -197,9 +217,54 @@ impl Message {
     /// The files that come with it.
     pub(crate) fn files(&self) -> Option<&Files> {
         match self.cargo() {
-            Some(Cargo::Files(files)) => Some(files),
+            Some(Cargo::Parcel(files, _)) => files.as_ref(),
             _ => None,
         }
+    }
+
+    /// Calls `f` with the leases that come with it. For the holder of the message.
+    pub(crate) fn with_leases<T>(&self, f: impl FnOnce(&Leases) -> T) -> Option<T> {
+        let Some(Cargo::Parcel(_, cell)) = self.cargo() else {
+            return None;
+        };
+        let leases = cell.take();
+        let result = leases.as_ref().map(f);
+        cell.set(leases);
+        result
+    }
+
+    /// Takes the leases out that come with it. For the holder of the message.
+    pub(crate) fn take_leases(&self) -> Option<Leases> {
+        match self.cargo() {
+            Some(Cargo::Parcel(_, leases)) => leases.take(),
+            _ => None,
+        }
+    }
+
+    /// What room it needs. For the holder of the message.
+    pub(crate) fn needs(&self) -> Needs {
+        let leases = self.with_leases(|leases| (leases.len(), leases.id));
+        let (leases, pool) = leases.unwrap_or_default();
+        Needs {
+            len: self.node.len(),
+            files: self.files().map_or(0, Files::len),
+            leases,
+            pool,
+        }
+    }
+
+    /// Whether there is room for what comes with it. For the holder of the message.
+    #[inline]
+    pub(crate) fn fits(&self, files: usize, room: Option<&Room<'_>>) -> bool {
+        self.cargo.is_none() || self.cargo_fits(files, room)
+    }
+
+    #[inline(never)]
+    fn cargo_fits(&self, files: usize, room: Option<&Room<'_>>) -> bool {
+        let fits = |leases: &Leases| {
+            room.is_some_and(|room| leases.len() <= room.leases && leases.are_of(&room.access))
+        };
+        self.file_count() <= files && self.with_leases(fits).unwrap_or(true)
     }
 
     /// Takes the end of a link out that comes with it. For the holder of the message.
@@ -232,7 +297,7 @@ impl Message {
 
     /// Charges it, when it was charged to somebody else, to who uses the handle.
     pub(crate) fn recharge(&mut self, handle: &Handle) -> Result {
-        if let Some(Cargo::Files(files)) = self.cargo.as_deref_mut() {
+        if let Some(Cargo::Parcel(Some(files), _)) = self.cargo.as_deref_mut() {
             files.keep(handle)?;
         }
         self.charge.uncharge();

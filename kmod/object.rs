@@ -8,6 +8,8 @@ use crate::{
     mailbox::{Mailbox, State},
     mapping::{Area, Memory},
     pipe::Pipe,
+    pool::Pool,
+    ring::Ring,
     segment::Segment,
     semaphore::Semaphore,
     share::Shares,
@@ -29,6 +31,8 @@ pub(crate) enum Object {
     Latch(Arc<Latch>),
     Barrier(Arc<Barrier>),
     Segment(Arc<Segment>),
+    Pool(Arc<Pool>),
+    Ring(Arc<Ring>),
 }
 
 /// What a handle may do with an object, and at which of a link's ends it is.
@@ -52,6 +56,8 @@ impl Object {
             Self::Latch(_) => (uapi::POSTBOX_KIND_LATCH, "latch"),
             Self::Barrier(_) => (uapi::POSTBOX_KIND_BARRIER, "barrier"),
             Self::Segment(_) => (uapi::POSTBOX_KIND_SEGMENT, "segment"),
+            Self::Pool(_) => (uapi::POSTBOX_KIND_POOL, "pool"),
+            Self::Ring(_) => (uapi::POSTBOX_KIND_RING, "ring"),
         }
     }
 
@@ -65,7 +71,9 @@ impl Object {
             | Self::Semaphore(_)
             | Self::Latch(_)
             | Self::Barrier(_)
-            | Self::Segment(_) => (None, None),
+            | Self::Segment(_)
+            | Self::Pool(_)
+            | Self::Ring(_) => (None, None),
         }
     }
 
@@ -90,6 +98,8 @@ impl Object {
             Self::Latch(latch) => latch.open(side.sends, side.receives),
             Self::Barrier(barrier) => barrier.open(side.sends, side.receives),
             Self::Segment(segment) => segment.open(side.sends, side.receives),
+            Self::Pool(pool) => pool.open(side.sends, side.receives),
+            Self::Ring(ring) => ring.open(side.sends, side.receives),
         }
     }
 
@@ -119,6 +129,8 @@ impl Object {
             Self::Latch(latch) => latch.close(side.sends, side.receives, shares),
             Self::Barrier(barrier) => barrier.close(side.sends, side.receives, shares),
             Self::Segment(segment) => segment.close(side.sends, side.receives, shares),
+            Self::Pool(pool) => pool.close(side.sends, side.receives, shares),
+            Self::Ring(ring) => ring.close(side.sends, side.receives, shares),
         }
     }
 
@@ -135,6 +147,8 @@ impl Object {
             Self::Latch(latch) => latch.process_closed(shares, Some(process)),
             Self::Barrier(barrier) => barrier.process_closed(shares, Some(process)),
             Self::Segment(segment) => segment.process_closed(shares, Some(process)),
+            Self::Pool(pool) => pool.process_closed(shares, Some(process)),
+            Self::Ring(ring) => ring.process_closed(shares, Some(process)),
             _ => {
                 if let (_, Some(rx)) = self.mailboxes(side.end) {
                     if side.receives {
@@ -179,6 +193,8 @@ impl Object {
                 Self::Barrier(barrier) => barrier.poll(file, table, shares),
                 // Nothing ever happens to it.
                 Self::Segment(_) => 0,
+                Self::Pool(pool) => pool.poll(file, table, side.sends),
+                Self::Ring(ring) => ring.poll(file, table, side.sends, side.receives),
             }
         }
     }
@@ -221,6 +237,8 @@ impl Object {
             Self::Latch(latch) => latch.describe(info),
             Self::Barrier(barrier) => barrier.describe(info),
             Self::Segment(segment) => segment.describe(info),
+            Self::Pool(pool) => pool.describe(info),
+            Self::Ring(ring) => ring.describe(info),
         }
     }
 
@@ -228,6 +246,8 @@ impl Object {
     pub(crate) fn map(&self, side: Side, area: &Area) -> Result {
         match self {
             Self::Segment(segment) => segment.map(area, side.sends, side.receives),
+            Self::Pool(pool) => pool.map(area, side.sends, side.receives),
+            Self::Ring(ring) => ring.map(area, side.sends, side.receives),
             _ => Err(ENODEV),
         }
     }
@@ -236,6 +256,7 @@ impl Object {
     pub(crate) fn memory(&self) -> Option<&Memory> {
         match self {
             Self::Segment(segment) => Some(&segment.memory),
+            Self::Pool(pool) => Some(&pool.memory),
             _ => None,
         }
     }

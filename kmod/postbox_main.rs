@@ -30,12 +30,14 @@ mod mapping;
 mod message;
 mod object;
 mod pipe;
+mod pool;
 // Also an ordinary crate, of which all of this is public.
 #[allow(dead_code, unreachable_pub)]
 mod queue;
 mod quota;
 mod registry;
 mod request;
+mod ring;
 mod segment;
 mod semaphore;
 mod share;

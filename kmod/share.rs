@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What each process has through one handle of a wait object, so that it can be settled when the
 //! process exits or closes its last descriptor of the handle: units of a semaphore, counts that it
-//! owes to a latch, parties of a barrier that it stands for, and an arrival there, and its number in
-//! a segment.
+//! owes to a latch, parties of a barrier that it stands for, and an arrival there, its number in a
+//! segment, and leases of a pool.
 
 use crate::{queue::Arrival, uapi};
 use kernel::{

@@ -9,7 +9,7 @@
 use crate::{
     helpers::{self, c, Process},
     message::Message,
-    queue::{self, Gate, Linked, Links, List, Received, Sent, Turn},
+    queue::{self, Flight, Gate, Linked, Links, List, Received, Sent, Turn},
     uapi,
 };
 use core::{cell::UnsafeCell, marker::PhantomPinned, pin::Pin, ptr::NonNull};
@@ -94,6 +94,8 @@ pub(crate) enum Outcome {
     Turn(Turn),
     /// It has the units of a semaphore that it wanted, of which so many were a dead process's.
     Granted(u64),
+    /// It has a block of a pool, which flies to it.
+    Lent(Flight),
     /// The wait for a latch, or at a barrier, is over.
     Gate(Gate),
     /// An [`Event`] happened.

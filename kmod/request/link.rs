@@ -224,7 +224,7 @@ pub(super) fn accept(
             Ok(())
         }
         Err(Failure::Error(error)) => Err(error),
-        Err(Failure::TooSmall { .. }) => Err(EINVAL),
+        Err(Failure::TooSmall(_)) => Err(EINVAL),
     }
 }
 

@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Messages, calls and replies.
 
-use super::{address, ensure, with, Args, Place};
+use super::{
+    address, ensure,
+    pool::{with_leases, Leasing},
+    with, Args, Place,
+};
 use crate::{
     compat::edquot,
     files::{Files, Installed},
     handle::Handle,
     helpers::{limits, Process, UserBytes},
     mailbox::{Failure, Mailbox, Origin, Receive, UNSETTLED_MAX},
-    message::Message,
+    message::{Message, Needs},
+    pool::Outgoing,
     uapi,
     wait::{Wait, Wake},
 };
@@ -41,9 +46,33 @@ impl Content {
         }
     }
 
+    fn of_reply(args: &uapi::postbox_reply) -> Self {
+        Self {
+            priority: 0,
+            data: args.data,
+            len: args.len,
+            fds: args.fds,
+            fd_count: args.fd_count,
+        }
+    }
+
+    /// The same with leases: `fds` is what they say.
+    fn leased(self, leasing: &Leasing<'_>) -> Self {
+        Self {
+            fds: leasing.args.fds,
+            ..self
+        }
+    }
+
     /// Makes the message, in memory of `mailbox`. `queued`: it goes into that mailbox's queue.
     #[inline]
-    fn compose(&self, handle: &Handle, mailbox: &Mailbox, queued: bool) -> Result<KBox<Message>> {
+    fn compose(
+        &self,
+        handle: &Handle,
+        mailbox: &Mailbox,
+        queued: bool,
+        leases: Option<&Outgoing<'_>>,
+    ) -> Result<KBox<Message>> {
         ensure(self.priority <= uapi::POSTBOX_PRIORITY_MAX)?;
         let max = if queued {
             mailbox.message_max()
@@ -61,9 +90,10 @@ impl Content {
         } else {
             message.fill_answer(len, &mut payload)?;
         }
-        if self.fd_count != 0 {
+        if self.fd_count != 0 || leases.is_some() {
             let queue = queued.then_some(mailbox);
-            message.attach(Files::take(handle, queue, self.fds, self.fd_count)?)?;
+            let files = Files::take(handle, queue, self.fds, self.fd_count)?;
+            message.attach(files, leases)?;
         }
         Ok(message)
     }
@@ -72,8 +102,33 @@ impl Content {
 /// Sends one message, whose flags were checked.
 #[inline]
 fn send_one(handle: &Handle, args: &uapi::postbox_send, wait: &Wait) -> Result {
+    if args.flags & uapi::POSTBOX_LEASES != 0 {
+        return send_leases(handle, args, wait);
+    }
+    send_content(handle, args, wait, &Content::of(args), None)
+}
+
+#[inline(never)]
+fn send_leases(handle: &Handle, args: &uapi::postbox_send, wait: &Wait) -> Result {
+    with_leases(args.fds, |leasing| {
+        let leases = leasing.outgoing()?;
+        let content = Content::of(args).leased(leasing);
+        send_content(handle, args, wait, &content, Some(&leases))?;
+        leases.sent();
+        Ok(())
+    })
+}
+
+#[inline]
+fn send_content(
+    handle: &Handle,
+    args: &uapi::postbox_send,
+    wait: &Wait,
+    content: &Content,
+    leases: Option<&Outgoing<'_>>,
+) -> Result {
     let mailbox = handle.tx()?;
-    let message = Content::of(args).compose(handle, mailbox, true)?;
+    let message = content.compose(handle, mailbox, true, leases)?;
     if args.flags & uapi::POSTBOX_SEND_RESERVED != 0 {
         mailbox.send_reserved(&handle.state, message, args.reserved_len)
     } else {
@@ -82,7 +137,8 @@ fn send_one(handle: &Handle, args: &uapi::postbox_send, wait: &Wait) -> Result {
 }
 
 pub(super) fn send(handle: &Handle, args: &uapi::postbox_send, nonblocking: bool) -> Result {
-    ensure(args.flags & !(Wait::FLAGS | uapi::POSTBOX_SEND_RESERVED) == 0)?;
+    const FLAGS: u32 = Wait::FLAGS | uapi::POSTBOX_SEND_RESERVED | uapi::POSTBOX_LEASES;
+    ensure(args.flags & !FLAGS == 0)?;
     ensure(args.flags & uapi::POSTBOX_SEND_RESERVED != 0 || args.reserved_len == 0)?;
     let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
     send_one(handle, args, &wait)
@@ -90,7 +146,13 @@ pub(super) fn send(handle: &Handle, args: &uapi::postbox_send, nonblocking: bool
 
 /// Copies a message, and all that there is to say of it but the token, to where `args` says.
 #[inline]
-fn deliver(message: &Message, at: Place, args: &mut uapi::postbox_recv) -> Result<Installed> {
+fn deliver(
+    message: &Message,
+    at: Place,
+    args: &mut uapi::postbox_recv,
+    leasing: Option<&mut Leasing<'_>>,
+    kept: bool,
+) -> Result<Installed> {
     let payload = message.payload();
     UserBytes::at(address(args.data)?).copy_from(payload)?;
     let (node, sender) = (message.node(), message.sender());
@@ -111,9 +173,17 @@ fn deliver(message: &Message, at: Place, args: &mut uapi::postbox_recv) -> Resul
     args.gid = sender.gid;
     args.pidfd_ino = sender.pidfd_ino;
     args.fd_count = message.file_count() as u32;
+    let mut fds = args.fds;
+    if let Some(leasing) = leasing {
+        leasing.describe(message, kept && !node.is_request())?;
+        if leasing.args.count != 0 {
+            args.msg_flags |= uapi::POSTBOX_MSG_LEASES;
+        }
+        fds = leasing.args.fds;
+    }
     at.write_from(args, OUT)?;
     match message.files() {
-        Some(files) => files.install(args.fds),
+        Some(files) => files.install(fds),
         None => Ok(Installed::NONE),
     }
 }
@@ -128,7 +198,38 @@ fn recv_one(
     flags: u32,
     answered: Option<Wake>,
 ) -> Result {
+    if args.flags & uapi::POSTBOX_LEASES != 0 {
+        return recv_leases(handle, at, args, wait, flags, answered);
+    }
+    recv_to(handle, at, args, wait, flags, answered, None)
+}
+
+#[inline(never)]
+fn recv_leases(
+    handle: &Handle,
+    at: Place,
+    args: &mut uapi::postbox_recv,
+    wait: Wait,
+    flags: u32,
+    answered: Option<Wake>,
+) -> Result {
+    with_leases(args.fds, |leasing| {
+        recv_to(handle, at, args, wait, flags, answered, Some(leasing))
+    })
+}
+
+#[inline]
+fn recv_to(
+    handle: &Handle,
+    at: Place,
+    args: &mut uapi::postbox_recv,
+    wait: Wait,
+    flags: u32,
+    answered: Option<Wake>,
+    mut leasing: Option<&mut Leasing<'_>>,
+) -> Result {
     let mailbox = handle.rx()?;
+    let room = leasing.as_ref().map(|leasing| leasing.room());
     let lease = flags & uapi::POSTBOX_RECV_ACK != 0;
     let mut from = None;
     if flags & uapi::POSTBOX_RECV_FROM != 0 {
@@ -138,6 +239,7 @@ fn recv_one(
     let how = Receive {
         room: usize::try_from(args.len).unwrap_or(usize::MAX),
         files: args.fd_max as usize,
+        leases: room.as_ref(),
         wait,
         state: Some(&handle.state),
         lease,
@@ -150,7 +252,7 @@ fn recv_one(
         } else {
             0
         };
-        deliver(message, at, args)
+        deliver(message, at, args, leasing.as_deref_mut(), lease)
     });
     match received {
         Ok(installed) => {
@@ -158,12 +260,41 @@ fn recv_one(
             Ok(())
         }
         Err(Failure::Error(error)) => Err(error),
-        Err(Failure::TooSmall { len, files }) => {
-            args.msg_len = len;
-            args.fd_count = files as u32;
-            at.write(args)?;
-            Err(EMSGSIZE)
+        Err(Failure::TooSmall(needs)) => {
+            let refusal = refusal(&needs, &leasing);
+            tell_needs(at, args, &needs, leasing)?;
+            Err(refusal)
         }
+    }
+}
+
+/// Why a message is refused that does not fit.
+#[cold]
+fn refusal(needs: &Needs, leasing: &Option<&mut Leasing<'_>>) -> Error {
+    leasing
+        .as_ref()
+        .map_or(EMSGSIZE, |leasing| leasing.refusal(needs))
+}
+
+/// Says what room a message needs.
+#[cold]
+fn tell_needs(
+    at: Place,
+    args: &mut uapi::postbox_recv,
+    needs: &Needs,
+    leasing: Option<&mut Leasing<'_>>,
+) -> Result {
+    args.msg_len = needs.len;
+    args.fd_count = needs.files as u32;
+    args.msg_flags = if needs.leases == 0 {
+        0
+    } else {
+        uapi::POSTBOX_MSG_LEASES
+    };
+    at.write(args)?;
+    match leasing {
+        Some(leasing) => leasing.tell_of(needs.leases, needs.pool),
+        None => Ok(()),
     }
 }
 
@@ -198,7 +329,8 @@ fn recv_after(
     nonblocking: bool,
     answered: Option<Wake>,
 ) -> Result {
-    const FLAGS: u32 = Wait::FLAGS | uapi::POSTBOX_RECV_ACK | uapi::POSTBOX_RECV_FROM;
+    const FLAGS: u32 =
+        Wait::FLAGS | uapi::POSTBOX_RECV_ACK | uapi::POSTBOX_RECV_FROM | uapi::POSTBOX_LEASES;
     ensure(args.flags & !FLAGS == 0)?;
     let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
     recv_one(handle, at, args, wait, args.flags, answered)
@@ -273,7 +405,8 @@ pub(super) fn send_batch(
     ensure(args.flags & !Wait::FLAGS == 0)?;
     let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
     batch(at, args, |_, _, entry: &mut uapi::postbox_send| {
-        ensure(entry.flags == 0 && entry.timeout_ns == 0 && entry.reserved_len == 0)?;
+        ensure(entry.flags & !uapi::POSTBOX_LEASES == 0)?;
+        ensure(entry.timeout_ns == 0 && entry.reserved_len == 0)?;
         send_one(handle, entry, &wait)
     })
 }
@@ -288,7 +421,7 @@ pub(super) fn recv_batch(
     let flags = args.flags;
     let first = Wait::new(flags, args.timeout_ns, nonblocking)?;
     batch(at, args, |done, place, entry: &mut uapi::postbox_recv| {
-        ensure(entry.flags == 0 && entry.timeout_ns == 0)?;
+        ensure(entry.flags & !uapi::POSTBOX_LEASES == 0 && entry.timeout_ns == 0)?;
         let wait = if done == 0 { first } else { Wait::Never };
         recv_one(handle, place, entry, wait, flags, None)
     })
@@ -302,26 +435,86 @@ fn reply_place(at: Place) -> Place {
 }
 
 pub(super) fn call(handle: &Handle, at: Place, args: &mut uapi::postbox_call) -> Result {
-    const FLAGS: u32 = Wait::FLAGS & !uapi::POSTBOX_NONBLOCK;
+    const LEASES: u32 = uapi::POSTBOX_LEASES;
+    const FLAGS: u32 = LEASES | (Wait::FLAGS & !uapi::POSTBOX_NONBLOCK);
     let (request, reply) = (&args.request, &mut args.reply);
     ensure(args.reserved == 0 && reply.timeout_ns == 0)?;
     ensure(reply.size as usize == uapi::postbox_recv::MIN)?;
     ensure(request.size as usize == uapi::postbox_send::MIN)?;
     let at = reply_place(at);
     let mailbox = handle.tx()?;
-    if reply.flags == uapi::POSTBOX_CALL_FETCH {
+    if reply.flags & !LEASES == uapi::POSTBOX_CALL_FETCH {
         ensure(request.flags | request.priority | request.fd_count == 0)?;
         ensure(request.data | request.len | request.timeout_ns == 0)?;
         ensure(request.reserved_len | request.fds == 0)?;
-        let answer = handle.state.lock().fetch(reply.token).ok_or(ENOENT)?;
-        return answered(handle, mailbox, at, reply, answer);
+        return fetch(handle, mailbox, at, reply);
     }
-    ensure(reply.flags == 0 && request.flags & !FLAGS == 0 && request.reserved_len == 0)?;
+    ensure(reply.flags & !LEASES == 0)?;
+    ensure(request.flags & !FLAGS == 0 && request.reserved_len == 0)?;
     let wait = Wait::new(request.flags, request.timeout_ns, false)?;
-    let mut message = Content::of(request).compose(handle, mailbox, true)?;
+    if (request.flags | reply.flags) & LEASES != 0 {
+        return call_leases(handle, mailbox, at, request, reply, &wait);
+    }
+    let content = Content::of(request);
+    let mut message = content.compose(handle, mailbox, true, None)?;
     message.make_request();
     let answer = mailbox.call(message, &wait)?;
-    answered(handle, mailbox, at, reply, answer)
+    answered(handle, mailbox, at, reply, answer, None)
+}
+
+/// Calls `f` with what a request says of leases, if it does.
+fn optionally(flags: u32, fds: u64, f: impl FnOnce(Option<&mut Leasing<'_>>) -> Result) -> Result {
+    if flags & uapi::POSTBOX_LEASES == 0 {
+        return f(None);
+    }
+    with_leases(fds, |leasing| f(Some(leasing)))
+}
+
+#[inline(never)]
+fn fetch(handle: &Handle, mailbox: &Mailbox, at: Place, reply: &mut uapi::postbox_recv) -> Result {
+    optionally(reply.flags, reply.fds, |incoming| {
+        let answer = handle.state.lock().fetch(reply.token).ok_or(ENOENT)?;
+        answered(handle, mailbox, at, reply, answer, incoming)
+    })
+}
+
+#[inline(never)]
+fn call_leases(
+    handle: &Handle,
+    mailbox: &Mailbox,
+    at: Place,
+    request: &uapi::postbox_send,
+    reply: &mut uapi::postbox_recv,
+    wait: &Wait,
+) -> Result {
+    optionally(request.flags, request.fds, |mut leasing| {
+        optionally(reply.flags, reply.fds, |incoming| {
+            let mut content = Content::of(request);
+            let mut leases = None;
+            if let Some(leasing) = &leasing {
+                content = content.leased(leasing);
+                leases = Some(leasing.outgoing()?);
+            }
+            let mut message = content.compose(handle, mailbox, true, leases.as_ref())?;
+            message.make_request();
+            let answer = mailbox.call(message, wait);
+            match (answer, leases) {
+                (Ok(answer), leases) => {
+                    if let Some(leases) = leases {
+                        leases.sent();
+                    }
+                    answered(handle, mailbox, at, reply, answer, incoming)
+                }
+                (Err(error), leases) => {
+                    let gone = leases.is_some_and(|leases| !leases.failed());
+                    if let (true, Some(leasing)) = (gone, &mut leasing) {
+                        leasing.gone();
+                    }
+                    Err(error)
+                }
+            }
+        })
+    })
 }
 
 /// Gives the caller its answer, or keeps it.
@@ -332,25 +525,31 @@ fn answered(
     at: Place,
     args: &mut uapi::postbox_recv,
     answer: KBox<Message>,
+    mut leasing: Option<&mut Leasing<'_>>,
 ) -> Result {
-    let (len, files) = (answer.node().len(), answer.file_count());
+    let room = leasing.as_ref().map(|leasing| leasing.room());
     args.token = 0;
-    let delivered = if len > args.len || files > args.fd_max as usize {
-        Err(EMSGSIZE)
+    let files = args.fd_max as usize;
+    let delivered = if answer.node().len() > args.len || !answer.fits(files, room.as_ref()) {
+        Err(refusal(&answer.needs(), &leasing))
     } else {
-        deliver(&answer, at, args)
+        deliver(&answer, at, args, leasing.as_deref_mut(), false)
     };
     match delivered {
         Ok(installed) => {
             installed.keep();
+            if let Some(room) = room {
+                if let Some(leases) = answer.take_leases() {
+                    leases.receive(&room.access);
+                }
+            }
             mailbox.recycle(answer);
             Ok(())
         }
         Err(error) => {
-            args.msg_len = len;
-            args.fd_count = files as u32;
+            let needs = answer.needs();
             args.token = keep(handle, answer).unwrap_or(0);
-            if let Err(error) = at.write(args) {
+            if let Err(error) = tell_needs(at, args, &needs, leasing) {
                 // Nobody would ever ask for it.
                 let lost = handle.state.lock().fetch(args.token);
                 drop(lost);
@@ -380,18 +579,12 @@ fn reply_one(handle: &Handle, args: &uapi::postbox_reply) -> Result<Option<Wake>
     let mailbox = handle.rx()?;
     match args.flags {
         0 => {
-            let content = Content {
-                priority: 0,
-                data: args.data,
-                len: args.len,
-                fds: args.fds,
-                fd_count: args.fd_count,
-            };
-            let reply = content.compose(handle, mailbox, false)?;
+            let reply = Content::of_reply(args).compose(handle, mailbox, false, None)?;
             mailbox
                 .reply(&handle.state, args.token, Some(reply))
                 .map(Some)
         }
+        uapi::POSTBOX_LEASES => reply_leases(handle, mailbox, args).map(Some),
         uapi::POSTBOX_REPLY_DROP | uapi::POSTBOX_REPLY_CHECK => {
             ensure(args.data == 0 && args.len == 0 && args.fds == 0 && args.fd_count == 0)?;
             if args.flags == uapi::POSTBOX_REPLY_CHECK {
@@ -402,6 +595,20 @@ fn reply_one(handle: &Handle, args: &uapi::postbox_reply) -> Result<Option<Wake>
         }
         _ => Err(EINVAL),
     }
+}
+
+#[inline(never)]
+fn reply_leases(handle: &Handle, mailbox: &Mailbox, args: &uapi::postbox_reply) -> Result<Wake> {
+    let mut wake = None;
+    with_leases(args.fds, |leasing| {
+        let leases = leasing.outgoing()?;
+        let content = Content::of_reply(args).leased(leasing);
+        let reply = content.compose(handle, mailbox, false, Some(&leases))?;
+        wake = Some(mailbox.reply(&handle.state, args.token, Some(reply))?);
+        leases.sent();
+        Ok(())
+    })?;
+    wake.ok_or(EINVAL)
 }
 
 pub(super) fn reply(handle: &Handle, args: &uapi::postbox_reply) -> Result {

@@ -20,6 +20,8 @@ mod link;
 mod message;
 mod object;
 pub(crate) mod pipe;
+mod pool;
+mod ring;
 mod segment;
 mod sync;
 
@@ -42,16 +44,22 @@ macro_rules! args {
 }
 
 args! {
-    postbox_version, postbox_open, postbox_dup, postbox_unlink, postbox_attr, postbox_info,
+    postbox_version, postbox_open, postbox_dup, postbox_unlink, postbox_attr,
     postbox_list, postbox_send, postbox_recv, postbox_ack, postbox_reserve,
     postbox_batch, postbox_call, postbox_reply, postbox_reply_recv, postbox_pair, postbox_connect,
     postbox_accept, postbox_peer, postbox_wait_peer, postbox_shutdown, postbox_io,
-    postbox_capacity, postbox_sync, postbox_grant, postbox_attach, postbox_word,
+    postbox_capacity, postbox_sync, postbox_loan, postbox_leases, postbox_grant, postbox_attach, postbox_word,
+    postbox_ring, postbox_ring_attach,
 }
 
 // SAFETY: As above.
 unsafe impl Args for uapi::postbox_usage {
     const MIN: usize = offset_of!(Self, shared);
+}
+
+// SAFETY: As above.
+unsafe impl Args for uapi::postbox_info {
+    const MIN: usize = offset_of!(Self, requests);
 }
 
 /// Where an argument is in user memory, and how large the caller thinks that it is.
@@ -119,6 +127,26 @@ impl Place {
         })
     }
 
+    /// Reads a lease's entry, which has no size of its own.
+    pub(crate) fn read_lease(self) -> Result<uapi::postbox_lease> {
+        let mut bytes = [0; size_of::<uapi::postbox_lease>()];
+        UserBytes::at(self.address).copy_to(&mut bytes)?;
+        let [a, b, c, d, e, f, g, h, len @ ..] = bytes;
+        Ok(uapi::postbox_lease {
+            block: u32::from_ne_bytes([a, b, c, d]),
+            flags: u32::from_ne_bytes([e, f, g, h]),
+            len: u64::from_ne_bytes(len),
+        })
+    }
+
+    /// Writes a lease's entry.
+    pub(crate) fn write_lease(self, lease: &uapi::postbox_lease) -> Result {
+        let ([a, b, c, d], [e, f, g, h]) = (lease.block.to_ne_bytes(), lease.flags.to_ne_bytes());
+        let at = UserBytes::at(self.address);
+        at.copy_from(&[a, b, c, d, e, f, g, h])?;
+        at.after(8).copy_from(&lease.len.to_ne_bytes())
+    }
+
     /// Reads a file's entry, which has no size of its own.
     pub(crate) fn read_file(self) -> Result<uapi::postbox_fd> {
         let mut bytes = [0; size_of::<uapi::postbox_fd>()];
@@ -145,7 +173,7 @@ fn with<T: Args>(address: usize, request: impl FnOnce(Place, &mut T) -> Result) 
     request(at, unsafe { args.assume_init_mut() })
 }
 
-fn address(pointer: u64) -> Result<usize> {
+pub(crate) fn address(pointer: u64) -> Result<usize> {
     usize::try_from(pointer).map_err(|_| EFAULT)
 }
 
@@ -163,7 +191,7 @@ fn port(number: u32) -> Result<u16> {
     }
 }
 
-fn ensure(condition: bool) -> Result {
+pub(crate) fn ensure(condition: bool) -> Result {
     if condition {
         Ok(())
     } else {
@@ -248,11 +276,16 @@ fn dispatch_other(handle: &Handle, request: u32, arg: usize, nonblocking: bool) 
         uapi::POSTBOX_WAIT => with(arg, |at, args| sync::wait(handle, at, args, nonblocking)),
         uapi::POSTBOX_JOIN => with(arg, |_, args| sync::join(handle, args)),
         uapi::POSTBOX_LEAVE => with(arg, |_, args| sync::leave(handle, args)),
+        uapi::POSTBOX_RING_ATTACH => with(arg, |at, args| ring::attach(handle, at, args)),
+        uapi::POSTBOX_RING_DETACH => with(arg, |_, args| ring::detach(handle, args)),
+        uapi::POSTBOX_RING_WAIT => with(arg, |_, args| ring::wait(handle, args, nonblocking)),
+        uapi::POSTBOX_RING_WAKE => with(arg, |_, args| ring::wake(handle, args)),
         uapi::POSTBOX_ATTACH => with(arg, |at, args| segment::attach(handle, at, args)),
         uapi::POSTBOX_WAIT_WORD => {
             with(arg, |at, args| segment::wait(handle, at, args, nonblocking))
         }
         uapi::POSTBOX_WAKE_WORD => with(arg, |_, args| segment::wake(handle, args)),
+        uapi::POSTBOX_LOAN => with(arg, |at, args| pool::loan(handle, at, args, nonblocking)),
         _ => Err(ENOTTY),
     }
 }

@@ -14,9 +14,11 @@ use crate::{
     mailbox::Mailbox,
     object::Object,
     pipe::Pipe,
+    pool::Pool,
     queue::Capacity,
     quota::Pinned,
     registry::{Attributes, Changes, Key, Want},
+    ring::Ring,
     segment::Segment,
     semaphore::Semaphore,
     uapi,
@@ -157,9 +159,18 @@ fn make(args: &uapi::postbox_open, user: &Pinned) -> Result<Object> {
             let barrier = Barrier::new(args.initial)?;
             Object::Barrier(Arc::pin_init(barrier, GFP_KERNEL_ACCOUNT)?)
         }
+        uapi::POSTBOX_KIND_RING => {
+            let many = args.flags & uapi::POSTBOX_O_MANY != 0;
+            let ring = Ring::new(args.capacity_bytes, many, persistent, user)?;
+            Object::Ring(Arc::pin_init(ring, GFP_KERNEL_ACCOUNT)?)
+        }
         uapi::POSTBOX_KIND_SEGMENT => {
             let segment = Segment::new(args.memfd, user)?;
             Object::Segment(Arc::pin_init(segment, GFP_KERNEL_ACCOUNT)?)
+        }
+        uapi::POSTBOX_KIND_POOL => {
+            let pool = Pool::new(args.memfd, args.capacity, args.capacity_bytes, user)?;
+            Object::Pool(Arc::pin_init(pool, GFP_KERNEL_ACCOUNT)?)
         }
         _ => return Err(eopnotsupp()),
     })
@@ -173,8 +184,10 @@ fn check_kind(args: &uapi::postbox_open) -> Result {
         ensure(args.backlog == 0)?;
     }
     let one_way = args.flags & link::ONE_WAY != 0;
+    let many = args.flags & uapi::POSTBOX_O_MANY != 0;
+    ensure(!many || args.kind == uapi::POSTBOX_KIND_RING)?;
     // Only what is made has memory.
-    let memory = args.kind == uapi::POSTBOX_KIND_SEGMENT;
+    let memory = [uapi::POSTBOX_KIND_SEGMENT, uapi::POSTBOX_KIND_POOL].contains(&args.kind);
     ensure(args.memfd == 0 || (memory && args.flags & uapi::POSTBOX_O_CREATE != 0))?;
     match args.kind {
         uapi::POSTBOX_KIND_LINK | uapi::POSTBOX_KIND_LISTENER => {
@@ -215,6 +228,16 @@ fn check_kind(args: &uapi::postbox_open) -> Result {
             unused(&[args.capacity_bytes, args.message_max])?;
             ensure(args.kind == uapi::POSTBOX_KIND_SEMAPHORE || args.capacity == 0)
         }
+        uapi::POSTBOX_KIND_POOL => {
+            ensure(!one_way)?;
+            unused(&back)?;
+            unused(&[args.message_max, args.initial])
+        }
+        uapi::POSTBOX_KIND_RING => {
+            ensure(!one_way)?;
+            unused(&back)?;
+            unused(&[args.initial, args.capacity, args.message_max])
+        }
         uapi::POSTBOX_KIND_SEGMENT => {
             ensure(!one_way)?;
             unused(&back)?;
@@ -230,6 +253,7 @@ pub(super) fn open(handle: &Handle, at: Place, args: &mut uapi::postbox_open) ->
         | uapi::POSTBOX_O_EXCL
         | uapi::POSTBOX_O_PERSIST
         | uapi::POSTBOX_O_PORT
+        | uapi::POSTBOX_O_MANY
         | link::ONE_WAY;
     ensure(args.flags & !FLAGS == 0)?;
     ensure(args.rights != 0 && args.rights & !RIGHTS == 0 && args.mode <= 0o777)?;
