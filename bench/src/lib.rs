@@ -59,7 +59,7 @@ pub enum Work {
     Call,
     /// A semaphore acquired and released by one process; nobody else wants it.
     Semaphore,
-    /// A message to one of so many threads that wait for it, and one back.
+    /// The call that sends a message to one of so many threads that sleep until it comes.
     WakeOne(usize),
 }
 
@@ -125,7 +125,7 @@ impl Case {
             ),
             Work::Semaphore => "semaphore acquired and released, nobody waits".into(),
             Work::WakeOne(sleepers) => {
-                format!("message to one of {sleepers} sleeping threads, and one back")
+                format!("the call that wakes one of {sleepers} sleeping threads with a message")
             }
         }
     }
@@ -133,7 +133,8 @@ impl Case {
     /// Bytes that the kernel copies for one of it, whatever carries them: in and out again, each way.
     pub fn copied(self) -> usize {
         match self.work {
-            Work::RoundTrip | Work::Call | Work::WakeOne(_) => 4 * self.len,
+            Work::RoundTrip | Work::Call => 4 * self.len,
+            Work::WakeOne(_) => self.len,
             Work::Queued | Work::Batch => 2 * self.len,
             Work::Semaphore => 0,
         }

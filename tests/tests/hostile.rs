@@ -1240,13 +1240,7 @@ fn g11_reserved_fields_and_values_out_of_range() {
             ..Default::default()
         };
         for (args, expected) in [
-            (
-                sys::postbox_open {
-                    memfd: 1,
-                    ..open
-                },
-                bad,
-            ),
+            (sys::postbox_open { memfd: 1, ..open }, bad),
             (
                 sys::postbox_open {
                     mode: 0o1000,
