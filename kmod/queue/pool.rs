@@ -162,9 +162,9 @@ pub struct PoolCounters {
 pub struct Pool<B, L, W: Borrower> {
     blocks: B,
     leases: L,
-    free: u32,
+    first_free: u32,
     free_count: u32,
-    unused: u32,
+    first_unused: u32,
     unused_count: u32,
     flights: u64,
     waiting: List<W>,
@@ -189,9 +189,9 @@ where
         Self {
             blocks,
             leases,
-            free: if block_count > 0 { 0 } else { NONE },
+            first_free: if block_count > 0 { 0 } else { NONE },
             free_count: block_count,
-            unused: if lease_count > 0 { 0 } else { NONE },
+            first_unused: if lease_count > 0 { 0 } else { NONE },
             unused_count: lease_count,
             flights: 0,
             waiting: List::new(),
@@ -249,10 +249,10 @@ where
 
     /// A new lease of a block.
     fn add(&mut self, block: u32, state: State) -> Option<u32> {
-        let number = self.unused;
+        let number = self.first_unused;
         let first = self.blocks.get(block as usize)?.first;
         let lease = self.leases.get_mut(number as usize)?;
-        self.unused = lease.next;
+        self.first_unused = lease.next;
         *lease = Lease {
             state,
             block,
@@ -268,7 +268,7 @@ where
 
     /// Ends a lease, and with the last one of a block makes that free.
     fn remove(&mut self, number: u32) {
-        let unused = self.unused;
+        let unused = self.first_unused;
         let Some(lease) = self.lease_mut(number) else {
             return;
         };
@@ -277,16 +277,16 @@ where
             next: unused,
             ..Lease::NEW
         };
-        self.unused = number;
+        self.first_unused = number;
         self.unused_count += 1;
-        let free = self.free;
+        let free = self.first_free;
         let Some(entry) = self.block_mut(block) else {
             return;
         };
         entry.leases -= 1;
         if entry.leases == 0 {
             entry.first = free;
-            self.free = block;
+            self.first_free = block;
             self.free_count += 1;
             self.counters.freed += 1;
             return;
@@ -323,12 +323,12 @@ where
 
     /// A lease of a free block.
     fn lend(&mut self, state: State) -> Option<(u32, u32)> {
-        let number = self.free;
+        let number = self.first_free;
         let block = self.block_mut(number)?;
         let next = block.first;
         *block = Block::NEW;
         let lease = self.add(number, state)?;
-        self.free = next;
+        self.first_free = next;
         self.free_count -= 1;
         self.counters.lent += 1;
         let lent = u64::from(self.blocks() - self.free_count);
