@@ -26,6 +26,7 @@
 #include <linux/uio.h>
 #include <linux/uidgid.h>
 #include <linux/user_namespace.h>
+#include <linux/vmalloc.h>
 #include <linux/wait.h>
 
 #include "helpers.h"
@@ -58,6 +59,10 @@ MODULE_PARM_DESC(max_message, "Bytes of the largest message");
 unsigned long postbox_max_pipe = 1 << 20;
 module_param_named(max_pipe, postbox_max_pipe, ulong, 0644);
 MODULE_PARM_DESC(max_pipe, "Bytes that the largest pipe holds");
+
+unsigned long postbox_max_ring = 64 << 20;
+module_param_named(max_ring, postbox_max_ring, ulong, 0644);
+MODULE_PARM_DESC(max_ring, "Bytes that the largest ring holds");
 
 /*
  * Every argument struct begins with its size. Mostly it is the one that is
@@ -572,4 +577,101 @@ void postbox_memory_unpin(void *pinned, const void *address)
 {
 	kunmap_local(address);
 	folio_put(pinned);
+}
+
+/*
+ * Pages that processes may map and the kernel reads and writes, charged to the
+ * memory cgroup of who makes them.
+ */
+int postbox_pages_new(struct postbox_pages *pages, unsigned long count)
+{
+	const gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_ZERO |
+			  __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
+	int ret = -ENOMEM;
+
+	pages->address = NULL;
+	pages->count = 0;
+	pages->pages = kvmalloc_array(count, sizeof(*pages->pages), gfp);
+	if (!pages->pages)
+		return ret;
+	while (pages->count < count) {
+		struct page *page;
+
+		if (fatal_signal_pending(current)) {
+			ret = -EINTR;
+			goto fail;
+		}
+		page = alloc_page(gfp);
+		if (!page)
+			goto fail;
+		pages->pages[pages->count++] = page;
+		cond_resched();
+	}
+	pages->address = vmap(pages->pages, count, VM_MAP, PAGE_KERNEL);
+	if (pages->address)
+		return 0;
+fail:
+	postbox_pages_free(pages);
+	return ret;
+}
+
+void postbox_pages_free(struct postbox_pages *pages)
+{
+	vunmap(pages->address);
+	while (pages->count)
+		put_page(pages->pages[--pages->count]);
+	kvfree(pages->pages);
+}
+
+/*
+ * Maps pages from the offset on that the caller of mmap() said. Behind the last
+ * of them, the last @twice come once more. What may not be written now is never
+ * made writable later.
+ */
+int postbox_pages_map(struct vm_area_struct *vma,
+		      const struct postbox_pages *pages, unsigned long twice,
+		      bool writable)
+{
+	unsigned long at = vma->vm_start, index = vma->vm_pgoff;
+
+	if (index > pages->count + twice ||
+	    vma_pages(vma) > pages->count + twice - index ||
+	    !(vma->vm_flags & VM_SHARED))
+		return -EINVAL;
+	if (vma->vm_flags & VM_EXEC || (vma->vm_flags & VM_WRITE && !writable))
+		return -EACCES;
+	vm_flags_mod(vma, VM_DONTEXPAND | VM_DONTDUMP,
+		     VM_MAYEXEC | (writable ? 0 : VM_MAYWRITE));
+	while (at < vma->vm_end) {
+		unsigned long first = index < pages->count ? index : index - twice;
+		unsigned long count = min(pages->count - first,
+					  (vma->vm_end - at) >> PAGE_SHIFT);
+		unsigned long left = count;
+		int ret = vm_insert_pages(vma, at, pages->pages + first, &left);
+
+		if (ret)
+			return ret;
+		at += count << PAGE_SHIFT;
+		index += count;
+	}
+	return 0;
+}
+
+/* Which page of its file a mapping begins with, and of how many it is. */
+unsigned long postbox_vma_pages(struct vm_area_struct *vma,
+				unsigned long *count)
+{
+	*count = vma_pages(vma);
+	return vma->vm_pgoff;
+}
+
+unsigned long postbox_page_size(void)
+{
+	return PAGE_SIZE;
+}
+
+/* Whether the current task does what it does because it exits. */
+bool postbox_exiting(void)
+{
+	return current->flags & PF_EXITING;
 }

@@ -110,6 +110,22 @@ unsigned long postbox_process(void);
 bool postbox_closed(const struct file *file);
 s64 postbox_now(void);
 
+struct postbox_pages {
+	struct page **pages;
+	void *address;
+	unsigned long count;
+};
+
+int postbox_pages_new(struct postbox_pages *pages, unsigned long count);
+void postbox_pages_free(struct postbox_pages *pages);
+int postbox_pages_map(struct vm_area_struct *vma,
+		      const struct postbox_pages *pages, unsigned long twice,
+		      bool writable);
+unsigned long postbox_vma_pages(struct vm_area_struct *vma,
+				unsigned long *count);
+unsigned long postbox_page_size(void);
+bool postbox_exiting(void);
+
 int postbox_memory(struct file *file, struct postbox_memory *memory);
 int postbox_memory_map(struct vm_area_struct *vma, struct file *file, u64 size,
 		       bool writable);

@@ -44,6 +44,14 @@ pub(crate) struct RawMemory {
     pub(crate) writable: bool,
 }
 
+/// Pages of the kernel that processes may map.
+#[repr(C)]
+pub(crate) struct RawPages {
+    pages: *mut *mut bindings::page,
+    pub(crate) address: *mut c_void,
+    pub(crate) count: usize,
+}
+
 pub(crate) mod c {
     use super::*;
 
@@ -116,6 +124,21 @@ pub(crate) mod c {
             pinned: *mut *mut c_void,
         ) -> *mut c_void;
         pub(crate) fn postbox_memory_unpin(pinned: *mut c_void, address: *const c_void);
+
+        pub(crate) fn postbox_pages_new(pages: *mut RawPages, count: usize) -> i32;
+        pub(crate) fn postbox_pages_free(pages: *mut RawPages);
+        pub(crate) fn postbox_pages_map(
+            vma: *mut bindings::vm_area_struct,
+            pages: *const RawPages,
+            twice: usize,
+            writable: bool,
+        ) -> i32;
+        pub(crate) fn postbox_vma_pages(
+            vma: *mut bindings::vm_area_struct,
+            count: *mut usize,
+        ) -> usize;
+        pub(super) fn postbox_page_size() -> usize;
+        pub(super) fn postbox_exiting() -> bool;
 
         pub(super) fn postbox_process_get(nr: u32, ino: *mut u64) -> *mut bindings::pid;
         pub(super) fn postbox_process_put(pid: *mut bindings::pid);
@@ -218,6 +241,7 @@ pub(crate) mod limits {
         static postbox_max_user_files: usize;
         static postbox_max_message: usize;
         static postbox_max_pipe: usize;
+        static postbox_max_ring: usize;
         static postbox_max_user_shared: usize;
     }
 
@@ -264,6 +288,12 @@ pub(crate) mod limits {
         // SAFETY: As above.
         let max = unsafe { read(&raw const postbox_max_pipe) };
         1 << max.clamp(PIPE_ATOMIC, 1 << 30).ilog2()
+    }
+
+    /// Bytes of one ring. Its positions count up to 2^30.
+    pub(crate) fn ring() -> u64 {
+        // SAFETY: As above.
+        unsafe { read(&raw const postbox_max_ring) }.min(1 << 30)
     }
 
     /// Bytes of one message. More cannot be allocated.
@@ -421,6 +451,18 @@ pub(crate) fn in_group(gid: u32) -> bool {
 pub(crate) fn dying() -> bool {
     // SAFETY: As above.
     unsafe { c::postbox_dying() }
+}
+
+/// Whether the current task does what it does because it exits.
+pub(crate) fn exiting() -> bool {
+    // SAFETY: As above.
+    unsafe { c::postbox_exiting() }
+}
+
+/// The bytes of a page.
+pub(crate) fn page_size() -> usize {
+    // SAFETY: It is a constant.
+    unsafe { c::postbox_page_size() }
 }
 
 /// What stands for the current process, and for its closing of a file.

@@ -6,10 +6,20 @@
 
 use crate::{
     files,
-    helpers::{c, RawMemory},
+    helpers::{self, c, RawMemory, RawPages},
 };
-use core::{ptr::NonNull, sync::atomic::AtomicU64, sync::atomic::Ordering::Acquire};
-use kernel::{bindings, ffi::c_void, fs::File, prelude::*, sync::aref::ARef};
+use core::{
+    mem::{size_of, MaybeUninit},
+    ptr::NonNull,
+    sync::atomic::{AtomicU64, Ordering::Acquire},
+};
+use kernel::{
+    bindings,
+    ffi::c_void,
+    fs::File,
+    prelude::*,
+    sync::{aref::ARef, atomic::Atomic},
+};
 
 /// A mapping that is being made.
 pub(crate) struct Area(NonNull<bindings::vm_area_struct>);
@@ -24,6 +34,14 @@ impl Area {
 
     pub(crate) fn as_ptr(&self) -> *mut bindings::vm_area_struct {
         self.0.as_ptr()
+    }
+
+    /// The first page that is mapped, and how many are.
+    pub(crate) fn pages(&self) -> (u64, u64) {
+        let mut count = 0;
+        // SAFETY: By the contract of `new`, and `count` is valid.
+        let first = unsafe { c::postbox_vma_pages(self.as_ptr(), &mut count) };
+        (first as u64, count as u64)
     }
 }
 
@@ -117,5 +135,67 @@ impl Drop for Word {
     fn drop(&mut self) {
         // SAFETY: Both came from `postbox_memory_pin`, in this task.
         unsafe { c::postbox_memory_unpin(self.pinned, self.address.cast()) };
+    }
+}
+
+/// Pages of the kernel that processes may map, zeroed at first.
+pub(crate) struct Pages(RawPages);
+
+// SAFETY: The pages stay where they are, and what is in them is only accessed as atomics.
+unsafe impl Send for Pages {}
+// SAFETY: As above.
+unsafe impl Sync for Pages {}
+
+impl Pages {
+    /// So many, which the memory cgroup of the current task pays for.
+    pub(crate) fn new(count: usize) -> Result<Self> {
+        let mut raw = MaybeUninit::uninit();
+        // SAFETY: `raw` is valid for writing; where this succeeds, all of it was written.
+        unsafe {
+            kernel::error::to_result(c::postbox_pages_new(raw.as_mut_ptr(), count))?;
+            Ok(Self(raw.assume_init()))
+        }
+    }
+
+    /// Maps them, and once more the last `twice` of them. To be written, and ever made writable,
+    /// only where `writable` says so.
+    pub(crate) fn map(&self, area: &Area, twice: usize, writable: bool) -> Result {
+        // SAFETY: The mapping is being made, and there are so many pages. It keeps each of them.
+        kernel::error::to_result(unsafe {
+            c::postbox_pages_map(area.as_ptr(), &self.0, twice, writable)
+        })
+    }
+
+    /// Where a word is. All of them are in the pages.
+    fn word<T>(&self, offset: usize) -> *mut T {
+        let size = size_of::<T>();
+        let end = self.0.count.saturating_mul(helpers::page_size());
+        // What is not there would be a mistake of ours; the first word always is.
+        let offset = match offset % size == 0 && offset.saturating_add(size) <= end {
+            true => offset,
+            false => 0,
+        };
+        self.0.address.cast::<u8>().wrapping_add(offset).cast()
+    }
+
+    /// The word of 32 bits at an offset.
+    pub(crate) fn word32(&self, offset: usize) -> &Atomic<u32> {
+        // SAFETY: It is aligned, and there as long as `self`. Whoever else has it mapped can do
+        // anything to it, which to an atomic access is one value or another.
+        unsafe { Atomic::from_ptr(self.word(offset)) }
+    }
+
+    /// The word of 64 bits at an offset.
+    pub(crate) fn word64(&self, offset: usize) -> &Atomic<u64> {
+        // SAFETY: As above.
+        unsafe { Atomic::from_ptr(self.word(offset)) }
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: `postbox_pages_new` made them, and nobody else has them. What processes have
+        // mapped they keep.
+        unsafe { c::postbox_pages_free(&mut self.0) };
     }
 }

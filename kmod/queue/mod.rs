@@ -12,6 +12,7 @@ mod mailbox;
 mod order;
 mod pipe;
 mod pool;
+mod ring;
 mod semaphore;
 
 // The module has no need to name all of them.
@@ -31,6 +32,11 @@ pub use pipe::{Claim, Parts, Pipe, Region, Turn, TurnWaiter, PIPE_ATOMIC};
 #[allow(unused_imports)]
 pub use pool::{
     Block, Borrower, Flight, Flying, Holder, Lease, Pool, PoolCounters, Refusal, SHARES_MAX,
+};
+#[allow(unused_imports)]
+pub use ring::{
+    ended, ring_busy, ring_has_room, ring_offset, ring_used, ring_writable, RingLeave, RingParties,
+    RingRefusal, RingSide, RING_PRODUCERS, RING_UNIT,
 };
 #[allow(unused_imports)]
 pub use semaphore::{Acquirer, Semaphore};
