@@ -73,8 +73,10 @@ pub enum ErrorKind {
     Dropped,
     /// Reply: the caller has given up: `ESTALE`.
     Stale,
-    /// Wait: a process died before it did its part: `EOWNERDEAD`.
+    /// Wait: a process died before it did its part: `EOWNERDEAD`. Ring: the other side died.
     OwnerDied,
+    /// Another process has written to a ring what makes no sense there.
+    Corrupt,
     /// The port has both its ends, or somebody listens on it: `EADDRINUSE`.
     AddressInUse,
     /// The other end has not come yet: `ENOTCONN`.
@@ -86,7 +88,21 @@ pub enum ErrorKind {
     NoDescriptors,
     /// The semaphore would pass its maximum, or the latch zero: `EOVERFLOW`.
     Overflow,
-    /// The pipe holds more, or is being used: `EBUSY`.
+    /// There is no such place in what is mapped of a segment.
+    OutOfBounds {
+        /// Where the access would have ended.
+        end: u64,
+        /// The bytes that are mapped.
+        len: u64,
+    },
+    /// What is accessed in one piece has to be aligned.
+    Misaligned {
+        /// What its place must be a multiple of.
+        align: usize,
+    },
+    /// A process died that had the lock, and who had it next did not put right what it guards.
+    Unrecoverable,
+    /// The pipe holds more, or is being used; the ring has its consumer or producers: `EBUSY`.
     Busy,
     /// A message carries 64 files at most.
     TooManyFiles,
@@ -157,6 +173,13 @@ pub(crate) enum Action {
     Wait,
     Join,
     Leave,
+    Grant,
+    Revoke,
+    MakeMemory,
+    Attach,
+    MapFrozen,
+    Access,
+    Lock,
 }
 
 impl Error {
@@ -297,6 +320,13 @@ impl fmt::Display for Error {
             Action::CountDown => "count down",
             Action::Join => "join",
             Action::Leave => "leave",
+            Action::Grant => "grant access to",
+            Action::Revoke => "take back access to",
+            Action::MakeMemory => "make the memory of",
+            Action::Attach => "map",
+            Action::MapFrozen => "map as frozen",
+            Action::Access => "access the memory of",
+            Action::Lock => "take a lock in",
         };
         write!(f, "cannot {action} ")?;
         match self.action {
@@ -326,6 +356,12 @@ impl Error {
             (ErrorKind::Full, Action::Connect) => {
                 "as many connections as it lets wait are waiting; wait for room"
             }
+            (ErrorKind::Full, _) if self.what == Kind::Ring => {
+                "it has no room now; receive from it, or wait for room"
+            }
+            (ErrorKind::Empty, _) if self.what == Kind::Ring => {
+                "no record is there now; wait for one"
+            }
             (ErrorKind::Full, Action::Write) => {
                 "it has no room now; read from it, or wait for room"
             }
@@ -338,6 +374,7 @@ impl Error {
             (ErrorKind::Empty, _) => "no message is there now; wait for one",
             (ErrorKind::NotYet, Action::Acquire) => "it does not have that many now; wait for them",
             (ErrorKind::NotYet, Action::WaitPeer) => "nobody is there yet; wait for them",
+            (ErrorKind::NotYet, Action::Lock) => "somebody has it; wait for it",
             (ErrorKind::NotYet, _) => "it is not so far; wait for it",
             (ErrorKind::Timeout, Action::Call) => {
                 "the time is up; a server that has taken the request may still work on it"
@@ -352,12 +389,14 @@ impl Error {
             }
             (ErrorKind::Disconnected, Action::Receive) => match self.what {
                 Kind::Link => "the other end sends no more and every message has been received",
+                Kind::Ring => "the last producer has left and every record has been received",
                 _ => "the last sender is gone and every message has been received",
             },
             (ErrorKind::Disconnected, Action::Write) => "the last reader is gone",
             (ErrorKind::Disconnected, _) => match self.what {
                 Kind::Link | Kind::Listener => "the other end is gone; connect again",
                 Kind::Endpoint => "its process is gone",
+                Kind::Ring => "its consumer, or the last producer, has left; make a new one",
                 _ => "the last receiver is gone; open one, or make the mailbox persistent",
             },
             (ErrorKind::ServerDied, _) => {
@@ -369,6 +408,14 @@ impl Error {
                  is for those)"
             }
             (ErrorKind::Stale, _) => "the caller has given up; nobody waits for the reply",
+            (ErrorKind::OwnerDied, Action::Receive) => {
+                "the producer died; what it had committed has been received"
+            }
+            (ErrorKind::OwnerDied, Action::Send) => "the consumer died; make a new ring",
+            (ErrorKind::Corrupt, _) => {
+                "another process wrote to it what makes no sense; let only those attach whom you \
+                 trust with that, and make a new one"
+            }
             (ErrorKind::OwnerDied, _) => {
                 "a process that was to take part died before it did; make a new one and start over"
             }
@@ -389,6 +436,20 @@ impl Error {
                 Kind::Latch => "its count is smaller than that",
                 _ => "it would pass its maximum; release no more than was acquired",
             },
+            (ErrorKind::OutOfBounds { end, len }, _) => {
+                return format!("it would end at byte {end}, and {len} bytes are mapped").into();
+            }
+            (ErrorKind::Misaligned { align }, _) => {
+                return format!("its place must be a multiple of {align}").into();
+            }
+            (ErrorKind::Unrecoverable, _) => {
+                "a process died that had it, and what it guards was not put right; make the segment \
+                 anew (MutexGuard::mark_consistent says that it was)"
+            }
+            (ErrorKind::Busy, Action::Attach) => {
+                "it has its consumer, or as many producers as it can have; RingOptions::many makes \
+                 one for many, and each needs a handle of its own (try_clone)"
+            }
             (ErrorKind::Busy, _) => {
                 "it holds more bytes than that, or is being used; read from it, then try again"
             }
@@ -401,6 +462,9 @@ impl Error {
                     Action::SendReserved => {
                         format!("{limit} were reserved; reserve as many as it may have")
                     }
+                    _ if self.what == Kind::Ring => {
+                        format!("a record has {limit} at most; make the ring larger")
+                    }
                     _ => format!(
                         "the {} takes {limit}; \
                          make it with a larger message_max or capacity_bytes",
@@ -412,6 +476,9 @@ impl Error {
             (ErrorKind::TooManyFiles, _) => {
                 "a message carries 64 files at most; send the others in another one"
             }
+            (ErrorKind::Unsupported, Action::MapFrozen) => {
+                "its contents can still change: it was not made with SegmentOptions::freeze; use view()"
+            }
             (ErrorKind::Unsupported, Action::Call) => {
                 "it cannot be called; and a call always waits (with a time-out, if need be)"
             }
@@ -421,6 +488,9 @@ impl Error {
             (ErrorKind::NotFound, Action::Poll) => "it is not in the set; add it first",
             (ErrorKind::Denied, Action::Poll) => {
                 "ordinary files cannot be waited for: they are always ready"
+            }
+            (ErrorKind::Quota, Action::Grant) => {
+                "it has as many grants as an object can have; grant it to a group"
             }
             (ErrorKind::Quota, _) => {
                 "a quota is used up (`postbox limits` shows them); receive, acknowledge or answer \
@@ -433,14 +503,23 @@ impl Error {
             (ErrorKind::Denied, _) if self.errno == Some(Errno::PERM) => {
                 "only its owner and root may do this"
             }
+            (ErrorKind::Denied, Action::Open) if self.what == Kind::Segment => {
+                "its mode forbids it (r: map, w: and write), or it is frozen (open it to read only); \
+                 its owner can change the mode with `postbox chmod`, or grant it with `postbox grant`"
+            }
             (ErrorKind::Denied, Action::Open | Action::Connect) => {
                 "its mode forbids it (w: send, connect; r: receive); its owner can change that with \
                  `postbox chmod`"
             }
-            (ErrorKind::Denied, Action::Attributes) => {
+            (ErrorKind::Denied, Action::Attributes | Action::Grant | Action::Revoke) => {
                 "this handle was not opened for it (admin(true) in its options)"
             }
+            (ErrorKind::Denied, Action::Attach) => {
+                "the grant through which it was opened has been taken back; ask its owner for another"
+            }
             (ErrorKind::Denied, _) => "this handle does not have the right",
+            (ErrorKind::NotFound, Action::Grant) => "it has no name that it could be opened by",
+            (ErrorKind::NotFound, Action::Revoke) => "nothing is granted there",
             (ErrorKind::NotFound, Action::Settle) => "it is not there to settle any more",
             (ErrorKind::NotFound, Action::Reply) => {
                 "nobody waits for a reply: it was sent already, or the message is not a request"
@@ -476,6 +555,9 @@ impl Error {
                 "it is not bound to an object of its kind, with just the rights of that type; a \
                  handle with more rights can be split, or cloned with fewer"
             }
+            (ErrorKind::Gone, Action::Grant | Action::Revoke) => {
+                "there is no such process; what was granted to one that is gone ended with it"
+            }
             (ErrorKind::Gone, _) => "its process is gone",
             (ErrorKind::ModuleMissing, _) => {
                 "the postbox module is not loaded; load it with `sudo modprobe postbox`, or \
@@ -487,6 +569,15 @@ impl Error {
                      build both from the same release"
                 );
                 return text.into();
+            }
+            (ErrorKind::Os, Action::Open)
+                if self.what == Kind::Segment && self.errno == Some(Errno::INVAL) =>
+            {
+                "it is not a memfd of whole pages that is sealed against shrinking, growing and \
+                 further seals"
+            }
+            (ErrorKind::Os, Action::Attach) if self.errno == Some(Errno::INVAL) => {
+                "it has no such part; a part begins and ends with one of its pages"
             }
             (ErrorKind::Os, _) => {
                 let errno = self.errno.map(std::io::Error::from);
@@ -516,6 +607,8 @@ impl From<Error> for std::io::Error {
             | ErrorKind::WrongHandle
             | ErrorKind::Loop
             | ErrorKind::TooManyFiles
+            | ErrorKind::OutOfBounds { .. }
+            | ErrorKind::Misaligned { .. }
             | ErrorKind::Overflow => Io::InvalidInput,
             ErrorKind::Quota => Io::QuotaExceeded,
             ErrorKind::Denied => Io::PermissionDenied,
@@ -524,7 +617,11 @@ impl From<Error> for std::io::Error {
             }
             ErrorKind::Exists => Io::AlreadyExists,
             ErrorKind::Unsupported | ErrorKind::Incompatible { .. } => Io::Unsupported,
-            ErrorKind::OwnerDied | ErrorKind::NoDescriptors | ErrorKind::Os => error
+            ErrorKind::Corrupt => Io::InvalidData,
+            ErrorKind::Unrecoverable
+            | ErrorKind::OwnerDied
+            | ErrorKind::NoDescriptors
+            | ErrorKind::Os => error
                 .errno
                 .map_or(Io::Other, |errno| std::io::Error::from(errno).kind()),
         };

@@ -31,7 +31,7 @@ pub struct Info {
     pub rights: Rights,
     /// Messages that it holds.
     pub capacity: Capacity,
-    /// Bytes that it holds; `None`: no limit of its own.
+    /// Bytes that it holds; `None`: no limit of its own. A segment's size.
     pub capacity_bytes: Option<u64>,
     /// Bytes of the largest message that it takes.
     pub message_max: u64,
@@ -67,6 +67,8 @@ pub struct Info {
     pub connected: bool,
     /// A latch or barrier: whether a participant died before it did its part.
     pub broken: bool,
+    /// A segment: whether its contents never change.
+    pub frozen: bool,
     /// A semaphore's value, a latch's count, or who has arrived at a barrier.
     pub value: u64,
     /// A semaphore's maximum, a latch's first count, or a barrier's parties.
@@ -115,6 +117,7 @@ impl From<&sys::postbox_info> for Info {
             high_bytes: info.high_bytes,
             connected: info.flags & sys::POSTBOX_INFO_CONNECTED != 0,
             broken: info.flags & sys::POSTBOX_INFO_BROKEN != 0,
+            frozen: info.flags & sys::POSTBOX_INFO_FROZEN != 0,
             value: info.value,
             maximum: info.maximum,
             back_messages: info.back_messages,
@@ -146,6 +149,10 @@ pub struct Usage {
     pub files: u64,
     /// How many there may be.
     pub files_max: u64,
+    /// Bytes of shared memory that the user made.
+    pub shared: u64,
+    /// How many there may be.
+    pub shared_max: u64,
 }
 
 /// What the module is.
@@ -201,6 +208,8 @@ pub fn usage() -> Result<Usage> {
         objects_max: usage.objects_max,
         files: usage.files,
         files_max: usage.files_max,
+        shared: usage.shared,
+        shared_max: usage.shared_max,
     })
 }
 

@@ -33,7 +33,9 @@
 //! | [`Link`], [`Listener`], [`Port`] | a connection of two: made as a pair, by name, or where two processes meet |
 //! | [`Endpoint`] | the mailbox of a process, addressed by its number |
 //! | [`Pipe`] | a stream of bytes |
+//! | [`Ring`] | a channel in shared memory, without system calls while both sides are busy |
 //! | [`Semaphore`], [`Latch`], [`Barrier`] | what processes wait for |
+//! | [`Segment`] | memory that several processes have mapped |
 //!
 //! # What to use for what
 //!
@@ -77,6 +79,7 @@ mod barrier;
 mod call;
 mod endpoint;
 mod error;
+mod grant;
 mod handle;
 mod info;
 mod latch;
@@ -89,6 +92,10 @@ mod parcel;
 mod pipe;
 pub mod raw;
 mod recv;
+mod ring;
+mod robust;
+#[cfg(not(loom))]
+mod segment;
 mod semaphore;
 mod send;
 mod sync;
@@ -99,6 +106,7 @@ pub use barrier::{Barrier, BarrierAccess, BarrierOptions, BarrierWaitResult, Mem
 pub use call::Request;
 pub use endpoint::{Endpoint, EndpointOptions, OwnEndpoint};
 pub use error::{Error, ErrorKind, FromFdError, Result, SendError, SendManyError};
+pub use grant::Grantee;
 pub use handle::{
     Access, Admin, AdminOnly, Both, CanReceive, CanSend, Capacity, Handle, Mailbox, Options,
     ReceiveOnly, Receiver, Rights, SendOnly, Sender,
@@ -114,10 +122,20 @@ pub use parcel::Parcel;
 pub use pipe::{Pipe, PipeEnd, PipeOptions, PipeReader, PipeReading, PipeWriter, PipeWriting};
 pub use raw::DEVICE;
 pub use recv::{Delivery, Identity, IntoIter, Iter, Message, Process, Received};
+pub use ring::{
+    Consumer, Copying, Doorbell, FutexDoorbell, KernelDoorbell, LocalPair, Producer, Record,
+    RecvBatch, Ring, RingCalls, RingEnd, RingOptions, RingReceiver, RingReceiving, RingSender,
+    RingSending, RingSide, SendBatch, Slot, Trust, Trusting,
+};
 #[doc(no_inline)]
 pub use rustix::event::PollFlags;
 #[doc(no_inline)]
 pub use rustix::io::Errno;
+#[cfg(not(loom))]
+pub use segment::{
+    Frozen, Mapping, Mutex, MutexGuard, Segment, SegmentAccess, SegmentEnd, SegmentOptions,
+    SegmentReader, SegmentReading, View,
+};
 pub use semaphore::{Guard, Semaphore, SemaphoreAccess, SemaphoreOptions};
 pub use send::Permit;
 #[doc(no_inline)]

@@ -7,7 +7,7 @@
 use memfd::{FileSeal, HugetlbSize, MemfdOptions};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::{Errno, Result};
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
@@ -135,6 +135,42 @@ impl Drop for Map {
     }
 }
 
+/// A number that a child does not inherit: it begins with 0 there.
+#[derive(Debug)]
+pub(crate) struct OwnPage(Map);
+
+impl OwnPage {
+    pub(crate) fn new() -> Result<Self> {
+        let len = rustix::param::page_size();
+        let null = std::ptr::null_mut();
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: The kernel chooses where there is nothing yet.
+        let at = unsafe { mmap_anonymous(null, len, prot, MapFlags::PRIVATE)? };
+        let map = Map {
+            at: NonNull::new(at.cast()).ok_or(Errno::NOMEM)?,
+            len,
+            writable: true,
+        };
+        // SAFETY: The memory was mapped just now, and is this one's alone.
+        unsafe { madvise(at, len, Advice::LinuxWipeOnFork)? };
+        Ok(OwnPage(map))
+    }
+
+    fn number(&self) -> &AtomicU64 {
+        // SAFETY: It is mapped for as long as this is there, and only accessed so.
+        unsafe { AtomicU64::from_ptr(self.0.as_ptr().cast()) }
+    }
+
+    #[inline]
+    pub(crate) fn load(&self) -> u64 {
+        self.number().load(Relaxed)
+    }
+
+    pub(crate) fn store(&self, number: u64) {
+        self.number().store(number, Relaxed);
+    }
+}
+
 /// Of so many bytes at an address: those before the first whole word, the words, and those after.
 fn parts(at: *const u8, len: usize) -> (usize, usize, usize) {
     let head = at.align_offset(8).min(len);
@@ -200,7 +236,7 @@ mod tests {
         let source: Vec<u8> = (0..64).collect();
         for offset in 0..9 {
             for len in 0..40 {
-                let mut shared = vec![0xAAu8; 64];
+                let mut shared = [0xAAu8; 64];
                 let mut back = vec![0xBBu8; len + 1];
                 // SAFETY: Both are long enough.
                 unsafe {

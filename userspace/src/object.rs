@@ -34,6 +34,10 @@ pub enum Kind {
     Latch,
     /// Where so many meet and then go on.
     Barrier,
+    /// Memory that several processes have mapped: [`Segment`](crate::Segment).
+    Segment,
+    /// A channel in shared memory: [`Ring`](crate::Ring).
+    Ring,
     /// One that this version of the crate does not know.
     Other,
 }
@@ -49,6 +53,8 @@ impl Kind {
             sys::POSTBOX_KIND_SEMAPHORE => Kind::Semaphore,
             sys::POSTBOX_KIND_LATCH => Kind::Latch,
             sys::POSTBOX_KIND_BARRIER => Kind::Barrier,
+            sys::POSTBOX_KIND_SEGMENT => Kind::Segment,
+            sys::POSTBOX_KIND_RING => Kind::Ring,
             _ => Kind::Other,
         }
     }
@@ -63,6 +69,8 @@ impl Kind {
             Kind::Semaphore => sys::POSTBOX_KIND_SEMAPHORE,
             Kind::Latch => sys::POSTBOX_KIND_LATCH,
             Kind::Barrier => sys::POSTBOX_KIND_BARRIER,
+            Kind::Segment => sys::POSTBOX_KIND_SEGMENT,
+            Kind::Ring => sys::POSTBOX_KIND_RING,
             Kind::Other => 0,
         }
     }
@@ -79,6 +87,8 @@ impl fmt::Display for Kind {
             Kind::Semaphore => "semaphore",
             Kind::Latch => "latch",
             Kind::Barrier => "barrier",
+            Kind::Segment => "segment",
+            Kind::Ring => "ring",
             Kind::Other => "object",
         })
     }
@@ -296,7 +306,7 @@ mod tests {
 
     #[test]
     fn kinds_are_the_kernels() {
-        for raw in 1..=sys::POSTBOX_KIND_BARRIER {
+        for raw in 1..=sys::POSTBOX_KIND_SEGMENT {
             let kind = Kind::from_raw(raw);
             assert_ne!(kind, Kind::Other, "{raw}");
             assert_eq!(kind.to_raw(), raw);

@@ -756,3 +756,311 @@ pub fn join(fd: impl AsFd, args: &sys::postbox_sync) -> Result<()> {
 pub fn leave(fd: impl AsFd, args: &sys::postbox_sync) -> Result<()> {
     sync(fd, sys::POSTBOX_LEAVE, args).map(drop)
 }
+
+/// A request about a grant.
+fn granting(fd: impl AsFd, request: u32, args: &sys::postbox_grant) -> Result<()> {
+    let mut args = sys::postbox_grant {
+        size: size_of::<sys::postbox_grant>(),
+        ..*args
+    };
+    // SAFETY: the requests of the functions below take this struct, which has no pointers.
+    unsafe { ioctl(fd, request, &mut args) }
+}
+
+/// Lets somebody else open an object by its name.
+///
+/// *References*: `POSTBOX_GRANT`, [`sys::postbox_grant`].
+pub fn grant(fd: impl AsFd, args: &sys::postbox_grant) -> Result<()> {
+    granting(fd, sys::POSTBOX_GRANT, args)
+}
+
+/// Takes a [`grant`] back.
+///
+/// *References*: `POSTBOX_REVOKE`, [`sys::postbox_grant`].
+pub fn revoke(fd: impl AsFd, args: &sys::postbox_grant) -> Result<()> {
+    granting(fd, sys::POSTBOX_REVOKE, args)
+}
+
+/// This process's number in a segment.
+///
+/// *References*: `POSTBOX_ATTACH`, [`sys::postbox_attach`].
+pub fn attach(fd: impl AsFd) -> Result<u64> {
+    let mut args = sys::postbox_attach {
+        size: size_of::<sys::postbox_attach>(),
+        ..Default::default()
+    };
+    // SAFETY: the request takes this struct, which has no pointers.
+    unsafe { ioctl(fd, sys::POSTBOX_ATTACH, &mut args)? };
+    Ok(args.id)
+}
+
+/// A request about a word of a segment.
+fn word(fd: impl AsFd, request: u32, args: &sys::postbox_word) -> Result<u32> {
+    let mut args = sys::postbox_word {
+        size: size_of::<sys::postbox_word>(),
+        ..*args
+    };
+    // SAFETY: the requests of the functions below take this struct, which has no pointers.
+    unsafe { ioctl(fd, request, &mut args)? };
+    Ok(args.state)
+}
+
+/// Waits for a word of a segment; [`sys::POSTBOX_WORD_OWNER_DIED`] may be returned.
+///
+/// *References*: `POSTBOX_WAIT_WORD`, [`sys::postbox_word`].
+pub fn wait_word(fd: impl AsFd, args: &sys::postbox_word) -> Result<u32> {
+    word(fd, sys::POSTBOX_WAIT_WORD, args)
+}
+
+/// Wakes those who wait for a word.
+///
+/// *References*: `POSTBOX_WAKE_WORD`, [`sys::postbox_word`].
+pub fn wake_word(fd: impl AsFd, args: &sys::postbox_word) -> Result<()> {
+    word(fd, sys::POSTBOX_WAKE_WORD, args).map(drop)
+}
+
+/// A request to a ring.
+fn ring(fd: impl AsFd, request: u32, flags: u32, timeout_ns: u64) -> Result<()> {
+    let mut args = sys::postbox_ring {
+        size: size_of::<sys::postbox_ring>(),
+        flags,
+        timeout_ns,
+    };
+    // SAFETY: the requests of the functions below take this struct, which has no pointers.
+    unsafe { ioctl(fd, request, &mut args) }
+}
+
+/// Becomes the consumer or a producer of a ring: [`sys::POSTBOX_RING_CONSUMER`],
+/// [`sys::POSTBOX_RING_PRODUCER`].
+///
+/// *References*: `POSTBOX_RING_ATTACH`, [`sys::postbox_ring_attach`].
+pub fn ring_attach(fd: impl AsFd, side: u32) -> Result<sys::postbox_ring_attach> {
+    let mut args = sys::postbox_ring_attach {
+        size: size_of::<sys::postbox_ring_attach>(),
+        flags: side,
+        ..Default::default()
+    };
+    // SAFETY: the request takes this struct, which has no pointers.
+    unsafe { ioctl(fd, sys::POSTBOX_RING_ATTACH, &mut args)? };
+    Ok(args)
+}
+
+/// Takes that back.
+///
+/// *References*: `POSTBOX_RING_DETACH`, [`sys::postbox_ring`].
+pub fn ring_detach(fd: impl AsFd, side: u32) -> Result<()> {
+    ring(fd, sys::POSTBOX_RING_DETACH, side, 0)
+}
+
+/// Waits as a side of a ring, which `flags` say beside how to wait.
+///
+/// *References*: `POSTBOX_RING_WAIT`, [`sys::postbox_ring`].
+pub fn ring_wait(fd: impl AsFd, flags: u32, timeout_ns: u64) -> Result<()> {
+    ring(fd, sys::POSTBOX_RING_WAIT, flags, timeout_ns)
+}
+
+/// Wakes a side of a ring.
+///
+/// *References*: `POSTBOX_RING_WAKE`, [`sys::postbox_ring`].
+pub fn ring_wake(fd: impl AsFd, side: u32) -> Result<()> {
+    ring(fd, sys::POSTBOX_RING_WAKE, side, 0)
+}
+
+/// Gives the blocks of `returns` back to a pool, and borrows as many as `loans` has room for behind
+/// the `args.loan_count` first. Also where it fails, `args.return_count` says how many of `returns`,
+/// from the first on, are left to be given back, and `args.loan_count` how many of `loans` are
+/// there.
+///
+/// *References*: `POSTBOX_LOAN`, [`sys::postbox_loan`].
+pub fn loan(
+    fd: impl AsFd,
+    returns: &[u32],
+    loans: &mut [u32],
+    args: &mut sys::postbox_loan,
+) -> Result<()> {
+    args.size = size_of::<sys::postbox_loan>();
+    args.returns = returns.as_ptr() as u64;
+    args.return_count = length(returns.len());
+    args.loans = loans.as_mut_ptr() as u64;
+    args.loan_max = length(loans.len());
+    // SAFETY: the request takes this struct, reads at most `return_count` numbers at `returns`, and
+    // writes at most `loan_max` at `loans`, which are borrowed.
+    unsafe { ioctl(fd, sys::POSTBOX_LOAN, args) }
+}
+
+/// Leases of a pool's blocks that go with a message, and blocks that are given back and borrowed on
+/// the way. It can be used again for the same message when a signal handler ended the call.
+///
+/// *References*: `POSTBOX_LEASES`, [`sys::postbox_leases`].
+#[derive(Debug)]
+pub struct Leases<'a> {
+    args: sys::postbox_leases,
+    borrowed: PhantomData<&'a mut [u32]>,
+}
+
+impl<'a> Leases<'a> {
+    /// Of the pool that this is a handle of.
+    pub fn new(pool: BorrowedFd<'a>) -> Self {
+        let args = sys::postbox_leases {
+            size: size_of::<sys::postbox_leases>(),
+            pool: pool.as_raw_fd(),
+            ..Default::default()
+        };
+        Leases {
+            args,
+            borrowed: PhantomData,
+        }
+    }
+
+    /// These go with the message.
+    pub fn entries(mut self, entries: &'a [sys::postbox_lease]) -> Self {
+        self.args.entries = entries.as_ptr() as u64;
+        self.args.count = length(entries.len());
+        self.args.max = 0;
+        self
+    }
+
+    /// Those that come with the message go here.
+    pub fn room(mut self, entries: &'a mut [MaybeUninit<sys::postbox_lease>]) -> Self {
+        self.args.entries = entries.as_mut_ptr() as u64;
+        self.args.max = length(entries.len());
+        self
+    }
+
+    /// These are given back, the last one first.
+    pub fn returns(mut self, returns: &'a [u32]) -> Self {
+        self.args.returns = returns.as_ptr() as u64;
+        self.args.return_count = length(returns.len());
+        self
+    }
+
+    /// As many are borrowed.
+    pub fn loans(mut self, loans: &'a mut [u32]) -> Self {
+        self.args.loans = loans.as_mut_ptr() as u64;
+        self.args.loan_max = length(loans.len());
+        self.args.loan_count = 0;
+        self
+    }
+
+    /// What the kernel says: in `return_count` how many are left to be given back, in `loan_count`
+    /// how many were borrowed, and after a receive in `count` how many came with the message.
+    pub fn args(&self) -> &sys::postbox_leases {
+        &self.args
+    }
+
+    /// Where it is, once it says where the files are.
+    fn place(&mut self, fds: u64) -> u64 {
+        self.args.fds = fds;
+        (&raw mut self.args) as u64
+    }
+}
+
+/// As [`send_files`], with leases.
+///
+/// *References*: `POSTBOX_SEND`, `POSTBOX_LEASES`.
+pub fn send_leases(
+    fd: impl AsFd,
+    data: &[u8],
+    fds: &[SendFd<'_>],
+    leases: &mut Leases<'_>,
+    args: &sys::postbox_send,
+) -> Result<()> {
+    let mut args = send_args(data, fds, args);
+    args.fds = leases.place(args.fds);
+    args.flags |= sys::POSTBOX_LEASES;
+    // SAFETY: as in `send_files`; the request reads and writes the struct of the leases and reads
+    // and writes what that points to, no more than it says, all of which is borrowed mutably.
+    unsafe { ioctl(fd, sys::POSTBOX_SEND, &mut args) }
+}
+
+/// As [`recv_files`], with leases.
+///
+/// *References*: `POSTBOX_RECV`, `POSTBOX_LEASES`.
+pub fn recv_leases<'b>(
+    fd: impl AsFd,
+    buf: &'b mut [MaybeUninit<u8>],
+    files: &mut Vec<ReceivedFd>,
+    leases: &mut Leases<'_>,
+    args: &mut sys::postbox_recv,
+) -> Result<&'b mut [u8]> {
+    let mut room = Room::new();
+    recv_args(buf, &mut room, args);
+    args.fds = leases.place(args.fds);
+    args.flags |= sys::POSTBOX_LEASES;
+    // SAFETY: as in `recv_files` and `send_leases`.
+    unsafe { ioctl(fd, sys::POSTBOX_RECV, args)? };
+    // SAFETY: the message has just been received.
+    Ok(unsafe { received(buf, &room, files, args) })
+}
+
+/// As [`call`], with leases of the request and of the reply. Where it fails,
+/// [`request.args().count`](Leases::args) is 0 if somebody has received the request, and its leases,
+/// all the same.
+///
+/// *References*: `POSTBOX_CALL`, `POSTBOX_LEASES`.
+#[allow(clippy::too_many_arguments)] // It is both a send and a receive.
+pub fn call_leases<'b>(
+    fd: impl AsFd,
+    data: &[u8],
+    fds: &[SendFd<'_>],
+    request: &mut Leases<'_>,
+    buf: &'b mut [MaybeUninit<u8>],
+    files: &mut Vec<ReceivedFd>,
+    reply: &mut Leases<'_>,
+    args: &mut sys::postbox_call,
+) -> Result<&'b mut [u8]> {
+    let mut room = Room::new();
+    args.size = size_of::<sys::postbox_call>();
+    args.request = send_args(data, fds, &args.request);
+    args.request.fds = request.place(args.request.fds);
+    args.request.flags |= sys::POSTBOX_LEASES;
+    recv_args(buf, &mut room, &mut args.reply);
+    args.reply.fds = reply.place(args.reply.fds);
+    args.reply.flags |= sys::POSTBOX_LEASES;
+    // SAFETY: as in `call` and `send_leases`.
+    unsafe { ioctl(fd, sys::POSTBOX_CALL, args)? };
+    // SAFETY: the reply has just been received.
+    Ok(unsafe { received(buf, &room, files, &args.reply) })
+}
+
+/// As [`call_fetch`], with leases.
+///
+/// *References*: `POSTBOX_CALL`, `POSTBOX_CALL_FETCH`, `POSTBOX_LEASES`.
+pub fn call_fetch_leases<'b>(
+    fd: impl AsFd,
+    buf: &'b mut [MaybeUninit<u8>],
+    files: &mut Vec<ReceivedFd>,
+    reply: &mut Leases<'_>,
+    args: &mut sys::postbox_call,
+) -> Result<&'b mut [u8]> {
+    let mut room = Room::new();
+    args.size = size_of::<sys::postbox_call>();
+    args.request = sys::postbox_send {
+        size: size_of::<sys::postbox_send>(),
+        ..Default::default()
+    };
+    recv_args(buf, &mut room, &mut args.reply);
+    args.reply.fds = reply.place(args.reply.fds);
+    args.reply.flags |= sys::POSTBOX_CALL_FETCH | sys::POSTBOX_LEASES;
+    // SAFETY: as in `call_fetch` and `send_leases`.
+    unsafe { ioctl(fd, sys::POSTBOX_CALL, args)? };
+    // SAFETY: the reply has just been received.
+    Ok(unsafe { received(buf, &room, files, &args.reply) })
+}
+
+/// As [`reply`], with leases.
+///
+/// *References*: `POSTBOX_REPLY`, `POSTBOX_LEASES`.
+pub fn reply_leases(
+    fd: impl AsFd,
+    data: &[u8],
+    fds: &[SendFd<'_>],
+    leases: &mut Leases<'_>,
+    args: &sys::postbox_reply,
+) -> Result<()> {
+    let mut args = reply_args(data, fds, args);
+    args.fds = leases.place(args.fds);
+    args.flags |= sys::POSTBOX_LEASES;
+    // SAFETY: as in `reply` and `send_leases`.
+    unsafe { ioctl(fd, sys::POSTBOX_REPLY, &mut args) }
+}

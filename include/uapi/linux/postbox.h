@@ -1120,7 +1120,7 @@ struct postbox_leases {
  * that is attached, 0 for nobody, and whether somebody waits for it.
  */
 #define POSTBOX_WORD_OWNER	0x3fffffffffffffffULL
-#define POSTBOX_WORD_WAITERS	0x8000000000000000ULL
+#define POSTBOX_WORD_WAITERS	0x4000000000000000ULL
 
 /**
  * struct postbox_attach - get this process's number in a segment
