@@ -1,0 +1,723 @@
+//! The ring itself: two sides of memory that both have mapped, and a doorbell for the side that
+//! sleeps. What it sleeps and wakes by is a parameter, so that this is the code that runs on the
+//! kernel's doorbell, on a futex, and under loom.
+//!
+//! - The consumer alone writes the head, and producers the tail. Each publishes its own with a
+//!   barrier after it, and then looks whether the other side sleeps; who goes to sleep says so
+//!   first, and then looks at the indices, with a barrier in between. One of the two sees the other.
+//! - Everything that a peer can write is loaded once and checked.
+//! - With many producers, a record is published when it is reserved, and its header says whether it
+//!   is committed. The word that orders them says who has it: of a producer that died with it, it is
+//!   taken over, as the only thing that it guards is the store of the tail.
+
+use super::index::{Geometry, Header, Tail, UNIT, checked, units};
+use crate::wait::Wait;
+use rustix::io::Errno;
+use std::ptr::NonNull;
+
+#[cfg(loom)]
+use loom::{
+    sync::Arc,
+    sync::atomic::{AtomicU32, AtomicU64, fence},
+};
+#[cfg(not(loom))]
+use std::{
+    sync::Arc,
+    sync::atomic::{AtomicU32, AtomicU64, fence},
+};
+
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+
+/// The most producers of one ring.
+pub(crate) const PRODUCERS: usize = if cfg!(loom) { 4 } else { 64 };
+
+/// A side of a ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The one that receives.
+    Consumer,
+    /// The one that sends.
+    Producer,
+}
+
+/// What the kernel says; processes can only read it.
+#[repr(C)]
+pub(crate) struct Status {
+    pub(crate) consumer_waiting: AtomicU32,
+    pub(crate) producer_waiting: AtomicU32,
+    pub(crate) state: AtomicU32,
+    /// Where there is no kernel, counts producers.
+    #[cfg(not(loom))]
+    pub(crate) came: AtomicU32,
+    #[cfg(not(loom))]
+    reserved: [u32; 12],
+    /// The producers that are there.
+    pub(crate) producers: [AtomicU32; PRODUCERS],
+}
+
+impl Status {
+    /// The word that says whether a side sleeps.
+    pub(crate) fn waiting(&self, side: Side) -> &AtomicU32 {
+        match side {
+            Side::Consumer => &self.consumer_waiting,
+            Side::Producer => &self.producer_waiting,
+        }
+    }
+
+    /// Whether a producer is there.
+    fn alive(&self, id: u32) -> bool {
+        self.producers[id as usize % PRODUCERS].load(Acquire) == id
+    }
+}
+
+/// What the consumer writes.
+#[repr(C)]
+pub(crate) struct Head {
+    pub(crate) head: AtomicU32,
+}
+
+/// What producers write.
+#[repr(C)]
+pub(crate) struct Tails {
+    pub(crate) tail: AtomicU64,
+    #[cfg(not(loom))]
+    reserved: [u64; 7],
+    /// The producer, of many, that reserves.
+    pub(crate) lock: AtomicU32,
+}
+
+/// Bits of `Status::state`.
+pub(crate) const PRODUCER_CLOSED: u32 = 1;
+pub(crate) const PRODUCER_DIED: u32 = 2;
+pub(crate) const CONSUMER_CLOSED: u32 = 4;
+pub(crate) const CONSUMER_DIED: u32 = 8;
+
+/// Memory that is there as long as this is.
+#[cfg(not(loom))]
+pub(crate) type Keeper = dyn Send + Sync;
+#[cfg(loom)]
+pub(crate) type Keeper = tests::Pages;
+
+/// Where a ring is.
+#[derive(Clone)]
+pub(crate) struct Area {
+    pub(crate) status: NonNull<Status>,
+    pub(crate) head: NonNull<Head>,
+    pub(crate) tails: NonNull<Tails>,
+    #[cfg(not(loom))]
+    pub(crate) data: NonNull<u8>,
+    pub(crate) geometry: Geometry,
+    /// Whether there may be many producers.
+    pub(crate) many: bool,
+    /// Keeps it there.
+    pub(crate) _keeper: Arc<Keeper>,
+}
+
+// SAFETY: what the pointers lead to is made of atomics, or raw memory that is only accessed by who
+// has reserved or received it; the keeper keeps it.
+unsafe impl Send for Area {}
+// SAFETY: as above.
+unsafe impl Sync for Area {}
+
+impl Area {
+    pub(crate) fn status(&self) -> &Status {
+        // SAFETY: it is there as long as the keeper.
+        unsafe { self.status.as_ref() }
+    }
+
+    pub(crate) fn head(&self) -> &AtomicU32 {
+        // SAFETY: as above.
+        unsafe { &self.head.as_ref().head }
+    }
+
+    fn tails(&self) -> &Tails {
+        // SAFETY: as above.
+        unsafe { self.tails.as_ref() }
+    }
+
+    fn tail(&self) -> Tail {
+        Tail::unpack(self.tails().tail.load(Acquire))
+    }
+
+    /// The header of the record that begins at a position.
+    #[cfg(not(loom))]
+    fn header(&self, position: u32) -> &AtomicU64 {
+        let offset = self.geometry.at(position) * UNIT;
+        // SAFETY: it is in the ring, and aligned. Whoever else writes to it does so in one word.
+        unsafe { AtomicU64::from_ptr(self.data.add(offset).cast().as_ptr()) }
+    }
+
+    #[cfg(loom)]
+    fn header(&self, position: u32) -> &AtomicU64 {
+        &self._keeper.headers[self.geometry.at(position)]
+    }
+
+    /// The first byte of the payload of a record. The ring is there twice in a row, so that the
+    /// longest record that begins anywhere in the first one ends before the second one does.
+    #[cfg(not(loom))]
+    #[inline]
+    pub(crate) fn payload(&self, position: u32) -> NonNull<u8> {
+        let offset = (self.geometry.at(position) + 1) * UNIT;
+        // SAFETY: it is within the first ring, or just behind it.
+        unsafe { self.data.add(offset) }
+    }
+}
+
+/// Stores, so that what is loaded afterwards is not older: see the top.
+#[inline]
+fn publish_word(word: &AtomicU64, value: u64) {
+    if cfg!(all(target_arch = "x86_64", not(loom))) {
+        // The same there, in one instruction.
+        word.swap(value, SeqCst);
+    } else {
+        word.store(value, Release);
+        fence(SeqCst);
+    }
+}
+
+#[inline]
+fn publish_index(word: &AtomicU32, value: u32) {
+    if cfg!(all(target_arch = "x86_64", not(loom))) {
+        word.swap(value, SeqCst);
+    } else {
+        word.store(value, Release);
+        fence(SeqCst);
+    }
+}
+
+/// Why a call ended without what it was for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// There is nothing, or no room, now.
+    NotNow,
+    /// The time is up.
+    Timeout,
+    /// The other side has closed.
+    Closed,
+    /// The other side has died.
+    Died,
+    /// The other side has written what makes no sense.
+    Corrupt,
+    /// No record is so long.
+    TooLong,
+    /// The doorbell failed.
+    Os(Errno),
+}
+
+/// What a side sleeps and is woken by.
+///
+/// It is implemented for the kernel's doorbell and for futexes; other implementations are not
+/// foreseen.
+#[doc(hidden)]
+#[allow(private_interfaces)]
+pub trait Doorbell {
+    /// Sleeps until `side` may go on, which is when `ready` says so, or for no reason. It has
+    /// [`Status::waiting`] set before it looks for the last time.
+    fn sleep(
+        &self,
+        area: &Area,
+        side: Side,
+        ready: &mut dyn FnMut() -> bool,
+        wait: Wait,
+    ) -> Result<(), Stop>;
+
+    /// Wakes `side`, of which `Status::waiting` is set.
+    fn ring(&self, area: &Area, side: Side);
+
+    /// A side is done with the ring: the consumer, or the producer of a number.
+    fn detach(&self, area: &Area, side: Side, id: u32);
+
+    /// Arms what watches `side` from outside, before it finds that it would have to wait.
+    fn watch(&self, _area: &Area, _side: Side) {}
+}
+
+/// How long a side looks again and again before it sleeps.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spin {
+    /// The most looks.
+    most: u32,
+    /// How many at present: fewer where they were in vain.
+    now: u32,
+}
+
+impl Spin {
+    pub(crate) fn new(most: u32) -> Self {
+        Spin { most, now: most }
+    }
+
+    /// Looks until something is there. What `look` fails with is an end, too.
+    fn run<T>(&mut self, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+        for turn in 0..self.now {
+            if let Some(found) = look() {
+                self.now = self.now.saturating_mul(2).clamp(1, self.most);
+                return Some(found);
+            }
+            // At first without a pause, which on some machines is longer than a round trip.
+            if turn > 128 {
+                std::hint::spin_loop();
+            }
+        }
+        // Never quite off, so that it finds out when it would be worth it again.
+        self.now = (self.now / 2).max(self.most / 64);
+        None
+    }
+}
+
+/// How often a side has called the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RingCalls {
+    /// To wake the other side.
+    pub doorbells: u64,
+    /// To sleep.
+    pub sleeps: u64,
+}
+
+/// The sending side.
+pub(crate) struct Tx<D: Doorbell> {
+    pub(crate) area: Area,
+    pub(crate) bell: D,
+    /// This producer's number; of a single one, too.
+    id: u32,
+    /// Where the consumer was at last.
+    head: u32,
+    /// With one producer: where its next record goes, and how long the one before it is.
+    tail: Tail,
+    /// Whether there is something that the consumer may not have been woken for.
+    unpublished: bool,
+    pub(crate) spin: Spin,
+    pub(crate) calls: RingCalls,
+}
+
+impl<D: Doorbell> Tx<D> {
+    pub(crate) fn new(area: Area, bell: D, id: u32, spin: u32) -> Self {
+        let head = area.head().load(Acquire);
+        let tail = area.tail();
+        Tx {
+            area,
+            bell,
+            id,
+            head,
+            tail,
+            unpublished: false,
+            spin: Spin::new(spin),
+            calls: RingCalls::default(),
+        }
+    }
+
+    fn ended(&self) -> Option<Stop> {
+        let state = self.area.status().state.load(Acquire);
+        if state & CONSUMER_DIED != 0 {
+            Some(Stop::Died)
+        } else if state & CONSUMER_CLOSED != 0 {
+            Some(Stop::Closed)
+        } else {
+            None
+        }
+    }
+
+    /// Whether there is room for so many units behind `tail`.
+    #[inline]
+    fn room(&mut self, tail: u32, units: u32) -> Result<bool, Stop> {
+        let geometry = self.area.geometry;
+        let free = |head| geometry.used(head, tail).map(|used| geometry.units() - used);
+        if free(self.head).is_some_and(|free| free >= units) {
+            return Ok(true);
+        }
+        self.head = self.area.head().load(Acquire);
+        let free = free(self.head).ok_or(Stop::Corrupt)?;
+        Ok(free >= units)
+    }
+
+    /// Reserves a record, and returns its position.
+    #[inline]
+    pub(crate) fn try_reserve(&mut self, len: usize) -> Result<u32, Stop> {
+        let longest = self.area.geometry.longest();
+        let len = u32::try_from(len).ok().filter(|len| *len <= longest);
+        let len = len.ok_or(Stop::TooLong)?;
+        if let Some(ended) = self.ended() {
+            return Err(ended);
+        }
+        if self.area.many {
+            return self.try_reserve_among_many(len);
+        }
+        let position = self.tail.position;
+        if !self.room(position, units(len))? {
+            return Err(Stop::NotNow);
+        }
+        let header = Header::Committed { len }.pack();
+        self.area.header(position).store(header, Relaxed);
+        Ok(position)
+    }
+
+    fn try_reserve_among_many(&mut self, len: u32) -> Result<u32, Stop> {
+        let owner = self.id;
+        self.lock()?;
+        let position = self.area.tail().position;
+        let reserved = match self.room(position, units(len)) {
+            Ok(true) => {
+                let header = Header::Busy { len, owner }.pack();
+                self.area.header(position).store(header, Relaxed);
+                let tail = Tail {
+                    position: position.wrapping_add(units(len)),
+                    last: 0,
+                };
+                self.area.tails().tail.store(tail.pack(), Release);
+                Ok(position)
+            }
+            Ok(false) => Err(Stop::NotNow),
+            Err(stop) => Err(stop),
+        };
+        self.area.tails().lock.store(0, Release);
+        reserved
+    }
+
+    /// Gets the word that orders producers, of whoever is dead if need be. `NotNow`: somebody has
+    /// it for long.
+    fn lock(&self) -> Result<(), Stop> {
+        const TRIES: u32 = if cfg!(loom) { 2 } else { 512 };
+        let lock = &self.area.tails().lock;
+        for turn in 0..TRIES {
+            let seen = lock.load(Relaxed);
+            let free = seen == 0 || seen == self.id || !self.area.status().alive(seen);
+            if free
+                && lock
+                    .compare_exchange(seen, self.id, Acquire, Relaxed)
+                    .is_ok()
+            {
+                return Ok(());
+            }
+            if turn > TRIES / 2 {
+                yield_now();
+            }
+        }
+        Err(Stop::NotNow)
+    }
+
+    /// Reserves a record, and waits for room.
+    #[inline]
+    pub(crate) fn reserve(&mut self, len: usize, wait: Wait) -> Result<u32, Stop> {
+        match self.try_reserve(len) {
+            Err(Stop::NotNow) => self.reserve_slowly(len, wait),
+            done => done,
+        }
+    }
+
+    #[inline(never)]
+    fn reserve_slowly(&mut self, len: usize, wait: Wait) -> Result<u32, Stop> {
+        self.publish();
+        if wait == Wait::Never {
+            self.bell.watch(&self.area, Side::Producer);
+            return self.try_reserve(len);
+        }
+        let wait = wait.fixed();
+        loop {
+            let mut spin = self.spin;
+            let found = spin.run(|| match self.try_reserve(len) {
+                Err(Stop::NotNow) => None,
+                done => Some(done),
+            });
+            self.spin = spin;
+            match found.unwrap_or_else(|| self.try_reserve(len)) {
+                Err(Stop::NotNow) => {}
+                done => return done,
+            }
+            let area = &self.area;
+            let mut ready = || {
+                let used = area.geometry.used(area.head().load(Acquire), area.tail().position);
+                used.is_none_or(|used| area.geometry.units() - used >= area.geometry.half())
+                    || area.status().state.load(Acquire) & (CONSUMER_CLOSED | CONSUMER_DIED) != 0
+            };
+            // With half of the ring free there is room, so that it is another producer.
+            if ready() {
+                yield_now();
+                if wait.left().is_some_and(|left| left.is_zero()) {
+                    return Err(Stop::Timeout);
+                }
+                continue;
+            }
+            self.calls.sleeps += 1;
+            match self.bell.sleep(area, Side::Producer, &mut ready, wait) {
+                // Less than half of the ring may still be enough.
+                Err(Stop::Timeout) => match self.try_reserve(len) {
+                    Err(Stop::NotNow) => return Err(Stop::Timeout),
+                    done => return done,
+                },
+                Err(stop) => return Err(stop),
+                Ok(()) => {}
+            }
+        }
+    }
+
+    /// The record that was reserved is there. To be published.
+    #[inline]
+    pub(crate) fn commit(&mut self, position: u32, len: u32) {
+        if self.area.many {
+            return self.settle(position, Header::Committed { len });
+        }
+        self.tail = Tail {
+            position: position.wrapping_add(units(len)),
+            last: len,
+        };
+        self.unpublished = true;
+    }
+
+    /// The record that was reserved is not to be.
+    pub(crate) fn abort(&mut self, position: u32, len: u32) {
+        if self.area.many {
+            self.settle(position, Header::Aborted { len });
+        }
+    }
+
+    /// Of many producers: the record is done.
+    fn settle(&mut self, position: u32, header: Header) {
+        publish_word(self.area.header(position), header.pack());
+        let status = self.area.status();
+        // Whoever comes to the record that the consumer waits for wakes it. If the head is an older
+        // one, so is the flag, and the consumer will look again.
+        if status.consumer_waiting.load(SeqCst) != 0 && self.area.head().load(Acquire) == position
+        {
+            self.calls.doorbells += 1;
+            self.bell.ring(&self.area, Side::Consumer);
+        }
+    }
+
+    /// Lets the consumer see what was committed.
+    #[inline]
+    pub(crate) fn publish(&mut self) {
+        if !self.unpublished {
+            return;
+        }
+        self.unpublished = false;
+        publish_word(&self.area.tails().tail, self.tail.pack());
+        if self.area.status().consumer_waiting.load(SeqCst) != 0 {
+            self.calls.doorbells += 1;
+            self.bell.ring(&self.area, Side::Consumer);
+        }
+    }
+}
+
+impl<D: Doorbell> Drop for Tx<D> {
+    fn drop(&mut self) {
+        self.publish();
+        self.bell.detach(&self.area, Side::Producer, self.id);
+    }
+}
+
+/// A record that was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) position: u32,
+    pub(crate) len: u32,
+}
+
+/// The receiving side.
+pub(crate) struct Rx<D: Doorbell> {
+    pub(crate) area: Area,
+    pub(crate) bell: D,
+    /// Where the next record is.
+    head: u32,
+    /// Where producers were at last.
+    tail: Tail,
+    /// Whether the head has moved since it was published.
+    unpublished: bool,
+    pub(crate) spin: Spin,
+    pub(crate) calls: RingCalls,
+}
+
+impl<D: Doorbell> Rx<D> {
+    pub(crate) fn new(area: Area, bell: D, spin: u32) -> Self {
+        let head = area.head().load(Acquire);
+        Rx {
+            area,
+            bell,
+            head,
+            tail: Tail {
+                position: head,
+                last: 0,
+            },
+            unpublished: false,
+            spin: Spin::new(spin),
+            calls: RingCalls::default(),
+        }
+    }
+
+    /// The next record, if it is there. It stays until it is [released](Self::release).
+    #[inline]
+    pub(crate) fn peek(&mut self) -> Result<Option<Found>, Stop> {
+        loop {
+            if self.head == self.tail.position {
+                self.tail = self.area.tail();
+                if self.head == self.tail.position {
+                    return Ok(None);
+                }
+            }
+            let position = self.head;
+            let used = self.area.geometry.used(position, self.tail.position);
+            let used = used.ok_or(Stop::Corrupt)?;
+            if !self.area.many {
+                if let Some(len) = self.tail.only(used) {
+                    return Ok(Some(Found { position, len }));
+                }
+            }
+            // Of one producer, the tail has ordered it.
+            let word = self.area.header(position).load(Acquire);
+            let mut header = Header::unpack(word).ok_or(Stop::Corrupt)?;
+            if let Header::Busy { owner, .. } = header {
+                if self.area.status().alive(owner) {
+                    return Ok(None);
+                }
+                // The last that it wrote is there by now.
+                let word = self.area.header(position).load(Acquire);
+                header = Header::unpack(word).ok_or(Stop::Corrupt)?;
+            }
+            match header {
+                Header::Committed { len } => {
+                    checked(len, used).ok_or(Stop::Corrupt)?;
+                    return Ok(Some(Found { position, len }));
+                }
+                Header::Aborted { len } | Header::Busy { len, .. } => {
+                    let units = checked(len, used).ok_or(Stop::Corrupt)?;
+                    self.head = position.wrapping_add(units);
+                    self.unpublished = true;
+                }
+            }
+        }
+    }
+
+    fn ended(&self) -> Option<Stop> {
+        let state = self.area.status().state.load(Acquire);
+        if state & PRODUCER_DIED != 0 {
+            Some(Stop::Died)
+        } else if state & PRODUCER_CLOSED != 0 {
+            Some(Stop::Closed)
+        } else {
+            None
+        }
+    }
+
+    /// The next record, or that there is none now or ever.
+    pub(crate) fn try_next(&mut self) -> Result<Found, Stop> {
+        if let Some(found) = self.peek()? {
+            return Ok(found);
+        }
+        let Some(ended) = self.ended() else {
+            return Err(Stop::NotNow);
+        };
+        // What came before the end.
+        self.peek()?.ok_or(ended)
+    }
+
+    /// The next record, and waits for it.
+    #[inline]
+    pub(crate) fn next(&mut self, wait: Wait) -> Result<Found, Stop> {
+        match self.peek()? {
+            Some(found) => Ok(found),
+            None => self.next_slowly(wait),
+        }
+    }
+
+    #[inline(never)]
+    fn next_slowly(&mut self, wait: Wait) -> Result<Found, Stop> {
+        self.publish();
+        let wait = wait.fixed();
+        let done = |result| match result {
+            Err(Stop::NotNow) => None,
+            done => Some(done),
+        };
+        if wait == Wait::Never {
+            if let Some(done) = done(self.try_next()) {
+                return done;
+            }
+            self.bell.watch(&self.area, Side::Consumer);
+            return self.try_next();
+        }
+        loop {
+            let mut spin = self.spin;
+            let found = spin.run(|| match self.peek() {
+                Ok(None) => None,
+                Ok(Some(found)) => Some(Ok(found)),
+                Err(stop) => Some(Err(stop)),
+            });
+            self.spin = spin;
+            if let Some(found) = found {
+                return found;
+            }
+            if let Some(done) = done(self.try_next()) {
+                return done;
+            }
+            // Records that are not to be may have been passed.
+            self.publish();
+            self.calls.sleeps += 1;
+            let (area, head) = (&self.area, self.head);
+            let mut ready = || {
+                let status = area.status();
+                let tail = area.tail().position;
+                let ended = status.state.load(Acquire) & (PRODUCER_CLOSED | PRODUCER_DIED) != 0;
+                let there = tail != head
+                    && (!area.many
+                        || match Header::unpack(area.header(head).load(Acquire)) {
+                            Some(Header::Busy { owner, .. }) => !status.alive(owner),
+                            _ => true,
+                        });
+                ended || there
+            };
+            match self.bell.sleep(area, Side::Consumer, &mut ready, wait) {
+                Err(Stop::Timeout) => {
+                    return done(self.try_next()).unwrap_or(Err(Stop::Timeout));
+                }
+                Err(stop) => return Err(stop),
+                Ok(()) => {}
+            }
+        }
+    }
+
+    /// The record that was found is done with. To be published.
+    #[inline]
+    pub(crate) fn release(&mut self, found: Found) {
+        self.head = found.position.wrapping_add(units(found.len));
+        self.unpublished = true;
+    }
+
+    /// Lets producers have the room of what was released.
+    #[inline]
+    pub(crate) fn publish(&mut self) {
+        if !self.unpublished {
+            return;
+        }
+        self.unpublished = false;
+        publish_index(self.area.head(), self.head);
+        if self.area.status().producer_waiting.load(SeqCst) != 0 {
+            self.wake_producers();
+        }
+    }
+
+    /// Where half of the ring is free, which is what they wait for.
+    #[inline(never)]
+    fn wake_producers(&mut self) {
+        let geometry = self.area.geometry;
+        let used = geometry.used(self.head, self.area.tail().position);
+        if used.is_none_or(|used| geometry.units() - used >= geometry.half()) {
+            self.calls.doorbells += 1;
+            self.bell.ring(&self.area, Side::Producer);
+        }
+    }
+}
+
+impl<D: Doorbell> Drop for Rx<D> {
+    fn drop(&mut self) {
+        self.publish();
+        self.bell.detach(&self.area, Side::Consumer, 0);
+    }
+}
+
+fn yield_now() {
+    #[cfg(loom)]
+    loom::thread::yield_now();
+    #[cfg(not(loom))]
+    std::thread::yield_now();
+}
+
+#[cfg(loom)]
+#[path = "loom.rs"]
+mod tests;

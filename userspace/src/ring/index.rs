@@ -1,0 +1,241 @@
+//! Where records are: pure arithmetic on numbers of which some were written by a peer.
+//!
+//! A position counts units of eight bytes, and runs on through 32 bits: the largest ring has far
+//! fewer. What has been written and not yet released is from the head up to the tail.
+
+/// Bytes of a unit, and of a record's header.
+pub(crate) const UNIT: usize = 8;
+
+/// The largest ring, in bytes. Positions wrap around 64 times as far.
+pub(crate) const LARGEST: u64 = 1 << 30;
+
+/// Units of a record, with its header.
+pub(crate) const fn units(len: u32) -> u32 {
+    1 + len.div_ceil(UNIT as u32)
+}
+
+/// The size of a ring: a power of two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    units: u32,
+}
+
+impl Geometry {
+    /// Of a ring of so many bytes; `None`: there is none.
+    pub(crate) const fn new(bytes: u64) -> Option<Self> {
+        if bytes.is_power_of_two() && bytes >= 4 * UNIT as u64 && bytes <= LARGEST {
+            Some(Geometry {
+                units: (bytes / UNIT as u64) as u32,
+            })
+        } else {
+            None
+        }
+    }
+
+    /// How many units it has.
+    pub(crate) const fn units(self) -> u32 {
+        self.units
+    }
+
+    /// How many bytes it has.
+    pub(crate) const fn bytes(self) -> usize {
+        self.units as usize * UNIT
+    }
+
+    /// Half of it. Where so much is free there is room for any record.
+    pub(crate) const fn half(self) -> u32 {
+        self.units / 2
+    }
+
+    /// Bytes of the longest record.
+    pub(crate) const fn longest(self) -> u32 {
+        (self.half() - 1) * UNIT as u32
+    }
+
+    /// The unit that a position is in.
+    pub(crate) const fn at(self, position: u32) -> usize {
+        (position & (self.units - 1)) as usize
+    }
+
+    /// Units from the head to the tail; `None`: that cannot be.
+    pub(crate) const fn used(self, head: u32, tail: u32) -> Option<u32> {
+        let used = tail.wrapping_sub(head);
+        if used <= self.units { Some(used) } else { None }
+    }
+}
+
+/// The tail as producers publish it: where it is, and how long the last record before it is (one
+/// that came alone need not be looked at to know where it ends).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tail {
+    pub(crate) position: u32,
+    pub(crate) last: u32,
+}
+
+impl Tail {
+    pub(crate) const fn unpack(word: u64) -> Self {
+        Tail {
+            position: word as u32,
+            last: (word >> 32) as u32,
+        }
+    }
+
+    pub(crate) const fn pack(self) -> u64 {
+        self.position as u64 | (self.last as u64) << 32
+    }
+
+    /// The length of the only record from `head` on, if there is one alone and it says how long it
+    /// is. `used` are the units in between.
+    pub(crate) const fn only(self, used: u32) -> Option<u32> {
+        // A record of no bytes is as good as nothing said; its header is looked at.
+        if self.last != 0 && self.last <= LARGEST as u32 && units(self.last) == used {
+            Some(self.last)
+        } else {
+            None
+        }
+    }
+}
+
+/// The header of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Header {
+    /// It is still being written by the producer of that number.
+    Busy { len: u32, owner: u32 },
+    /// It is there.
+    Committed { len: u32 },
+    /// It is not to be.
+    Aborted { len: u32 },
+}
+
+impl Header {
+    const BUSY: u64 = 1;
+    const COMMITTED: u64 = 2;
+    const ABORTED: u64 = 3;
+    const OWNER: u32 = (1 << 30) - 1;
+
+    /// `None`: a peer wrote what no record begins with.
+    pub(crate) const fn unpack(word: u64) -> Option<Self> {
+        let len = word as u32;
+        let owner = (word >> 32) as u32 & Self::OWNER;
+        match word >> 62 {
+            Self::BUSY => Some(Header::Busy { len, owner }),
+            Self::COMMITTED if owner == 0 => Some(Header::Committed { len }),
+            Self::ABORTED if owner == 0 => Some(Header::Aborted { len }),
+            _ => None,
+        }
+    }
+
+    pub(crate) const fn pack(self) -> u64 {
+        match self {
+            Header::Busy { len, owner } => {
+                Self::BUSY << 62 | ((owner & Self::OWNER) as u64) << 32 | len as u64
+            }
+            Header::Committed { len } => Self::COMMITTED << 62 | len as u64,
+            Header::Aborted { len } => Self::ABORTED << 62 | len as u64,
+        }
+    }
+}
+
+/// Units of a record that says that it has `len` bytes, where at most `used` are there; `None`: a
+/// peer says what cannot be.
+pub(crate) const fn checked(len: u32, used: u32) -> Option<u32> {
+    if len as u64 > LARGEST {
+        return None;
+    }
+    let units = units(len);
+    if units <= used { Some(units) } else { None }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn sizes_are_powers_of_two_in_range() {
+        for bytes in [0, 1, 8, 16, 31, 33, 4095, 4097, LARGEST * 2, u64::MAX] {
+            assert_eq!(Geometry::new(bytes), None, "{bytes}");
+        }
+        let ring = Geometry::new(4096).expect("a size");
+        assert_eq!((ring.units(), ring.bytes(), ring.half()), (512, 4096, 256));
+        assert_eq!(units(ring.longest()), ring.half());
+        assert_eq!(units(ring.longest() + 1), ring.half() + 1);
+        let largest = Geometry::new(LARGEST).expect("a size");
+        assert_eq!(units(largest.longest()), largest.half());
+        // The longest record and an empty one.
+        assert_eq!((units(0), units(1), units(8), units(9)), (1, 2, 2, 3));
+    }
+
+    #[test]
+    fn a_record_that_came_alone_is_told_from_several() {
+        let alone = Tail { position: 9, last: 60 };
+        assert_eq!(alone.only(units(60)), Some(60));
+        assert_eq!(alone.only(units(60) + 1), None);
+        assert_eq!(Tail { position: 9, last: 0 }.only(1), None);
+        let hostile = Tail { position: 9, last: u32::MAX };
+        assert_eq!(hostile.only(1 << 29), None);
+    }
+
+    fn any_ring() -> impl Strategy<Value = Geometry> {
+        (5u32..=30).prop_map(|shift| Geometry::new(1 << shift).expect("a size"))
+    }
+
+    proptest! {
+        /// Whatever peers write, nothing is found outside of the ring, and nothing overflows.
+        #[test]
+        fn hostile_numbers_lead_nowhere(
+            ring in any_ring(), head: u32, tail: u64, header: u64,
+        ) {
+            let tail = Tail::unpack(tail);
+            prop_assert_eq!(Tail::unpack(tail.pack()), tail);
+            prop_assert!(ring.at(head) < ring.units() as usize);
+            let Some(used) = ring.used(head, tail.position) else { return Ok(()) };
+            prop_assert!(used <= ring.units());
+            if let Some(len) = tail.only(used) {
+                prop_assert_eq!(checked(len, used), Some(used));
+            }
+            let Some(header) = Header::unpack(header) else { return Ok(()) };
+            prop_assert_eq!(Header::unpack(header.pack()), Some(header));
+            let (Header::Busy { len, .. } | Header::Committed { len } | Header::Aborted { len }) =
+                header;
+            if let Some(units) = checked(len, used) {
+                // What is read begins in the ring, and ends before the second copy of it does.
+                prop_assert!(units >= 1 && units <= ring.units());
+                let first = ring.at(head) + 1;
+                prop_assert!(first * UNIT + len as usize <= 2 * ring.bytes());
+            }
+        }
+
+        /// Honest records, through every wrap of the positions.
+        #[test]
+        fn honest_records_are_found_again(
+            ring in any_ring(), start: u32, lens in prop::collection::vec(0u32..5000, 1..50),
+        ) {
+            let (mut head, mut tail) = (start, start);
+            let mut inside = std::collections::VecDeque::new();
+            for len in lens {
+                let len = len.min(ring.longest());
+                while ring.units() - ring.used(head, tail).expect("honest") < units(len) {
+                    let len: u32 = inside.pop_front().expect("it is full of something");
+                    let used = ring.used(head, tail).expect("honest");
+                    let step = checked(len, used).expect("honest");
+                    head = head.wrapping_add(step);
+                }
+                inside.push_back(len);
+                tail = tail.wrapping_add(units(len));
+                let used = ring.used(head, tail).expect("honest");
+                let only = Tail { position: tail, last: len }.only(used);
+                prop_assert_eq!(only.is_some(), inside.len() == 1 && len != 0);
+            }
+        }
+
+        #[test]
+        fn headers_say_what_was_packed(len: u32, owner in 1u32..1 << 30) {
+            for header in [
+                Header::Busy { len, owner }, Header::Committed { len }, Header::Aborted { len },
+            ] {
+                prop_assert_eq!(Header::unpack(header.pack()), Some(header));
+            }
+        }
+    }
+}

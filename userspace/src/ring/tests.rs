@@ -1,0 +1,252 @@
+//! Rings without the kernel module: threads, ends, and peers that write nonsense.
+
+use super::core::{Area, Tails};
+use super::*;
+use proptest::prelude::*;
+use std::sync::atomic::AtomicU64;
+use std::thread;
+
+/// How many records; Miri is slow.
+const COUNT: u64 = if cfg!(miri) { 60 } else { 200_000 };
+
+fn local(capacity: u64, many: bool) -> LocalPair {
+    let mut options = Ring::options();
+    let made = options.capacity(capacity).many(many).local();
+    made.expect("memory")
+}
+
+/// A record that says which it is, of a length that depends on that, up to `longest`.
+fn content(number: u64, longest: usize) -> Vec<u8> {
+    let len = 8 + (number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as usize % (longest - 7);
+    let mut bytes = vec![number as u8; len];
+    bytes[..8].copy_from_slice(&number.to_ne_bytes());
+    bytes
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    u64::from_ne_bytes(bytes[..8].try_into().expect("eight bytes"))
+}
+
+#[test]
+fn records_come_in_order_and_whole_and_then_the_end() {
+    let (mut producer, mut consumer) = local(4096, false);
+    let longest = producer.longest();
+    let sends = thread::spawn(move || {
+        for i in 0..COUNT {
+            let bytes = content(i, if i % 64 == 0 { longest } else { 200 });
+            match i % 3 {
+                0 => producer.send(&bytes).expect("room"),
+                1 => {
+                    let mut slot = producer.reserve(bytes.len()).expect("room");
+                    slot.write(&bytes);
+                    slot.commit();
+                }
+                _ => {
+                    // What is not committed is not seen.
+                    drop(producer.reserve(100).expect("room"));
+                    let mut batch = producer.batch();
+                    batch.send(&bytes).expect("room");
+                }
+            }
+        }
+    });
+    let mut expected = 0;
+    let error = loop {
+        let record = match consumer.recv() {
+            Ok(record) => record,
+            Err(error) => break error,
+        };
+        let bytes = record.to_vec();
+        let limit = if expected % 64 == 0 { longest } else { 200 };
+        assert_eq!(bytes, content(expected, limit));
+        expected += 1;
+    };
+    assert_eq!(expected, COUNT);
+    assert!(error.is_disconnected(), "{error}");
+    sends.join().expect("it sends");
+}
+
+#[test]
+fn many_producers_keep_their_own_order_and_lose_nothing() {
+    const PRODUCERS: u64 = 3;
+    let (producer, mut consumer) = local(4096, true);
+    let threads: Vec<_> = (0..PRODUCERS)
+        .map(|who| {
+            let mut producer = producer.try_clone().expect("a place");
+            thread::spawn(move || {
+                for i in 0..COUNT / PRODUCERS {
+                    if i % 5 == 0 {
+                        drop(producer.reserve(24).expect("room"));
+                    }
+                    let bytes = content(who << 32 | i, 100);
+                    producer.send(&bytes).expect("room");
+                }
+            })
+        })
+        .collect();
+    drop(producer);
+    let mut next = [0; PRODUCERS as usize];
+    while let Ok(record) = consumer.recv() {
+        let bytes = record.to_vec();
+        let number = number(&bytes);
+        assert_eq!(bytes, content(number, 100));
+        let next = &mut next[(number >> 32) as usize];
+        assert_eq!(number as u32 as u64, *next);
+        *next += 1;
+    }
+    assert_eq!(next, [COUNT / PRODUCERS; PRODUCERS as usize]);
+    for thread in threads {
+        thread.join().expect("it sends");
+    }
+}
+
+#[test]
+fn a_producer_that_died_with_a_record_or_the_lock_stops_nobody() {
+    let (mut first, mut consumer) = local(4096, true);
+    let mut second = first.try_clone().expect("a place");
+    first.send(b"before").expect("room");
+    std::mem::forget(first.reserve(50).expect("room"));
+    second.send(b"after").expect("room");
+    assert_eq!(consumer.recv().expect("there").to_vec(), b"before");
+    assert!(consumer.try_recv().is_err_and(|error| error.is_empty()), "busy");
+    // It is gone, as the kernel would say, and had the lock.
+    tails(&first.tx.area).lock.store(2 * 64, Relaxed);
+    drop(first);
+    second.send(b"last").expect("the lock is taken over");
+    assert_eq!(consumer.recv().expect("passed over").to_vec(), b"after");
+    assert_eq!(consumer.recv().expect("there").to_vec(), b"last");
+    drop(second);
+    assert!(consumer.recv().is_err_and(|error| error.is_disconnected()));
+}
+
+#[test]
+fn a_full_ring_says_so_and_a_full_one_waits_for_half_of_it() {
+    let (mut producer, mut consumer) = local(4096, false);
+    let mut sent = 0;
+    while producer.try_send(&[1; 56]).is_ok() {
+        sent += 1;
+    }
+    assert_eq!(sent, 4096 / 64);
+    assert!(producer.try_send(&[]).is_err_and(|error| error.is_full()));
+    let late = producer.send_timeout(&[1; 56], Duration::from_millis(5));
+    assert!(late.is_err_and(|error| error.is_timeout()));
+    producer.set_spin(0);
+    let sends = thread::spawn(move || {
+        producer.send(&[2; 56]).expect("room");
+        producer.calls()
+    });
+    for _ in 0..sent {
+        assert_eq!(consumer.recv().expect("there").to_vec(), [1; 56]);
+    }
+    assert_eq!(consumer.recv().expect("there").to_vec(), [2; 56]);
+    let calls = sends.join().expect("it sends");
+    assert!(calls.sleeps <= 1 && consumer.calls().doorbells <= 1);
+    assert!(consumer.recv().is_err_and(|error| error.is_disconnected()));
+}
+
+#[test]
+fn the_consumer_that_goes_ends_it_for_who_waits() {
+    let (mut producer, consumer) = local(4096, false);
+    while producer.try_send(&[0; 500]).is_ok() {}
+    let sends = thread::spawn(move || producer.send(&[0; 500]));
+    drop(consumer);
+    assert!(sends.join().expect("it returns").is_err_and(|error| error.is_disconnected()));
+}
+
+#[test]
+fn records_have_a_longest_length() {
+    let (mut producer, mut consumer) = local(8192, false);
+    let longest = producer.longest();
+    assert_eq!(longest, 4088);
+    let error = producer.send(&vec![0; longest + 1]).expect_err("too long");
+    let (len, limit) = (longest as u64 + 1, longest as u64);
+    assert_eq!(error.kind, ErrorKind::TooLarge { len, limit });
+    for _ in 0..5 {
+        producer.send(&vec![7; longest]).expect("room");
+        producer.send(&[]).expect("room");
+        assert_eq!(consumer.recv().expect("there").to_vec(), vec![7; longest]);
+        assert!(consumer.recv().expect("there").is_empty());
+    }
+}
+
+#[test]
+fn trusting_sides_have_slices_and_values_their_type() {
+    let (producer, consumer) = local(4096, false);
+    // SAFETY: nobody else has the ring.
+    let (mut producer, mut consumer) = unsafe { (producer.trusting(), consumer.trusting()) };
+    let mut slot = producer.reserve(3).expect("room");
+    slot.copy_from_slice(b"abc");
+    slot.commit();
+    assert_eq!(&*consumer.recv().expect("there"), b"abc");
+    producer.send_value(&[1u32, 2]).expect("room");
+    let record = consumer.recv().expect("there");
+    assert_eq!(record.value::<u32>(), None);
+    assert_eq!(record.value(), Some([1u32, 2]));
+    std::mem::forget(record);
+    assert_eq!(consumer.recv().expect("again").value(), Some([1u32, 2]));
+}
+
+#[test]
+fn a_batch_is_seen_when_it_is_done_and_wakes_once() {
+    let (mut producer, mut consumer) = local(4096, false);
+    let mut batch = producer.batch();
+    for i in 0..5u8 {
+        batch.send(&[i]).expect("room");
+        assert!(consumer.try_recv().is_err_and(|error| error.is_empty()));
+    }
+    drop(batch);
+    let mut batch = consumer.batch();
+    for i in 0..5u8 {
+        assert_eq!(batch.next().expect("there").to_vec(), [i]);
+    }
+    assert!(batch.next().is_none());
+}
+
+fn tails(area: &Area) -> &Tails {
+    // SAFETY: it is there as long as the area.
+    unsafe { area.tails.as_ref() }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: if cfg!(miri) { 10 } else { 512 }, failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// Whatever a peer writes to the indices, to headers, and to the lock, a side gets an error, or
+    /// records that are within the ring, and neither panics nor runs for ever.
+    #[test]
+    fn a_hostile_peer_breaks_nothing_but_the_ring(
+        many: bool,
+        writes in prop::collection::vec((0u8..5, any::<u32>(), any::<u64>(), any::<bool>()), 1..40),
+    ) {
+        let (mut producer, mut consumer) = local(4096, many);
+        let area = producer.tx.area.clone();
+        for (what, at, value, small) in writes {
+            let value = if small { value % 2048 } else { value };
+            match what {
+                0 => area.head().store(value as u32, Relaxed),
+                1 => tails(&area).tail.store(value, Relaxed),
+                2 => tails(&area).lock.store(value as u32, Relaxed),
+                3 => {
+                    let offset = at as usize % (4096 / 8) * 8;
+                    // SAFETY: it is in the ring, and aligned.
+                    let word = unsafe { AtomicU64::from_ptr(area.data.as_ptr().add(offset).cast()) };
+                    word.store(if small { value << 62 | value } else { value }, Relaxed);
+                }
+                _ => {}
+            }
+            let len = at as usize % 2500;
+            if let Ok(mut slot) = producer.try_reserve(len) {
+                slot.write(&vec![1; len]);
+                if small { slot.commit() } else { drop(slot) }
+            }
+            for _ in 0..3 {
+                if let Ok(record) = consumer.try_recv() {
+                    prop_assert!(record.len() <= 4096);
+                    let _ = record.to_vec();
+                }
+            }
+        }
+    }
+}
