@@ -7,6 +7,8 @@
 mod child;
 mod fds;
 mod handle;
+mod memory;
+mod pool;
 mod rng;
 mod shared;
 mod signal;
@@ -23,6 +25,8 @@ pub use handle::{
     ADMIN, Errno, FOREVER, Got, Handle, Make, NEVER, RECEIVE, Result, SEND, UNBOUNDED, Wait, list,
     name_of, recv_args, send_args, unlink, until, until_realtime, within,
 };
+pub use memory::{MakeSegment, Mapped, R, RW, SEALS, memory, seal};
+pub use pool::{Entry, MakePool, Ride, SHARED, entries_from, entries_of, open_pool};
 pub use rng::{Rng, seed};
 pub use shared::{Gate, Ledger};
 pub use signal::handle_signal;
