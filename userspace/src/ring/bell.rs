@@ -89,7 +89,6 @@ fn sleep(word: &std::sync::atomic::AtomicU32, wait: Wait) -> Result<(), Stop> {
     }
 }
 
-#[cfg(not(loom))]
 #[allow(private_interfaces)]
 impl Doorbell for FutexDoorbell {
     fn sleep(
@@ -134,7 +133,6 @@ impl Doorbell for FutexDoorbell {
 }
 
 /// A number for one more producer; `None`: there are too many.
-#[cfg(not(loom))]
 pub(super) fn enrol(status: &Status, many: bool) -> Option<u32> {
     let places = if many { PRODUCERS } else { 1 };
     let mut places = status.producers[..places].iter().enumerate();

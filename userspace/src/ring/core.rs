@@ -26,7 +26,7 @@ use std::{
     sync::atomic::{AtomicU32, AtomicU64, fence},
 };
 
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
 /// The most producers of one ring.
 pub(crate) const PRODUCERS: usize = if cfg!(loom) { 4 } else { 64 };
@@ -320,7 +320,11 @@ impl<D: Doorbell> Tx<D> {
     #[inline]
     fn room(&mut self, tail: u32, units: u32) -> Result<bool, Stop> {
         let geometry = self.area.geometry;
-        let free = |head| geometry.used(head, tail).map(|used| geometry.units() - used);
+        let free = |head| {
+            geometry
+                .used(head, tail)
+                .map(|used| geometry.units() - used)
+        };
         if free(self.head).is_some_and(|free| free >= units) {
             return Ok(true);
         }
@@ -378,11 +382,12 @@ impl<D: Doorbell> Tx<D> {
         const TRIES: u32 = if cfg!(loom) { 2 } else { 512 };
         let lock = &self.area.tails().lock;
         for turn in 0..TRIES {
-            let seen = lock.load(Relaxed);
+            // With it, that its producer was there before it took it.
+            let seen = lock.load(Acquire);
             let free = seen == 0 || seen == self.id || !self.area.status().alive(seen);
             if free
                 && lock
-                    .compare_exchange(seen, self.id, Acquire, Relaxed)
+                    .compare_exchange(seen, self.id, AcqRel, Relaxed)
                     .is_ok()
             {
                 return Ok(());
@@ -424,7 +429,9 @@ impl<D: Doorbell> Tx<D> {
             }
             let area = &self.area;
             let mut ready = || {
-                let used = area.geometry.used(area.head().load(Acquire), area.tail().position);
+                let used = area
+                    .geometry
+                    .used(area.head().load(Acquire), area.tail().position);
                 used.is_none_or(|used| area.geometry.units() - used >= area.geometry.half())
                     || area.status().state.load(Acquire) & (CONSUMER_CLOSED | CONSUMER_DIED) != 0
             };
@@ -475,8 +482,7 @@ impl<D: Doorbell> Tx<D> {
         let status = self.area.status();
         // Whoever comes to the record that the consumer waits for wakes it. If the head is an older
         // one, so is the flag, and the consumer will look again.
-        if status.consumer_waiting.load(SeqCst) != 0 && self.area.head().load(Acquire) == position
-        {
+        if status.consumer_waiting.load(SeqCst) != 0 && self.area.head().load(Acquire) == position {
             self.calls.doorbells += 1;
             self.bell.ring(&self.area, Side::Consumer);
         }
@@ -555,10 +561,10 @@ impl<D: Doorbell> Rx<D> {
             let position = self.head;
             let used = self.area.geometry.used(position, self.tail.position);
             let used = used.ok_or(Stop::Corrupt)?;
-            if !self.area.many {
-                if let Some(len) = self.tail.only(used) {
-                    return Ok(Some(Found { position, len }));
-                }
+            if !self.area.many
+                && let Some(len) = self.tail.only(used)
+            {
+                return Ok(Some(Found { position, len }));
             }
             // Of one producer, the tail has ordered it.
             let word = self.area.header(position).load(Acquire);
@@ -720,4 +726,4 @@ fn yield_now() {
 
 #[cfg(loom)]
 #[path = "loom.rs"]
-mod tests;
+pub(crate) mod tests;

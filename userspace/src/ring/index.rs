@@ -168,11 +168,24 @@ mod tests {
 
     #[test]
     fn a_record_that_came_alone_is_told_from_several() {
-        let alone = Tail { position: 9, last: 60 };
+        let alone = Tail {
+            position: 9,
+            last: 60,
+        };
         assert_eq!(alone.only(units(60)), Some(60));
         assert_eq!(alone.only(units(60) + 1), None);
-        assert_eq!(Tail { position: 9, last: 0 }.only(1), None);
-        let hostile = Tail { position: 9, last: u32::MAX };
+        assert_eq!(
+            Tail {
+                position: 9,
+                last: 0
+            }
+            .only(1),
+            None
+        );
+        let hostile = Tail {
+            position: 9,
+            last: u32::MAX,
+        };
         assert_eq!(hostile.only(1 << 29), None);
     }
 

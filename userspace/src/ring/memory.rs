@@ -56,7 +56,9 @@ impl Drop for Pages {
     fn drop(&mut self) {
         #[cfg(miri)]
         // SAFETY: it was allocated so.
-        return unsafe { std::alloc::dealloc(self.at.as_ptr().cast(), self::miri::layout(self.len)) };
+        return unsafe {
+            std::alloc::dealloc(self.at.as_ptr().cast(), self::miri::layout(self.len))
+        };
         #[cfg(not(miri))]
         // SAFETY: they were mapped by `new`, and the areas that lead here are gone.
         let _ = unsafe { munmap(self.at.as_ptr(), self.len) };
@@ -114,16 +116,8 @@ pub(super) fn map(
     let (read, write) = (ProtFlags::READ, ProtFlags::READ | ProtFlags::WRITE);
     let end = all / page_size();
     let parts = match side {
-        Side::Consumer => [
-            (STATUS, HEAD, read),
-            (HEAD, TAIL, write),
-            (TAIL, end, read),
-        ],
-        Side::Producer => [
-            (STATUS, HEAD, read),
-            (HEAD, TAIL, read),
-            (TAIL, end, write),
-        ],
+        Side::Consumer => [(STATUS, HEAD, read), (HEAD, TAIL, write), (TAIL, end, read)],
+        Side::Producer => [(STATUS, HEAD, read), (HEAD, TAIL, read), (TAIL, end, write)],
     };
     for (first, end, prot) in parts {
         let (at, len) = (pages.page(first), (end - first) * page_size());

@@ -2,9 +2,12 @@
 
 use super::core::{Area, Tails};
 use super::*;
+use crate::ErrorKind;
 use proptest::prelude::*;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
+use std::time::Duration;
 
 /// How many records; Miri is slow.
 const COUNT: u64 = if cfg!(miri) { 60 } else { 200_000 };
@@ -108,7 +111,10 @@ fn a_producer_that_died_with_a_record_or_the_lock_stops_nobody() {
     std::mem::forget(first.reserve(50).expect("room"));
     second.send(b"after").expect("room");
     assert_eq!(consumer.recv().expect("there").to_vec(), b"before");
-    assert!(consumer.try_recv().is_err_and(|error| error.is_empty()), "busy");
+    assert!(
+        consumer.try_recv().is_err_and(|error| error.is_empty()),
+        "busy"
+    );
     // It is gone, as the kernel would say, and had the lock.
     tails(&first.tx.area).lock.store(2 * 64, Relaxed);
     drop(first);
@@ -150,7 +156,12 @@ fn the_consumer_that_goes_ends_it_for_who_waits() {
     while producer.try_send(&[0; 500]).is_ok() {}
     let sends = thread::spawn(move || producer.send(&[0; 500]));
     drop(consumer);
-    assert!(sends.join().expect("it returns").is_err_and(|error| error.is_disconnected()));
+    assert!(
+        sends
+            .join()
+            .expect("it returns")
+            .is_err_and(|error| error.is_disconnected())
+    );
 }
 
 #[test]
@@ -197,9 +208,9 @@ fn a_batch_is_seen_when_it_is_done_and_wakes_once() {
     drop(batch);
     let mut batch = consumer.batch();
     for i in 0..5u8 {
-        assert_eq!(batch.next().expect("there").to_vec(), [i]);
+        assert_eq!(batch.try_next().expect("there").to_vec(), [i]);
     }
-    assert!(batch.next().is_none());
+    assert!(batch.try_next().is_none());
 }
 
 fn tails(area: &Area) -> &Tails {
