@@ -36,6 +36,7 @@
 //! | [`Ring`] | a channel in shared memory, without system calls while both sides are busy |
 //! | [`Semaphore`], [`Latch`], [`Barrier`] | what processes wait for |
 //! | [`Segment`] | memory that several processes have mapped |
+//! | [`Pool`] | buffers of shared memory that travel in messages without a copy |
 //!
 //! # What to use for what
 //!
@@ -49,6 +50,7 @@
 //! | to be sure of room before the work is done | [`reserve`](Handle::reserve), [`Permit::send`] |
 //! | an answer | [`call`](Handle::call); [`serve`](Handle::serve) or [`recv_request`](Handle::recv_request) |
 //! | to pass on files, or rights to objects | [`Parcel`], [`Message::files`] |
+//! | large messages without a copy | [`Pool::loan`], [`send_buffer`](Handle::send_buffer), [`recv_buffers`](Handle::recv_buffers) |
 //! | many small messages | [`send_many`](Handle::send_many), [`recv_many`](Handle::recv_many) |
 //! | an event loop | [`set_nonblocking`](Handle::set_nonblocking), [`AsFd`](std::os::fd::AsFd), [`ready`](Handle::ready) |
 //! | to wait for several things at once | [`wait_any`], [`WaitSet`] |
@@ -93,6 +95,7 @@ mod memory;
 mod object;
 mod parcel;
 mod pipe;
+mod pool;
 pub mod raw;
 mod recv;
 mod ring;
@@ -103,6 +106,7 @@ mod semaphore;
 mod send;
 mod sync;
 pub mod sys;
+mod trust;
 mod wait;
 
 pub use barrier::{Barrier, BarrierAccess, BarrierOptions, BarrierWaitResult, Member};
@@ -123,13 +127,17 @@ pub use memory::Pages;
 pub use object::Kind;
 pub use parcel::Parcel;
 pub use pipe::{Pipe, PipeEnd, PipeOptions, PipeReader, PipeReading, PipeWriter, PipeWriting};
+pub use pool::{
+    Buffer, Careful, Lends, Loan, Pool, PoolAccess, PoolHandle, PoolOptions, Shared, Shipment,
+    ShipmentDelivery, Trust, Trusting,
+};
 pub use raw::DEVICE;
 pub use recv::{Delivery, Identity, IntoIter, Iter, Message, Process, Received};
 #[cfg(not(loom))]
 pub use ring::{
-    Consumer, Copying, Doorbell, FutexDoorbell, KernelDoorbell, LocalPair, Producer, Record,
-    RecvBatch, Ring, RingCalls, RingEnd, RingOptions, RingReceiver, RingReceiving, RingSender,
-    RingSending, RingSide, SendBatch, Slot, Trust, Trusting,
+    Consumer, Doorbell, FutexDoorbell, KernelDoorbell, LocalPair, Producer, Record, RecvBatch,
+    Ring, RingCalls, RingEnd, RingOptions, RingReceiver, RingReceiving, RingSender, RingSending,
+    RingSide, SendBatch, Slot,
 };
 #[doc(no_inline)]
 pub use rustix::event::PollFlags;
@@ -145,6 +153,7 @@ pub use send::Permit;
 #[doc(no_inline)]
 pub use std::net::Shutdown;
 pub use sync::{WaitObject, WaitObjectOptions};
+pub use trust::{Copying, Trust, Trusting};
 pub use wait::Wait;
 
 /// The highest priority of a message.

@@ -156,7 +156,7 @@ impl WaitSet {
         }
         let ready = events.iter().map(|&Event { flags, data, .. }| Ready {
             token: data.u64(),
-            events: PollFlags::from_bits_truncate(flags.bits() as u16),
+            events: PollFlags::from_bits_truncate(flags.bits() as _),
         });
         Ok(ready.collect())
     }
@@ -177,7 +177,7 @@ impl WaitSet {
 }
 
 fn flags(events: PollFlags) -> EventFlags {
-    EventFlags::from_bits_retain(events.bits().into())
+    EventFlags::from_bits_retain(events.bits() as u32)
 }
 
 fn error(errno: Errno) -> Error {

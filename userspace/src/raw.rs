@@ -58,6 +58,8 @@ unsafe impl<T> Ioctl for Call<'_, T> {
 /// `T` must be what `request` takes on `fd`, and the pointers in it must be valid for what the
 /// request does with them.
 pub unsafe fn ioctl<T>(fd: impl AsFd, request: u32, args: &mut T) -> Result<()> {
+    // Of another type in some of rustix's builds.
+    let request = request as Opcode;
     // SAFETY: passed on to the caller.
     unsafe { rustix::ioctl::ioctl(fd, Call { request, args }) }
 }

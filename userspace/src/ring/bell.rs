@@ -6,11 +6,11 @@ use crate::wait::Wait;
 use crate::{raw, sys};
 use rustix::fd::OwnedFd;
 use rustix::io::{Errno, retry_on_intr};
-use rustix::thread::futex;
-use rustix::time::Timespec;
+#[cfg(not(miri))]
+use rustix::{thread::futex, time::Timespec};
 use std::fmt;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicBool, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, fence};
 
 /// The doorbell of a ring of the kernel's.
 pub struct KernelDoorbell {
@@ -79,7 +79,8 @@ impl fmt::Debug for KernelDoorbell {
 pub struct FutexDoorbell(pub(super) ());
 
 /// Sleeps while `word` is 1.
-fn sleep(word: &std::sync::atomic::AtomicU32, wait: Wait) -> Result<(), Stop> {
+#[cfg(not(miri))]
+fn sleep(word: &AtomicU32, wait: Wait) -> Result<(), Stop> {
     let left = wait.left().and_then(|left| Timespec::try_from(left).ok());
     match futex::wait(word, futex::Flags::empty(), 1, left.as_ref()) {
         // A signal handler has run, or the word has changed: it is looked at again.
@@ -87,6 +88,25 @@ fn sleep(word: &std::sync::atomic::AtomicU32, wait: Wait) -> Result<(), Stop> {
         Err(Errno::TIMEDOUT) => Err(Stop::Timeout),
         Err(errno) => Err(Stop::Os(errno)),
     }
+}
+
+// Miri does not know rustix's system calls.
+#[cfg(miri)]
+fn sleep(_: &AtomicU32, wait: Wait) -> Result<(), Stop> {
+    std::thread::yield_now();
+    match wait.left() {
+        Some(left) if left.is_zero() => Err(Stop::Timeout),
+        _ => Ok(()),
+    }
+}
+
+/// Wakes all who sleep there.
+fn wake(word: &AtomicU32) {
+    // It can only fail for a bad address.
+    #[cfg(not(miri))]
+    let _ = futex::wake(word, futex::Flags::empty(), i32::MAX as u32);
+    #[cfg(miri)]
+    let _ = word;
 }
 
 #[allow(private_interfaces)]
@@ -110,8 +130,7 @@ impl Doorbell for FutexDoorbell {
     fn ring(&self, area: &Area, side: Side) {
         let waiting = area.status().waiting(side);
         if waiting.swap(0, SeqCst) != 0 {
-            // It can only fail for a bad address.
-            let _ = futex::wake(waiting, futex::Flags::empty(), i32::MAX as u32);
+            wake(waiting);
         }
     }
 

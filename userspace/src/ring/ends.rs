@@ -9,6 +9,7 @@ use crate::error::{Action, Error, ErrorKind, Result};
 use crate::handle::{Access, Handle, Rights, access};
 use crate::memory::{copy_in, copy_out};
 use crate::object::{Inner, Kind, Subject};
+use crate::trust::{Copying, Trust, Trusting};
 use crate::wait::Wait;
 use crate::{raw, sys};
 use rustix::fd::{AsFd, BorrowedFd};
@@ -339,27 +340,6 @@ impl RingReceiver {
         Ok(Consumer::new(Rx::new(area, bell, spin()), subject))
     }
 }
-
-mod sealed {
-    pub trait Sealed {}
-}
-
-/// Whether a side trusts its peers with the contents of records: [`Copying`] or [`Trusting`]. With
-/// the ring's indices and the lengths of records nobody trusts anybody.
-pub trait Trust: sealed::Sealed {}
-
-/// The peers may write anything at any moment: bytes are copied in and out.
-#[derive(Clone, Copy, Debug)]
-pub enum Copying {}
-
-/// The peers keep to the protocol: records are slices.
-#[derive(Clone, Copy, Debug)]
-pub enum Trusting {}
-
-impl sealed::Sealed for Copying {}
-impl sealed::Sealed for Trusting {}
-impl Trust for Copying {}
-impl Trust for Trusting {}
 
 /// The sending side of a ring.
 ///
