@@ -157,6 +157,11 @@ impl Pages {
         }
     }
 
+    /// How many they are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.count
+    }
+
     /// Maps them, and once more the last `twice` of them. To be written, and ever made writable,
     /// only where `writable` says so.
     pub(crate) fn map(&self, area: &Area, twice: usize, writable: bool) -> Result {

@@ -311,7 +311,7 @@ impl Ring {
     /// Maps a part of it for a handle with these rights.
     pub(crate) fn map(&self, area: &Area, sends: bool, receives: bool) -> Result {
         let (first, pages) = area.pages();
-        let data = (self.capacity() / helpers::page_size() as u64) as usize;
+        let data = self.pages.count() - uapi::POSTBOX_RING_DATA_PAGE as usize;
         let writable = ring_writable(first, pages, sends, receives);
         self.pages.map(area, data, writable)
     }
