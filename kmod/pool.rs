@@ -164,6 +164,7 @@ impl Pool {
         inner.handles.describe(info);
         info.capacity = table.blocks().into();
         info.capacity_bytes = self.block_bytes;
+        info.message_max = self.memory.size();
         info.messages = counters.flying;
         info.unacknowledged = u64::from(table.leases()).saturating_sub(counters.flying);
         info.waiting_senders = table.waiting() as u32;

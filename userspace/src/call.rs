@@ -41,6 +41,9 @@ impl Inner {
                         return Err(self.error(Action::Call, Errno::DQUOT));
                     }
                 }
+                Err(Errno::MSGSIZE) if args.reply.token != 0 => {
+                    return Err(self.refused(Action::Call, Errno::MSGSIZE, &args.reply));
+                }
                 Err(errno) => return Err(self.send_error(Action::Call, errno, payload.len())),
             }
             result = self.fill(|buf| raw::call_fetch(&self.fd, buf, &mut came, &mut args));
@@ -256,7 +259,7 @@ pub struct Request<'a> {
 }
 
 impl<'a> Request<'a> {
-    fn new(inner: &'a Inner, message: Message, token: u64) -> Self {
+    pub(crate) fn new(inner: &'a Inner, message: Message, token: u64) -> Self {
         let token = if message.call { token } else { 0 };
         Request {
             message,
@@ -318,8 +321,12 @@ impl<'a> Request<'a> {
     }
 
     fn reply_files(&mut self, payload: &[u8], files: &[raw::SendFd<'_>]) -> Result<()> {
-        let token = self.open_token()?;
-        let replied = self.inner.reply(token, payload, files);
+        self.reply_by(|inner, token| inner.reply(token, payload, files))
+    }
+
+    /// Has `reply` answer.
+    pub(crate) fn reply_by(&mut self, reply: impl FnOnce(&Inner, u64) -> Result<()>) -> Result<()> {
+        let replied = reply(self.inner, self.open_token()?);
         if !matches!(&replied, Err(error) if error.kind != ErrorKind::Stale) {
             self.token = 0;
         }
@@ -421,7 +428,9 @@ impl<'a> Request<'a> {
                 Err(Errno::MSGSIZE) if sent && args.recv.msg_len > args.recv.len => {
                     inner.expect(args.recv.msg_len);
                 }
-                Err(errno) if sent => return Err(inner.error(Action::Receive, errno)),
+                Err(errno) if sent => {
+                    return Err(inner.refused(Action::Receive, errno, &args.recv));
+                }
                 Err(errno) => {
                     if errno == Errno::STALE {
                         self.token = 0;

@@ -102,6 +102,14 @@ pub enum ErrorKind {
     },
     /// A process died that had the lock, and who had it next did not put right what it guards.
     Unrecoverable,
+    /// The message has buffers of a pool, and is received with them only:
+    /// [`recv_buffers`](crate::Handle::recv_buffers).
+    HasBuffers,
+    /// The buffers are of another pool than the one that was given: `EXDEV`.
+    OtherPool {
+        /// The number of that pool: [`Info::id`](crate::Info::id).
+        pool: u64,
+    },
     /// The pipe holds more, or is being used; the ring has its consumer or producers: `EBUSY`.
     Busy,
     /// A message carries 64 files at most.
@@ -180,6 +188,7 @@ pub(crate) enum Action {
     MapFrozen,
     Access,
     Lock,
+    Borrow,
 }
 
 impl Error {
@@ -327,6 +336,7 @@ impl fmt::Display for Error {
             Action::MapFrozen => "map as frozen",
             Action::Access => "access the memory of",
             Action::Lock => "take a lock in",
+            Action::Borrow => "borrow a block of",
         };
         write!(f, "cannot {action} ")?;
         match self.action {
@@ -374,6 +384,10 @@ impl Error {
             (ErrorKind::Empty, _) => "no message is there now; wait for one",
             (ErrorKind::NotYet, Action::Acquire) => "it does not have that many now; wait for them",
             (ErrorKind::NotYet, Action::WaitPeer) => "nobody is there yet; wait for them",
+            (ErrorKind::NotYet, Action::Borrow) => {
+                "no block is free now, or others wait for one; wait for one, drop buffers, or make it \
+                 with more blocks"
+            }
             (ErrorKind::NotYet, Action::Lock) => "somebody has it; wait for it",
             (ErrorKind::NotYet, _) => "it is not so far; wait for it",
             (ErrorKind::Timeout, Action::Call) => {
@@ -446,12 +460,31 @@ impl Error {
                 "a process died that had it, and what it guards was not put right; make the segment \
                  anew (MutexGuard::mark_consistent says that it was)"
             }
+            (ErrorKind::HasBuffers, _) => {
+                "the message has buffers of a pool; open that, and receive with recv_buffers"
+            }
+            (ErrorKind::OtherPool { pool }, Action::Send | Action::Reply | Action::Call) => {
+                return format!(
+                    "one of the buffers is of pool number {pool}; those of one message are of one pool"
+                )
+                .into();
+            }
+            (ErrorKind::OtherPool { pool }, _) => {
+                return format!(
+                    "its buffers are of pool number {pool} (`postbox ls` tells which that is); \
+                     receive with that pool"
+                )
+                .into();
+            }
             (ErrorKind::Busy, Action::Attach) => {
                 "it has its consumer, or as many producers as it can have; RingOptions::many makes \
                  one for many, and each needs a handle of its own (try_clone)"
             }
             (ErrorKind::Busy, _) => {
                 "it holds more bytes than that, or is being used; read from it, then try again"
+            }
+            (ErrorKind::TooLarge { len, limit }, Action::Borrow) => {
+                return format!("{len} bytes are wanted, and a block has {limit}").into();
             }
             (ErrorKind::TooLarge { len, limit }, action) => {
                 let text = match action {
@@ -514,12 +547,18 @@ impl Error {
             (ErrorKind::Denied, Action::Attributes | Action::Grant | Action::Revoke) => {
                 "this handle was not opened for it (admin(true) in its options)"
             }
+            (ErrorKind::Denied, Action::Borrow) => {
+                "it was opened to receive buffers only; open it with PoolOptions::open"
+            }
             (ErrorKind::Denied, Action::Attach) => {
                 "the grant through which it was opened has been taken back; ask its owner for another"
             }
             (ErrorKind::Denied, _) => "this handle does not have the right",
             (ErrorKind::NotFound, Action::Grant) => "it has no name that it could be opened by",
             (ErrorKind::NotFound, Action::Revoke) => "nothing is granted there",
+            (ErrorKind::NotFound, Action::Send) => {
+                "the buffer is not this process's any more: a child cannot use what its parent borrowed"
+            }
             (ErrorKind::NotFound, Action::Settle) => "it is not there to settle any more",
             (ErrorKind::NotFound, Action::Reply) => {
                 "nobody waits for a reply: it was sent already, or the message is not a request"
@@ -609,6 +648,8 @@ impl From<Error> for std::io::Error {
             | ErrorKind::TooManyFiles
             | ErrorKind::OutOfBounds { .. }
             | ErrorKind::Misaligned { .. }
+            | ErrorKind::HasBuffers
+            | ErrorKind::OtherPool { .. }
             | ErrorKind::Overflow => Io::InvalidInput,
             ErrorKind::Quota => Io::QuotaExceeded,
             ErrorKind::Denied => Io::PermissionDenied,

@@ -116,7 +116,7 @@ access! {
     /// Receives: the access of a [`Receiver`].
     ReceiveOnly = Rights::RECEIVE, "Receiver", [Mailbox Link Endpoint], CanReceive;
     /// Changes attributes: the access of an [`Admin`].
-    AdminOnly = Rights::ADMIN, "Admin", [Mailbox Listener Pipe Semaphore Latch Barrier Segment Ring];
+    AdminOnly = Rights::ADMIN, "Admin", [Mailbox Listener Pipe Semaphore Latch Barrier Segment Pool Ring];
 }
 
 /// A handle that sends to and receives from a mailbox.

@@ -69,10 +69,12 @@ pub struct Info {
     pub broken: bool,
     /// A segment: whether its contents never change.
     pub frozen: bool,
-    /// A semaphore's value, a latch's count, or who has arrived at a barrier.
+    /// A semaphore's value, a latch's count, who has arrived at a barrier, or a pool's free blocks.
     pub value: u64,
-    /// A semaphore's maximum, a latch's first count, or a barrier's parties.
+    /// A semaphore's maximum, a latch's first count, a barrier's parties, or a pool's blocks.
     pub maximum: u64,
+    /// A pool: calls to the kernel that only borrowed blocks, or gave some back.
+    pub requests: u64,
     /// A link: messages that this end sent and the other has not received.
     pub back_messages: u64,
     /// Bytes of their payload.
@@ -121,6 +123,7 @@ impl From<&sys::postbox_info> for Info {
             value: info.value,
             maximum: info.maximum,
             back_messages: info.back_messages,
+            requests: info.requests,
             back_bytes: info.back_bytes,
         }
     }

@@ -38,6 +38,8 @@ pub enum Kind {
     Segment,
     /// A channel in shared memory: [`Ring`](crate::Ring).
     Ring,
+    /// Memory in blocks that are lent: [`Pool`](crate::Pool).
+    Pool,
     /// One that this version of the crate does not know.
     Other,
 }
@@ -54,6 +56,7 @@ impl Kind {
             sys::POSTBOX_KIND_LATCH => Kind::Latch,
             sys::POSTBOX_KIND_BARRIER => Kind::Barrier,
             sys::POSTBOX_KIND_SEGMENT => Kind::Segment,
+            sys::POSTBOX_KIND_POOL => Kind::Pool,
             sys::POSTBOX_KIND_RING => Kind::Ring,
             _ => Kind::Other,
         }
@@ -70,6 +73,7 @@ impl Kind {
             Kind::Latch => sys::POSTBOX_KIND_LATCH,
             Kind::Barrier => sys::POSTBOX_KIND_BARRIER,
             Kind::Segment => sys::POSTBOX_KIND_SEGMENT,
+            Kind::Pool => sys::POSTBOX_KIND_POOL,
             Kind::Ring => sys::POSTBOX_KIND_RING,
             Kind::Other => 0,
         }
@@ -88,6 +92,7 @@ impl fmt::Display for Kind {
             Kind::Latch => "latch",
             Kind::Barrier => "barrier",
             Kind::Segment => "segment",
+            Kind::Pool => "pool",
             Kind::Ring => "ring",
             Kind::Other => "object",
         })

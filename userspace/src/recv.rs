@@ -241,9 +241,17 @@ impl Inner {
                 Ok(payload) => return Ok((Message::new(payload, files, &args), args.token)),
                 Err(Errno::INTR) => {}
                 Err(Errno::MSGSIZE) if args.msg_len > args.len => self.expect(args.msg_len),
-                Err(errno) => return Err(self.error(Action::Receive, errno)),
+                Err(errno) => return Err(self.refused(Action::Receive, errno, &args)),
             }
         }
+    }
+
+    /// Why a message, or a reply, was not received that has room.
+    pub(crate) fn refused(&self, action: Action, errno: Errno, args: &sys::postbox_recv) -> Error {
+        if errno == Errno::MSGSIZE && args.msg_flags & sys::POSTBOX_MSG_LEASES != 0 {
+            return self.error_of_kind(action, ErrorKind::HasBuffers);
+        }
+        self.error(action, errno)
     }
 
     /// As `recv`, for who cannot answer requests.
@@ -336,8 +344,13 @@ impl Inner {
                     each(message, token);
                     return Ok(1);
                 }
-                Err(Errno::MSGSIZE) => self.expect(entries[0].args().msg_len),
-                Err(errno) => return Err(self.error(Action::Receive, errno)),
+                Err(errno) => {
+                    let first = entries[0].args();
+                    if errno != Errno::MSGSIZE || first.msg_len <= first.len {
+                        return Err(self.refused(Action::Receive, errno, first));
+                    }
+                    self.expect(first.msg_len);
+                }
             }
         }
     }
@@ -554,7 +567,7 @@ impl<A: CanReceive> Handle<A> {
                 Ok(Received::new(len, files, &args))
             }
             Err(errno) => {
-                let mut error = self.inner.error(Action::Receive, errno);
+                let mut error = self.inner.refused(Action::Receive, errno, &args);
                 if errno == Errno::MSGSIZE && args.msg_len > args.len {
                     error.kind = ErrorKind::TooLarge {
                         len: args.msg_len,
@@ -770,7 +783,7 @@ pub struct Delivery<'a> {
 }
 
 impl<'a> Delivery<'a> {
-    fn new(inner: &'a Inner, (message, token): (Message, u64)) -> Self {
+    pub(crate) fn new(inner: &'a Inner, (message, token): (Message, u64)) -> Self {
         let call = message.call;
         Delivery {
             message,

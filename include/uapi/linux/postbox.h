@@ -404,7 +404,7 @@ struct postbox_grant {
  * For a pipe, @bytes is what can be read, and @sent and @received count bytes. For
  * the end of a link, the fields of a mailbox are of what this end receives. For a
  * pool, @messages are leases that are under way, @unacknowledged leases that are
- * held, @sent blocks that were lent, @received blocks that became free again,
+ * held, @message_max bytes of its memory, @sent blocks that were lent, @received blocks that became free again,
  * @full requests that found none, and @high_messages the most blocks that were in
  * use at once.
  */

@@ -1,0 +1,1540 @@
+//! Buffers that travel inside messages: blocks of shared memory whose leases the kernel keeps.
+
+use crate::call::Request;
+use crate::error::{Action, Error, ErrorKind, Result, SendError};
+use crate::handle::{Access, CanReceive, CanSend, Handle, Rights, sealed};
+use crate::memory::{Map, OwnPage, Pages, copy_in, copy_out, memfd};
+use crate::object::{Inner, Kind, Subject};
+use crate::recv::{Delivery, Message};
+use crate::wait::Wait;
+use crate::{raw, sys};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd};
+use rustix::io::{Errno, retry_on_intr};
+use std::fmt;
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// The access of a [`PoolHandle`]: to receive buffers, and perhaps to borrow blocks.
+#[derive(Clone, Copy, Debug)]
+pub enum PoolAccess {}
+
+impl sealed::Sealed for PoolAccess {}
+
+impl Access for PoolAccess {
+    const RIGHTS: Rights = Rights::SEND.union(Rights::RECEIVE);
+    const NAME: &'static str = "Pool";
+
+    fn fits(kind: Kind, rights: Rights) -> bool {
+        kind == Kind::Pool && rights.contains(Rights::RECEIVE)
+    }
+}
+
+/// A handle to a pool that is not mapped: what is passed on, and [attached](PoolHandle::attach) by who
+/// gets it.
+pub type PoolHandle = Handle<PoolAccess>;
+
+/// Whether those who share memory are trusted with the contents of a pool's buffers, or of a ring's
+/// records: [`Careful`] or [`Trusting`]. With whose a buffer is, and with a ring's indices and
+/// lengths, nobody trusts anybody.
+pub trait Trust: trust::Sealed {}
+
+/// The others may write anything at any moment: bytes are copied in and out.
+#[derive(Clone, Copy, Debug)]
+pub enum Careful {}
+
+/// The others keep to the protocol: buffers and records are slices.
+#[derive(Clone, Copy, Debug)]
+pub enum Trusting {}
+
+impl Trust for Careful {}
+impl Trust for Trusting {}
+
+mod trust {
+    pub trait Sealed {}
+    impl Sealed for super::Careful {}
+    impl Sealed for super::Trusting {}
+}
+
+/// The most blocks that are borrowed ahead, and kept to be given back.
+const KEEP_MAX: usize = 32;
+
+/// Blocks that this process holds and does not use.
+#[derive(Debug)]
+struct Cache {
+    /// The process that they are of; in a forked child it is another one.
+    mark: u64,
+    /// To be lent next. Nobody else has a lease of them.
+    free: Vec<u32>,
+    /// To be given back with the next message.
+    returns: Vec<u32>,
+    /// Whether this process borrows, and not only receives.
+    borrows: bool,
+}
+
+/// A pool that is mapped. Every buffer keeps it.
+pub struct Core {
+    handle: PoolHandle,
+    map: Map,
+    blocks: u32,
+    block_len: usize,
+    keep: usize,
+    cache: Mutex<Cache>,
+    /// The cache's mark; 0 in a child that has not used it.
+    process: OwnPage,
+}
+
+/// Marks are never used twice, also not by a child.
+static MARKS: AtomicU64 = AtomicU64::new(1);
+
+impl Core {
+    fn new(handle: PoolHandle, keep: Option<usize>) -> Result<Self> {
+        let error = |errno| handle.inner.error(Action::Attach, errno);
+        let info = raw::info(&handle).map_err(error)?;
+        let fits = |number: u64| usize::try_from(number).map_err(|_| error(Errno::NOMEM));
+        let writable = handle.rights().contains(Rights::SEND);
+        let map = Map::new(&handle, 0, fits(info.message_max)?, writable).map_err(error)?;
+        let process = OwnPage::new().map_err(error)?;
+        // As many again may be borrowed ahead.
+        let keep = keep.unwrap_or((info.capacity / 8).min(16) as usize);
+        Ok(Core {
+            map,
+            blocks: info.capacity as u32,
+            block_len: fits(info.capacity_bytes)?,
+            keep: keep.min(KEEP_MAX),
+            cache: Mutex::new(Cache {
+                mark: 0,
+                free: Vec::new(),
+                returns: Vec::new(),
+                borrows: false,
+            }),
+            process,
+            handle,
+        })
+    }
+
+    fn writable(&self) -> bool {
+        self.handle.rights().contains(Rights::SEND)
+    }
+
+    /// What this process has. A child has nothing of its parent's.
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.process.load() == 0 {
+            cache.mark = MARKS.fetch_add(1, Relaxed);
+            cache.free.clear();
+            cache.returns.clear();
+            self.process.store(cache.mark);
+        }
+        cache
+    }
+
+    fn borrow(&self, wait: Wait) -> Result<Held> {
+        let returns = {
+            let mut cache = self.cache();
+            cache.borrows = true;
+            if let Some(block) = cache.free.pop() {
+                return Ok(self.held(cache.mark, block, 0));
+            }
+            std::mem::take(&mut cache.returns)
+        };
+        let (flags, timeout_ns) = wait.flags();
+        let mut loans = [0; KEEP_MAX + 1];
+        let loans = &mut loans[..=self.keep];
+        let mut args = sys::postbox_loan {
+            flags,
+            timeout_ns,
+            return_count: returns.len() as u32,
+            ..Default::default()
+        };
+        let lent = retry_on_intr(|| {
+            let left = returns.len().min(args.return_count as usize);
+            raw::loan(&self.handle, &returns[..left], loans, &mut args)
+        });
+        let mut cache = self.cache();
+        cache.put_back(returns, args.return_count);
+        let lent = lent.map(|()| {
+            let (first, others) = loans[..(args.loan_count as usize).min(loans.len())]
+                .split_first()
+                .ok_or(Errno::AGAIN)?;
+            cache.free.extend(others);
+            Ok(*first)
+        });
+        match lent {
+            Ok(Ok(block)) => Ok(self.held(cache.mark, block, 0)),
+            Ok(Err(errno)) | Err(errno) => Err(self.handle.inner.error(Action::Borrow, errno)),
+        }
+    }
+
+    fn held(&self, mark: u64, block: u32, flags: u32) -> Held {
+        Held {
+            mark,
+            block,
+            len: 0,
+            shared: flags & sys::POSTBOX_LEASE_SHARED != 0,
+        }
+    }
+
+    /// Ends a lease: with the next message, or at once where many wait for that.
+    fn end(&self, held: &Held) {
+        let mut cache = self.cache();
+        if held.mark != cache.mark {
+            // It is the parent's.
+            return;
+        }
+        if cache.borrows && !held.shared && cache.free.len() < self.keep {
+            cache.free.push(held.block);
+            return;
+        }
+        cache.returns.push(held.block);
+        if cache.returns.len() > self.keep {
+            let returns = std::mem::take(&mut cache.returns);
+            drop(cache);
+            self.give_back(returns);
+        }
+    }
+
+    fn give_back(&self, returns: Vec<u32>) {
+        if returns.is_empty() {
+            return;
+        }
+        let mut args = sys::postbox_loan::default();
+        // What is not this process's any more has come back already.
+        let _ = raw::loan(&self.handle, &returns, &mut [], &mut args);
+    }
+
+    /// Where a block begins.
+    fn at(&self, block: u32) -> *mut u8 {
+        let offset = block as usize * self.block_len;
+        debug_assert!(block < self.blocks && offset + self.block_len <= self.map.len());
+        self.map.as_ptr().wrapping_add(offset)
+    }
+
+    fn error(&self, kind: ErrorKind) -> Error {
+        self.handle.inner.error_of_kind(Action::Access, kind)
+    }
+}
+
+impl Cache {
+    /// Those that are left to be given back after a call, which began with `returns`.
+    fn put_back(&mut self, mut returns: Vec<u32>, left: u32) {
+        returns.truncate(left as usize);
+        if self.returns.is_empty() {
+            self.returns = returns;
+        } else {
+            self.returns.extend(returns);
+        }
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        // Closing the handle ends its leases; but others may have it, too.
+        let mut cache = self.cache();
+        let mut returns = std::mem::take(&mut cache.returns);
+        returns.append(&mut cache.free);
+        drop(cache);
+        self.give_back(returns);
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("name", &self.handle.name())
+            .field("blocks", &self.blocks)
+            .field("block_len", &self.block_len)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What rides with a message.
+struct Ride<'c> {
+    core: &'c Core,
+    returns: Vec<u32>,
+    loans: [u32; KEEP_MAX],
+    want: usize,
+}
+
+impl<'c> Ride<'c> {
+    fn new(core: &'c Core, borrow: bool) -> Self {
+        let mut cache = core.cache();
+        let wants = borrow && cache.borrows && cache.free.is_empty();
+        Ride {
+            returns: std::mem::take(&mut cache.returns),
+            loans: [0; KEEP_MAX],
+            want: if wants { core.keep } else { 0 },
+            core,
+        }
+    }
+
+    fn leases(&mut self) -> raw::Leases<'_> {
+        raw::Leases::new(self.core.handle.as_fd())
+            .returns(&self.returns)
+            .loans(&mut self.loans[..self.want])
+    }
+
+    /// Notes what was done.
+    fn end(self, told: &sys::postbox_leases) {
+        if self.returns.capacity() == 0 && told.loan_count == 0 {
+            return;
+        }
+        let mut cache = self.core.cache();
+        cache.put_back(self.returns, told.return_count);
+        let lent = (told.loan_count as usize).min(self.want);
+        cache.free.extend(&self.loans[..lent]);
+    }
+}
+
+/// Blocks of shared memory, of one size each, for messages that carry their contents without a copy.
+///
+/// A block is [borrowed](Self::loan), written, and [sent](Handle::send_buffer) inside a message. The
+/// message carries no more than the block's number: the receiver reads where the sender wrote, and
+/// the block is free again when its [`Buffer`] is dropped. Several receivers can [share](Shared) one
+/// to read it. Whose each block is the kernel knows alone: what a process holds comes back when it
+/// dies, however it dies, and never while another still has it.
+///
+/// Borrowing and giving back cost no calls to the kernel of their own as long as messages flow:
+/// blocks are borrowed some at a time, and given back with the next message.
+///
+/// Other users of a pool can write to its memory at any moment, also to blocks that are not theirs.
+/// So there is no `&[u8]`: bytes are copied in and out, unless one asserts that all of them keep the
+/// protocol ([`trusting`](Self::trusting)).
+///
+/// ```
+/// use postbox::{Mailbox, Pool};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # if !std::fs::exists(postbox::DEVICE).unwrap_or(false) { return Ok(()); } // no module here
+/// let images = Pool::options().anonymous(16, 1 << 20)?;
+/// let jobs = Mailbox::options().anonymous()?;
+///
+/// let mut image = images.loan(1 << 20)?;
+/// image.write(0, b"P6 640 480")?;
+/// jobs.send_buffer(image)?; // no byte of it is copied
+///
+/// let job = jobs.recv_buffers(&images)?;
+/// let mut magic = [0; 2];
+/// job.buffers[0].read(0, &mut magic)?;
+/// assert_eq!(&magic, b"P6");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// After a `fork`, what the parent has borrowed stays the parent's: a child borrows for itself.
+pub struct Pool<T: Trust = Careful> {
+    core: Arc<Core>,
+    trust: PhantomData<T>,
+}
+
+/// How a pool is to be opened or made.
+///
+/// Mode, persistence and pages are those of a new one; one that exists keeps its own.
+#[derive(Clone, Debug)]
+pub struct PoolOptions {
+    args: sys::postbox_open,
+    admin: bool,
+    pages: Pages,
+    keep: Option<usize>,
+}
+
+impl Default for PoolOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl PoolOptions {
+    /// To open what exists. What is made otherwise is for its owner alone (mode 0600), of normal
+    /// pages, and goes with the last handle.
+    pub fn new() -> Self {
+        PoolOptions {
+            args: sys::postbox_open {
+                mode: 0o600,
+                ..Default::default()
+            },
+            admin: false,
+            pages: Pages::Normal,
+            keep: None,
+        }
+    }
+
+    /// Permission bits as of a file: r to receive buffers, w to borrow and write, too. The umask is
+    /// not applied.
+    pub fn mode(&mut self, mode: u32) -> &mut Self {
+        self.args.mode = mode;
+        self
+    }
+
+    /// When made, it stays until its name is removed.
+    pub fn persist(&mut self, persist: bool) -> &mut Self {
+        if persist {
+            self.args.flags |= sys::POSTBOX_O_PERSIST;
+        } else {
+            self.args.flags &= !sys::POSTBOX_O_PERSIST;
+        }
+        self
+    }
+
+    /// Ask for [`Rights::ADMIN`], too: it allows [`Handle::grant`], [`Handle::set_mode`] and
+    /// [`Handle::chown`].
+    pub fn admin(&mut self, admin: bool) -> &mut Self {
+        self.admin = admin;
+        self
+    }
+
+    /// What pages it is made of.
+    pub fn pages(&mut self, pages: Pages) -> &mut Self {
+        self.pages = pages;
+        self
+    }
+
+    /// How many blocks this process borrows ahead, and how many that it has dropped wait to be given
+    /// back with the next message: 32 at most. If this is not called, an eighth of the blocks, and
+    /// 16 at most. With 0 each block costs a call to the kernel when it is borrowed, and one when it
+    /// is dropped. [`Pool::flush`] gives all of them back.
+    pub fn keep(&mut self, blocks: usize) -> &mut Self {
+        self.keep = Some(blocks);
+        self
+    }
+
+    /// Opens one that exists.
+    ///
+    /// # Errors
+    /// [`NotFound`](crate::ErrorKind::NotFound), [`Denied`](crate::ErrorKind::Denied),
+    /// [`InvalidName`](crate::ErrorKind::InvalidName),
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) (an object of another kind has the name),
+    /// [`ModuleMissing`](crate::ErrorKind::ModuleMissing),
+    /// [`Incompatible`](crate::ErrorKind::Incompatible), and [`Os`](crate::ErrorKind::Os) with
+    /// `ENOMEM` where there is no room to map it.
+    pub fn open(&self, name: &str) -> Result<Pool> {
+        self.open_as(Some(name), PoolAccess::RIGHTS, 0, None)
+    }
+
+    /// Opens one that exists to receive buffers, and not to borrow or to write: it cannot be mapped
+    /// to be written then.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_reader(&self, name: &str) -> Result<Pool> {
+        self.open_as(Some(name), Rights::RECEIVE, 0, None)
+    }
+
+    /// Opens one, or makes one of so many blocks, 65,536 at most, of at least `block_len` bytes each
+    /// (a multiple of 64). They begin with zeros.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`Quota`](crate::ErrorKind::Quota) (too many objects, or too much
+    /// memory), and [`Os`](crate::ErrorKind::Os): `EINVAL` for other numbers, `ENOMEM` and `ENODEV`
+    /// where there is no such memory.
+    pub fn create(&self, name: &str, blocks: u32, block_len: usize) -> Result<Pool> {
+        self.make(Some(name), 0, blocks, block_len)
+    }
+
+    /// Makes one; fails if there is one.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create); [`Exists`](crate::ErrorKind::Exists).
+    pub fn create_new(&self, name: &str, blocks: u32, block_len: usize) -> Result<Pool> {
+        self.make(Some(name), sys::POSTBOX_O_EXCL, blocks, block_len)
+    }
+
+    /// Makes one without a name, for threads, children, and whoever gets a descriptor of it.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create), but for those that come of the name.
+    pub fn anonymous(&self, blocks: u32, block_len: usize) -> Result<Pool> {
+        self.make(None, 0, blocks, block_len)
+    }
+
+    fn make(&self, name: Option<&str>, flags: u32, blocks: u32, block_len: usize) -> Result<Pool> {
+        let subject = Subject::new(Kind::Pool, name);
+        let error = |errno| Error::new(Action::MakeMemory, &subject, errno);
+        let align = sys::POSTBOX_BLOCK_ALIGN as usize;
+        let block_len = block_len.max(1).checked_next_multiple_of(align);
+        let size = block_len.and_then(|len| (len as u64).checked_mul(blocks.into()));
+        let (Some(block_len), Some(size)) = (block_len, size.filter(|size| *size > 0)) else {
+            return Err(error(Errno::INVAL));
+        };
+        let memory = memfd(size, self.pages, None).map_err(error)?;
+        let sizes = (blocks, block_len, memory.as_fd());
+        let flags = flags | sys::POSTBOX_O_CREATE;
+        self.open_as(name, PoolAccess::RIGHTS, flags, Some(sizes))
+    }
+
+    fn open_as(
+        &self,
+        name: Option<&str>,
+        mut rights: Rights,
+        flags: u32,
+        sizes: Option<(u32, usize, BorrowedFd<'_>)>,
+    ) -> Result<Pool> {
+        let mut args = self.args;
+        if let Some((blocks, block_len, memfd)) = sizes {
+            args.capacity = blocks.into();
+            args.capacity_bytes = block_len as u64;
+            args.memfd = memfd.as_raw_fd();
+        }
+        // What is only opened, or has no name, does not persist.
+        if flags == 0 || name.is_none() {
+            args.flags = flags;
+        } else {
+            args.flags |= flags;
+        }
+        rights.set(Rights::ADMIN, self.admin);
+        let subject = Subject::new(Kind::Pool, name);
+        let (inner, _) = Inner::open(subject, rights, args)?;
+        Pool::new(Handle::from_inner(inner), self.keep)
+    }
+}
+
+impl PoolHandle {
+    /// Maps the pool to use it.
+    ///
+    /// # Errors
+    /// [`Denied`](crate::ErrorKind::Denied) if the grant through which it was opened was taken
+    /// back; [`Os`](crate::ErrorKind::Os) with `ENOMEM` where there is no room for it.
+    pub fn attach(self) -> Result<Pool> {
+        Pool::new(self, None)
+    }
+}
+
+impl Pool {
+    fn new(handle: PoolHandle, keep: Option<usize>) -> Result<Self> {
+        Ok(Pool {
+            core: Arc::new(Core::new(handle, keep)?),
+            trust: PhantomData,
+        })
+    }
+
+    /// How a pool is to be opened or made: see [`PoolOptions`].
+    pub fn options() -> PoolOptions {
+        PoolOptions::new()
+    }
+
+    /// Opens an existing pool.
+    ///
+    /// # Errors
+    /// As [`PoolOptions::open`].
+    pub fn open(name: &str) -> Result<Pool> {
+        PoolOptions::new().open(name)
+    }
+
+    /// The same pool, with buffers that are slices.
+    ///
+    /// ```
+    /// use postbox::Pool;
+    ///
+    /// # fn main() -> postbox::Result<()> {
+    /// # if !std::fs::exists(postbox::DEVICE).unwrap_or(false) { return Ok(()); } // no module here
+    /// let pool = Pool::options().anonymous(4, 4096)?;
+    /// // SAFETY: This process alone uses it, through this crate.
+    /// let pool = unsafe { pool.trusting() };
+    /// let mut loan = pool.loan(4096)?;
+    /// loan.fill(7);
+    /// assert!(loan.iter().all(|byte| *byte == 7));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Safety
+    /// As long as a buffer of this pool is used as a slice, no process writes to its block but the
+    /// one that has it as a [`Loan`]: all that have the pool open to write, now and later, keep the
+    /// protocol that this crate keeps. This process does not use its buffers in a child that it
+    /// forked.
+    pub unsafe fn trusting(self) -> Pool<Trusting> {
+        Pool {
+            core: self.core,
+            trust: PhantomData,
+        }
+    }
+}
+
+impl<T: Trust> Pool<T> {
+    /// How many blocks there are.
+    pub fn blocks(&self) -> u32 {
+        self.core.blocks
+    }
+
+    /// How many bytes each of them has.
+    pub fn block_len(&self) -> usize {
+        self.core.block_len
+    }
+
+    /// Borrows a block for `len` bytes, and waits for one. What was in it before is still there.
+    ///
+    /// # Errors
+    /// See [`loan_with`](Self::loan_with).
+    pub fn loan(&self, len: usize) -> Result<Loan<T>> {
+        self.loan_with(len, Wait::Forever)
+    }
+
+    /// Borrows a block if one is free now, and nobody waits for it.
+    ///
+    /// # Errors
+    /// [`NotYet`](crate::ErrorKind::NotYet), and see [`loan_with`](Self::loan_with).
+    pub fn try_loan(&self, len: usize) -> Result<Loan<T>> {
+        self.loan_with(len, Wait::Never)
+    }
+
+    /// Borrows a block, and waits at most `timeout`.
+    ///
+    /// # Errors
+    /// [`Timeout`](crate::ErrorKind::Timeout), and see [`loan_with`](Self::loan_with).
+    pub fn loan_timeout(&self, len: usize, timeout: Duration) -> Result<Loan<T>> {
+        self.loan_with(len, Wait::Timeout(timeout))
+    }
+
+    /// Borrows a block, and waits until `deadline` at the latest.
+    ///
+    /// # Errors
+    /// [`Timeout`](crate::ErrorKind::Timeout), and see [`loan_with`](Self::loan_with).
+    pub fn loan_deadline(&self, len: usize, deadline: Instant) -> Result<Loan<T>> {
+        self.loan_with(len, Wait::Deadline(deadline))
+    }
+
+    /// Borrows a block for `len` bytes, and waits as `wait` says.
+    ///
+    /// # Errors
+    /// [`TooLarge`](crate::ErrorKind::TooLarge) where a block is smaller;
+    /// [`Denied`](crate::ErrorKind::Denied) for one that was opened to receive only; and
+    /// [`NotYet`](crate::ErrorKind::NotYet) or [`Timeout`](crate::ErrorKind::Timeout), as `wait`
+    /// says.
+    pub fn loan_with(&self, len: usize, wait: Wait) -> Result<Loan<T>> {
+        let core = &self.core;
+        if len > core.block_len {
+            let kind = ErrorKind::TooLarge {
+                len: len as u64,
+                limit: core.block_len as u64,
+            };
+            return Err(core.handle.inner.error_of_kind(Action::Borrow, kind));
+        }
+        let held = core.borrow(wait)?;
+        Ok(Loan(Lease::new(core, Held { len, ..held })))
+    }
+
+    /// Gives the blocks back at once that this process keeps to borrow them next, or to give them
+    /// back with the next message. For a process that is not going to use the pool for a while.
+    pub fn flush(&self) {
+        let mut cache = self.core.cache();
+        let mut returns = std::mem::take(&mut cache.returns);
+        returns.append(&mut cache.free);
+        cache.borrows = false;
+        drop(cache);
+        self.core.give_back(returns);
+    }
+
+    /// The leases that came with a message.
+    fn buffers(&self, leases: &[sys::postbox_lease]) -> Vec<Buffer<T>> {
+        let mark = self.core.cache().mark;
+        let buffer = |lease: &sys::postbox_lease| {
+            let kept = lease.flags & sys::POSTBOX_LEASE_MESSAGE != 0;
+            let held = Held {
+                len: (lease.len as usize).min(self.core.block_len),
+                ..self
+                    .core
+                    .held(if kept { 0 } else { mark }, lease.block, lease.flags)
+            };
+            Buffer(Lease::new(&self.core, held))
+        };
+        leases.iter().map(buffer).collect()
+    }
+}
+
+/// What every handle can: its name, what the kernel says of it, its attributes.
+impl<T: Trust> Deref for Pool<T> {
+    type Target = PoolHandle;
+
+    fn deref(&self) -> &PoolHandle {
+        &self.core.handle
+    }
+}
+
+impl<T: Trust> AsFd for Pool<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.core.handle.as_fd()
+    }
+}
+
+/// The same pool, with the same handle.
+impl<T: Trust> Clone for Pool<T> {
+    fn clone(&self) -> Self {
+        Pool {
+            core: self.core.clone(),
+            trust: PhantomData,
+        }
+    }
+}
+
+impl<T: Trust> fmt::Debug for Pool<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.core.fmt(f)
+    }
+}
+
+/// A block, or part of it, that this process holds.
+#[derive(Debug)]
+pub struct Held {
+    /// The process; 0: none, any more.
+    mark: u64,
+    block: u32,
+    len: usize,
+    shared: bool,
+}
+
+/// A lease, which ends when this is dropped.
+pub struct Lease<T> {
+    core: Arc<Core>,
+    held: Held,
+    trust: PhantomData<T>,
+}
+
+impl<T> Lease<T> {
+    fn new(core: &Arc<Core>, held: Held) -> Self {
+        Lease {
+            core: core.clone(),
+            held,
+            trust: PhantomData,
+        }
+    }
+
+    /// How many bytes are meant.
+    fn len(&self) -> usize {
+        self.held.len
+    }
+
+    fn at(&self) -> *mut u8 {
+        self.core.at(self.held.block)
+    }
+
+    /// Where `len` bytes from `offset` on are.
+    fn place(&self, offset: usize, len: usize) -> Result<*mut u8> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.len() => Ok(self.at().wrapping_add(offset)),
+            end => Err(self.core.error(ErrorKind::OutOfBounds {
+                end: end.unwrap_or(usize::MAX) as u64,
+                len: self.len() as u64,
+            })),
+        }
+    }
+
+    fn read(&self, offset: usize, to: &mut [u8]) -> Result<()> {
+        let from = self.place(offset, to.len())?;
+        // SAFETY: So many bytes are mapped there, and fit.
+        unsafe { copy_out(from, to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+
+    fn get<V: FromBytes>(&self, offset: usize) -> Result<V> {
+        let mut value = MaybeUninit::<V>::uninit();
+        let from = self.place(offset, size_of::<V>())?;
+        // SAFETY: So many bytes are mapped there, and fit.
+        unsafe { copy_out(from, value.as_mut_ptr().cast(), size_of::<V>()) };
+        // SAFETY: All of its bytes were written, and any are a `V`.
+        Ok(unsafe { value.assume_init() })
+    }
+
+    fn entry(&self, flags: u32) -> sys::postbox_lease {
+        sys::postbox_lease {
+            block: self.held.block,
+            flags,
+            len: self.held.len as u64,
+        }
+    }
+
+    /// Somebody else has it now.
+    fn forget(mut self) {
+        self.held.mark = 0;
+    }
+
+    fn describe(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(name)
+            .field("pool", &self.core.handle.name())
+            .field("block", &self.held.block)
+            .field("len", &self.held.len)
+            .field("shared", &self.held.shared)
+            .finish()
+    }
+}
+
+impl<T> Drop for Lease<T> {
+    fn drop(&mut self) {
+        if self.held.mark != 0 {
+            self.core.end(&self.held);
+        }
+    }
+}
+
+/// A block that this process alone has: to be written, and sent.
+///
+/// Dropping it gives it back. The kernel does so when this process dies.
+pub struct Loan<T: Trust = Careful>(Lease<T>);
+
+impl<T: Trust> Loan<T> {
+    /// How many bytes it has.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many bytes it can have.
+    pub fn capacity(&self) -> usize {
+        self.0.core.block_len
+    }
+
+    /// Sets how many bytes it has.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`](crate::ErrorKind::OutOfBounds): more than the block has.
+    pub fn set_len(&mut self, len: usize) -> Result<()> {
+        if len > self.capacity() {
+            return Err(self.0.core.error(ErrorKind::OutOfBounds {
+                end: len as u64,
+                len: self.capacity() as u64,
+            }));
+        }
+        self.0.held.len = len;
+        Ok(())
+    }
+
+    /// Copies to it.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`](crate::ErrorKind::OutOfBounds).
+    pub fn write(&mut self, offset: usize, from: &[u8]) -> Result<()> {
+        let to = self.0.place(offset, from.len())?;
+        // SAFETY: So many bytes are mapped there to be written, as only what can be is lent.
+        unsafe { copy_in(from.as_ptr(), to, from.len()) };
+        Ok(())
+    }
+
+    /// Copies a value to it.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`](crate::ErrorKind::OutOfBounds).
+    pub fn put<V: IntoBytes + Immutable>(&mut self, offset: usize, value: &V) -> Result<()> {
+        self.write(offset, value.as_bytes())
+    }
+
+    /// Copies from it.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`](crate::ErrorKind::OutOfBounds).
+    pub fn read(&self, offset: usize, to: &mut [u8]) -> Result<()> {
+        self.0.read(offset, to)
+    }
+
+    /// Copies a value from it, of which every bit pattern is one.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`](crate::ErrorKind::OutOfBounds).
+    pub fn get<V: FromBytes>(&self, offset: usize) -> Result<V> {
+        self.0.get(offset)
+    }
+
+    /// Where it begins; aligned to 64 bytes. Others may write there, too.
+    pub fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.0.at()
+    }
+
+    /// What only is to be read from now on.
+    pub fn into_buffer(self) -> Buffer<T> {
+        Buffer(self.0)
+    }
+
+    /// What is to be read by several from now on.
+    pub fn share(self) -> Shared<T> {
+        self.into_buffer().share()
+    }
+}
+
+/// A block that is to be read, as it was received.
+///
+/// Dropping it gives it back, when the others who share it have done so, too.
+pub struct Buffer<T: Trust = Careful>(Lease<T>);
+
+impl<T: Trust> Buffer<T> {
+    /// How many bytes it has.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether there was another lease of the block when it was received, or it was shared here.
+    pub fn is_shared(&self) -> bool {
+        self.0.held.shared
+    }
+
+    /// Copies from it.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`](crate::ErrorKind::OutOfBounds).
+    pub fn read(&self, offset: usize, to: &mut [u8]) -> Result<()> {
+        self.0.read(offset, to)
+    }
+
+    /// Copies a value from it, of which every bit pattern is one.
+    ///
+    /// # Errors
+    /// [`OutOfBounds`](crate::ErrorKind::OutOfBounds).
+    pub fn get<V: FromBytes>(&self, offset: usize) -> Result<V> {
+        self.0.get(offset)
+    }
+
+    /// All of it, copied.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.len());
+        // SAFETY: So many bytes are mapped there, and there is room for them.
+        unsafe {
+            copy_out(self.as_ptr(), bytes.as_mut_ptr(), self.len());
+            bytes.set_len(self.len());
+        }
+        bytes
+    }
+
+    /// Where it begins; aligned to 64 bytes. Others may write there.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.0.at()
+    }
+
+    /// To be written again, if nobody else has it.
+    ///
+    /// # Errors
+    /// Itself: it is [shared](Self::is_shared), or the pool was opened to receive only.
+    pub fn try_into_loan(self) -> Result<Loan<T>, Self> {
+        if self.is_shared() || !self.0.core.writable() {
+            return Err(self);
+        }
+        Ok(Loan(self.0))
+    }
+
+    /// What is to be read by several from now on.
+    pub fn share(mut self) -> Shared<T> {
+        self.0.held.shared = true;
+        Shared(Arc::new(self))
+    }
+}
+
+/// A block that several read, in this process and in others. It can be cloned, and sent any number
+/// of times.
+///
+/// ```
+/// use postbox::{Mailbox, Pool};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # if !std::fs::exists(postbox::DEVICE).unwrap_or(false) { return Ok(()); } // no module here
+/// let pool = Pool::options().anonymous(4, 4096)?;
+/// let readers = Mailbox::options().anonymous()?;
+/// let news = pool.loan(100)?.share();
+/// readers.send_buffer(&news)?;
+/// readers.send_buffer(&news)?;
+/// assert!(readers.recv_buffers(&pool)?.buffers[0].is_shared());
+/// assert_eq!(news.len(), 100);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Shared<T: Trust = Careful>(Arc<Buffer<T>>);
+
+impl<T: Trust> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Shared(self.0.clone())
+    }
+}
+
+impl<T: Trust> Deref for Shared<T> {
+    type Target = Buffer<T>;
+
+    fn deref(&self) -> &Buffer<T> {
+        &self.0
+    }
+}
+
+impl Deref for Loan<Trusting> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: It is mapped, and nobody else writes it: by the contract of `trusting`.
+        unsafe { std::slice::from_raw_parts(self.0.at(), self.0.len()) }
+    }
+}
+
+impl DerefMut for Loan<Trusting> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: It is mapped to be written, and nobody else has it: by the contract of `trusting`.
+        unsafe { std::slice::from_raw_parts_mut(self.0.at(), self.0.len()) }
+    }
+}
+
+impl Deref for Buffer<Trusting> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: It is mapped, and nobody writes it: by the contract of `trusting`.
+        unsafe { std::slice::from_raw_parts(self.0.at(), self.0.len()) }
+    }
+}
+
+impl<T: Trust> fmt::Debug for Loan<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.describe("Loan", f)
+    }
+}
+
+impl<T: Trust> fmt::Debug for Buffer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.describe("Buffer", f)
+    }
+}
+
+impl<T: Trust> fmt::Debug for Shared<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.0.describe("Shared", f)
+    }
+}
+
+/// What can go with a message: [`Loan`], [`Buffer`] and [`&Shared`](Shared).
+pub trait Lends: lends::Sealed {}
+
+impl<T: Trust> Lends for Loan<T> {}
+impl<T: Trust> Lends for Buffer<T> {}
+impl<T: Trust> Lends for &Shared<T> {}
+
+mod lends {
+    use super::{Buffer, Core, Loan, Shared, Trust, sys};
+    use std::sync::Arc;
+
+    pub trait Sealed {
+        fn core(&self) -> &Arc<Core>;
+        fn entry(&self) -> sys::postbox_lease;
+        fn gone(self);
+    }
+
+    impl<T: Trust> Sealed for Loan<T> {
+        fn core(&self) -> &Arc<Core> {
+            &self.0.core
+        }
+        fn entry(&self) -> sys::postbox_lease {
+            self.0.entry(0)
+        }
+        fn gone(self) {
+            self.0.forget();
+        }
+    }
+
+    impl<T: Trust> Sealed for Buffer<T> {
+        fn core(&self) -> &Arc<Core> {
+            &self.0.core
+        }
+        fn entry(&self) -> sys::postbox_lease {
+            self.0.entry(0)
+        }
+        fn gone(self) {
+            self.0.forget();
+        }
+    }
+
+    impl<T: Trust> Sealed for &Shared<T> {
+        fn core(&self) -> &Arc<Core> {
+            &self.0.0.core
+        }
+        fn entry(&self) -> sys::postbox_lease {
+            self.0.0.entry(sys::POSTBOX_LEASE_SHARED)
+        }
+        // The sender keeps its lease.
+        fn gone(self) {}
+    }
+}
+
+/// A message that came with buffers. It derefs to the message.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Shipment<T: Trust = Careful> {
+    /// The message.
+    pub message: Message,
+    /// The buffers that came with it, in the order of the send.
+    pub buffers: Vec<Buffer<T>>,
+}
+
+impl<T: Trust> Deref for Shipment<T> {
+    type Target = Message;
+
+    fn deref(&self) -> &Message {
+        &self.message
+    }
+}
+
+/// A message with buffers that was taken and is to be settled: see [`Delivery`]. Its buffers stay the
+/// message's: they are free when it is acknowledged, and go to the next receiver when it is put
+/// back.
+#[derive(Debug)]
+#[must_use = "dropping it puts the message back"]
+pub struct ShipmentDelivery<'a, T: Trust = Careful> {
+    delivery: Delivery<'a>,
+    buffers: Vec<Buffer<T>>,
+}
+
+impl<T: Trust> ShipmentDelivery<'_, T> {
+    /// The buffers that came with it.
+    pub fn buffers(&self) -> &[Buffer<T>] {
+        &self.buffers
+    }
+
+    /// The message is done with, and its buffers are. Returns it.
+    ///
+    /// # Errors
+    /// As [`Delivery::ack`].
+    pub fn ack(self) -> Result<Message> {
+        self.delivery.ack()
+    }
+
+    /// The message is not done: back to the head with it.
+    ///
+    /// # Errors
+    /// As [`Delivery::requeue`].
+    pub fn requeue(self) -> Result<()> {
+        self.delivery.requeue()
+    }
+}
+
+impl<T: Trust> Deref for ShipmentDelivery<'_, T> {
+    type Target = Message;
+
+    fn deref(&self) -> &Message {
+        &self.delivery
+    }
+}
+
+impl Inner {
+    /// Has `send` send leases, with what rides along; returns what the kernel says of them.
+    fn ship(
+        &self,
+        core: &Core,
+        entries: &[sys::postbox_lease],
+        send: impl Fn(&mut raw::Leases<'_>) -> rustix::io::Result<()>,
+    ) -> rustix::io::Result<()> {
+        let mut ride = Ride::new(core, true);
+        let mut leases = ride.leases().entries(entries);
+        let sent = retry_on_intr(|| send(&mut leases));
+        let told = *leases.args();
+        ride.end(&told);
+        sent
+    }
+
+    fn send_buffers(
+        &self,
+        core: &Core,
+        entries: &[sys::postbox_lease],
+        payload: &[u8],
+        priority: u32,
+        wait: Wait,
+    ) -> Result<()> {
+        let (flags, timeout_ns) = wait.flags();
+        let args = sys::postbox_send {
+            flags,
+            timeout_ns,
+            priority,
+            ..Default::default()
+        };
+        self.ship(core, entries, |leases| {
+            raw::send_leases(&self.fd, payload, &[], leases, &args)
+        })
+        .map_err(|errno| self.send_error(Action::Send, errno, payload.len()))
+    }
+
+    fn recv_buffers<T: Trust>(
+        &self,
+        pool: &Pool<T>,
+        flags: u32,
+        wait: Wait,
+    ) -> Result<(Shipment<T>, u64)> {
+        let (how, timeout_ns) = wait.flags();
+        let mut files = Vec::new();
+        // Nobody else can use blocks that a call has borrowed which waits.
+        let mut ride = Ride::new(&pool.core, false);
+        let mut room = [MaybeUninit::uninit(); sys::POSTBOX_LEASES_MAX as usize];
+        let mut leases = ride.leases().room(&mut room);
+        let received = loop {
+            let mut args = sys::postbox_recv {
+                flags: flags | how,
+                timeout_ns,
+                fd_max: sys::POSTBOX_FILES_MAX,
+                ..Default::default()
+            };
+            let payload = self
+                .fill(|buf| raw::recv_leases(&self.fd, buf, &mut files, &mut leases, &mut args));
+            match payload {
+                Ok(payload) => break Ok((Message::new(payload, files, &args), args.token)),
+                Err(Errno::INTR) => {}
+                Err(Errno::MSGSIZE) if args.msg_len > args.len => self.expect(args.msg_len),
+                Err(errno) => break Err(errno),
+            }
+        };
+        let told = *leases.args();
+        ride.end(&told);
+        match received {
+            Ok((message, token)) => {
+                let buffers = pool.buffers(&leased(&room, told.count));
+                Ok((Shipment { message, buffers }, token))
+            }
+            Err(errno) => Err(self.receive_error(Action::Receive, errno, told.pool_id)),
+        }
+    }
+
+    fn receive_error(&self, action: Action, errno: Errno, pool: u64) -> Error {
+        if errno == Errno::XDEV {
+            return self.error_of_kind(action, ErrorKind::OtherPool { pool });
+        }
+        self.error(action, errno)
+    }
+}
+
+/// The first `count` of the leases that the kernel has written.
+fn leased(room: &[MaybeUninit<sys::postbox_lease>], count: u32) -> Vec<sys::postbox_lease> {
+    let leases = room.iter().take(count as usize);
+    // SAFETY: the kernel has written so many of them.
+    leases.map(|lease| unsafe { lease.assume_init() }).collect()
+}
+
+/// The pool and the entries of what is to be sent, all of one pool.
+fn parts<B: Lends>(inner: &Inner, buffers: &[B]) -> Result<(Arc<Core>, Vec<sys::postbox_lease>)> {
+    let none = || inner.error(Action::Send, Errno::INVAL);
+    let core = buffers.first().ok_or_else(none)?.core();
+    if let Some(other) = buffers
+        .iter()
+        .find(|other| !Arc::ptr_eq(other.core(), core))
+    {
+        let pool = other.core().handle.info()?.id;
+        return Err(inner.error_of_kind(Action::Send, ErrorKind::OtherPool { pool }));
+    }
+    let entries = buffers.iter().map(lends::Sealed::entry).collect();
+    Ok((core.clone(), entries))
+}
+
+/// # Sending buffers
+///
+/// What fails, and how it waits, is said under [Sending](#sending). The error gives the buffer back.
+/// Moreover: [`NotFound`](ErrorKind::NotFound) where it is not this process's any more, which was
+/// forked, and [`Quota`](ErrorKind::Quota) where a block is shared by too many (1,024).
+impl<A: CanSend> Handle<A> {
+    /// Sends a message with a buffer, and waits for room: see [`Pool`].
+    ///
+    /// # Errors
+    /// See [Sending buffers](#sending-buffers).
+    pub fn send_buffer<B: Lends>(&self, buffer: B) -> Result<(), SendError<B>> {
+        self.send_buffer_with(buffer, &[], 0, Wait::Forever)
+    }
+
+    /// Sends a message with a buffer if that is possible now.
+    ///
+    /// # Errors
+    /// [`Full`](ErrorKind::Full), and see [Sending buffers](#sending-buffers).
+    pub fn try_send_buffer<B: Lends>(&self, buffer: B) -> Result<(), SendError<B>> {
+        self.send_buffer_with(buffer, &[], 0, Wait::Never)
+    }
+
+    /// Sends a message with a buffer, and waits at most `timeout`.
+    ///
+    /// # Errors
+    /// [`Timeout`](ErrorKind::Timeout), and see [Sending buffers](#sending-buffers).
+    pub fn send_buffer_timeout<B: Lends>(
+        &self,
+        buffer: B,
+        timeout: Duration,
+    ) -> Result<(), SendError<B>> {
+        self.send_buffer_with(buffer, &[], 0, Wait::Timeout(timeout))
+    }
+
+    /// Sends a message with a buffer, and waits until `deadline` at the latest.
+    ///
+    /// # Errors
+    /// [`Timeout`](ErrorKind::Timeout), and see [Sending buffers](#sending-buffers).
+    pub fn send_buffer_deadline<B: Lends>(
+        &self,
+        buffer: B,
+        deadline: Instant,
+    ) -> Result<(), SendError<B>> {
+        self.send_buffer_with(buffer, &[], 0, Wait::Deadline(deadline))
+    }
+
+    /// Sends a message of a buffer and a payload, which is copied, with a priority.
+    ///
+    /// # Errors
+    /// See [Sending buffers](#sending-buffers).
+    pub fn send_buffer_with<B: Lends>(
+        &self,
+        buffer: B,
+        payload: &[u8],
+        priority: u32,
+        wait: Wait,
+    ) -> Result<(), SendError<B>> {
+        let (core, entries) = (buffer.core(), [buffer.entry()]);
+        match self
+            .inner
+            .send_buffers(core, &entries, payload, priority, wait)
+        {
+            Ok(()) => {
+                buffer.gone();
+                Ok(())
+            }
+            Err(error) => Err(SendError {
+                payload: buffer,
+                error,
+            }),
+        }
+    }
+
+    /// Sends a message of several buffers, 1 to 64 of one [`Pool`], and a payload.
+    ///
+    /// # Errors
+    /// [`OtherPool`](ErrorKind::OtherPool) where they are not of one; [`Os`](ErrorKind::Os) with
+    /// `EINVAL` for none, or too many. And see [Sending buffers](#sending-buffers).
+    pub fn send_buffers<B: Lends>(
+        &self,
+        buffers: Vec<B>,
+        payload: &[u8],
+        priority: u32,
+        wait: Wait,
+    ) -> Result<(), SendError<Vec<B>>> {
+        let inner = &self.inner;
+        let sent = parts(inner, &buffers).and_then(|(core, entries)| {
+            inner.send_buffers(&core, &entries, payload, priority, wait)
+        });
+        match sent {
+            Ok(()) => {
+                buffers.into_iter().for_each(lends::Sealed::gone);
+                Ok(())
+            }
+            Err(error) => Err(SendError {
+                payload: buffers,
+                error,
+            }),
+        }
+    }
+
+    /// Sends a request with buffers, of any number up to 64, and waits for the reply, which may have
+    /// some, too. The replies to a call without this come without buffers.
+    ///
+    /// # Errors
+    /// As [`call_with`](Self::call_with), and as [`send_buffers`](Self::send_buffers). The error
+    /// gives the buffers back that are still this process's: all, or none if somebody has received
+    /// the request. [`OtherPool`](ErrorKind::OtherPool) where the buffers of the reply are of another
+    /// pool, which are lost then.
+    pub fn call_buffers<B: Lends, T: Trust>(
+        &self,
+        request: &[u8],
+        buffers: Vec<B>,
+        pool: &Pool<T>,
+        wait: Wait,
+    ) -> Result<Shipment<T>, SendError<Vec<B>>> {
+        let inner = &self.inner;
+        let entries: Vec<_> = buffers.iter().map(lends::Sealed::entry).collect();
+        let same = |buffer: &B| Arc::ptr_eq(buffer.core(), &pool.core);
+        let early = match wait {
+            Wait::Never => Some(inner.error_of_kind(Action::Call, ErrorKind::Unsupported)),
+            _ if !buffers.iter().all(same) => {
+                let pool = pool.info().map_or(0, |info| info.id);
+                Some(inner.error_of_kind(Action::Call, ErrorKind::OtherPool { pool }))
+            }
+            _ => None,
+        };
+        if let Some(error) = early {
+            return Err(SendError {
+                payload: buffers,
+                error,
+            });
+        }
+        let (flags, timeout_ns) = wait.flags();
+        let mut args = sys::postbox_call::default();
+        args.request.flags = flags;
+        args.request.timeout_ns = timeout_ns;
+        args.reply.fd_max = sys::POSTBOX_FILES_MAX;
+        let mut files = Vec::new();
+        let mut ride = Ride::new(&pool.core, false);
+        let mut asks = ride.leases().entries(&entries);
+        let mut room = [MaybeUninit::uninit(); sys::POSTBOX_LEASES_MAX as usize];
+        let mut answers = raw::Leases::new(pool.as_fd()).room(&mut room);
+        let mut result = inner.fill(|buf| {
+            raw::call_leases(
+                &inner.fd,
+                request,
+                &[],
+                &mut asks,
+                buf,
+                &mut files,
+                &mut answers,
+                &mut args,
+            )
+        });
+        let told = *asks.args();
+        ride.end(&told);
+        // A reply that did not fit came all the same.
+        let came = result.is_ok() || args.reply.token != 0;
+        while result == Err(Errno::MSGSIZE) && args.reply.token != 0 {
+            inner.expect(args.reply.msg_len);
+            result = inner.fill(|buf| {
+                raw::call_fetch_leases(&inner.fd, buf, &mut files, &mut answers, &mut args)
+            });
+        }
+        let (count, other) = (answers.args().count, answers.args().pool_id);
+        let left = if came || told.count == 0 {
+            buffers.into_iter().for_each(lends::Sealed::gone);
+            Vec::new()
+        } else {
+            buffers
+        };
+        match result {
+            Ok(payload) => Ok(Shipment {
+                message: Message::new(payload, files, &args.reply),
+                buffers: pool.buffers(&leased(&room, count)),
+            }),
+            Err(errno) => {
+                let error = match errno {
+                    Errno::XDEV => inner.receive_error(Action::Call, errno, other),
+                    _ => inner.send_error(Action::Call, errno, request.len()),
+                };
+                Err(SendError {
+                    payload: left,
+                    error,
+                })
+            }
+        }
+    }
+}
+
+/// # Receiving buffers
+///
+/// What fails, and how it waits, is said under [Receiving](#receiving). Moreover:
+/// [`OtherPool`](ErrorKind::OtherPool) where the buffers of the message are of another pool. A message
+/// without buffers is received, too. One that has some stays where it is for other receives:
+/// [`HasBuffers`](ErrorKind::HasBuffers).
+impl<A: CanReceive> Handle<A> {
+    /// Receives a message with its buffers, and waits for one: see [`Pool`].
+    ///
+    /// # Errors
+    /// See [Receiving buffers](#receiving-buffers).
+    pub fn recv_buffers<T: Trust>(&self, pool: &Pool<T>) -> Result<Shipment<T>> {
+        self.recv_buffers_with(pool, Wait::Forever)
+    }
+
+    /// Receives a message with its buffers if there is one now.
+    ///
+    /// # Errors
+    /// [`Empty`](ErrorKind::Empty), and see [Receiving buffers](#receiving-buffers).
+    pub fn try_recv_buffers<T: Trust>(&self, pool: &Pool<T>) -> Result<Shipment<T>> {
+        self.recv_buffers_with(pool, Wait::Never)
+    }
+
+    /// Receives a message with its buffers, and waits at most `timeout`.
+    ///
+    /// # Errors
+    /// [`Timeout`](ErrorKind::Timeout), and see [Receiving buffers](#receiving-buffers).
+    pub fn recv_buffers_timeout<T: Trust>(
+        &self,
+        pool: &Pool<T>,
+        timeout: Duration,
+    ) -> Result<Shipment<T>> {
+        self.recv_buffers_with(pool, Wait::Timeout(timeout))
+    }
+
+    /// Receives a message with its buffers, and waits until `deadline` at the latest.
+    ///
+    /// # Errors
+    /// [`Timeout`](ErrorKind::Timeout), and see [Receiving buffers](#receiving-buffers).
+    pub fn recv_buffers_deadline<T: Trust>(
+        &self,
+        pool: &Pool<T>,
+        deadline: Instant,
+    ) -> Result<Shipment<T>> {
+        self.recv_buffers_with(pool, Wait::Deadline(deadline))
+    }
+
+    /// Receives a message with its buffers, and waits as `wait` says.
+    ///
+    /// # Errors
+    /// See [Receiving buffers](#receiving-buffers).
+    pub fn recv_buffers_with<T: Trust>(&self, pool: &Pool<T>, wait: Wait) -> Result<Shipment<T>> {
+        let (shipment, token) = self.inner.recv_buffers(pool, 0, wait)?;
+        if shipment.call {
+            self.inner.drop_request(token);
+        }
+        Ok(shipment)
+    }
+
+    /// Receives a message with its buffers that is to be acknowledged: see
+    /// [`take`](Handle::take). The buffers are the message's until then.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take), and see [Receiving buffers](#receiving-buffers).
+    pub fn take_buffers<T: Trust>(
+        &self,
+        pool: &Pool<T>,
+        wait: Wait,
+    ) -> Result<ShipmentDelivery<'_, T>> {
+        let (shipment, token) = self.inner.recv_buffers(pool, sys::POSTBOX_RECV_ACK, wait)?;
+        Ok(ShipmentDelivery {
+            delivery: Delivery::new(&self.inner, (shipment.message, token)),
+            buffers: shipment.buffers,
+        })
+    }
+
+    /// Receives a request with its buffers: see [`recv_request`](Self::recv_request).
+    ///
+    /// # Errors
+    /// As [`recv_request`](Self::recv_request), and see [Receiving buffers](#receiving-buffers).
+    pub fn recv_request_buffers<T: Trust>(
+        &self,
+        pool: &Pool<T>,
+        wait: Wait,
+    ) -> Result<(Request<'_>, Vec<Buffer<T>>)> {
+        let (shipment, token) = self.inner.recv_buffers(pool, 0, wait)?;
+        let request = Request::new(&self.inner, shipment.message, token);
+        Ok((request, shipment.buffers))
+    }
+}
+
+impl Request<'_> {
+    /// Answers with buffers, 1 to 64 of one [`Pool`].
+    ///
+    /// # Errors
+    /// As [`reply`](Self::reply) and [`Handle::send_buffers`].
+    pub fn reply_buffers<B: Lends>(
+        &mut self,
+        payload: &[u8],
+        buffers: Vec<B>,
+    ) -> Result<(), SendError<Vec<B>>> {
+        let replied = self.reply_by(|inner, token| {
+            let (core, entries) = parts(inner, &buffers)?;
+            let args = sys::postbox_reply {
+                token,
+                ..Default::default()
+            };
+            inner
+                .ship(&core, &entries, |leases| {
+                    raw::reply_leases(&inner.fd, payload, &[], leases, &args)
+                })
+                .map_err(|errno| inner.send_error(Action::Reply, errno, payload.len()))
+        });
+        match replied {
+            Ok(()) => {
+                buffers.into_iter().for_each(lends::Sealed::gone);
+                Ok(())
+            }
+            Err(error) => Err(SendError {
+                payload: buffers,
+                error,
+            }),
+        }
+    }
+}
