@@ -128,8 +128,8 @@ pub use object::Kind;
 pub use parcel::Parcel;
 pub use pipe::{Pipe, PipeEnd, PipeOptions, PipeReader, PipeReading, PipeWriter, PipeWriting};
 pub use pool::{
-    Buffer, Careful, Lends, Loan, Pool, PoolAccess, PoolHandle, PoolOptions, Shared, Shipment,
-    ShipmentDelivery, Trust, Trusting,
+    Buffer, Lends, Loan, Pool, PoolAccess, PoolHandle, PoolOptions, Shared, Shipment,
+    ShipmentDelivery,
 };
 pub use raw::DEVICE;
 pub use recv::{Delivery, Identity, IntoIter, Iter, Message, Process, Received};

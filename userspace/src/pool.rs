@@ -6,6 +6,7 @@ use crate::handle::{Access, CanReceive, CanSend, Handle, Rights, sealed};
 use crate::memory::{Map, OwnPage, Pages, copy_in, copy_out, memfd};
 use crate::object::{Inner, Kind, Subject};
 use crate::recv::{Delivery, Message};
+use crate::trust::{Copying, Trust, Trusting};
 use crate::wait::Wait;
 use crate::{raw, sys};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -37,28 +38,6 @@ impl Access for PoolAccess {
 /// A handle to a pool that is not mapped: what is passed on, and [attached](PoolHandle::attach) by who
 /// gets it.
 pub type PoolHandle = Handle<PoolAccess>;
-
-/// Whether those who share memory are trusted with the contents of a pool's buffers, or of a ring's
-/// records: [`Careful`] or [`Trusting`]. With whose a buffer is, and with a ring's indices and
-/// lengths, nobody trusts anybody.
-pub trait Trust: trust::Sealed {}
-
-/// The others may write anything at any moment: bytes are copied in and out.
-#[derive(Clone, Copy, Debug)]
-pub enum Careful {}
-
-/// The others keep to the protocol: buffers and records are slices.
-#[derive(Clone, Copy, Debug)]
-pub enum Trusting {}
-
-impl Trust for Careful {}
-impl Trust for Trusting {}
-
-mod trust {
-    pub trait Sealed {}
-    impl Sealed for super::Careful {}
-    impl Sealed for super::Trusting {}
-}
 
 /// The most blocks that are borrowed ahead, and kept to be given back.
 const KEEP_MAX: usize = 32;
@@ -326,7 +305,7 @@ impl<'c> Ride<'c> {
 /// ```
 ///
 /// After a `fork`, what the parent has borrowed stays the parent's: a child borrows for itself.
-pub struct Pool<T: Trust = Careful> {
+pub struct Pool<T: Trust = Copying> {
     core: Arc<Core>,
     trust: PhantomData<T>,
 }
@@ -772,7 +751,7 @@ impl<T> Drop for Lease<T> {
 /// A block that this process alone has: to be written, and sent.
 ///
 /// Dropping it gives it back. The kernel does so when this process dies.
-pub struct Loan<T: Trust = Careful>(Lease<T>);
+pub struct Loan<T: Trust = Copying>(Lease<T>);
 
 impl<T: Trust> Loan<T> {
     /// How many bytes it has.
@@ -859,7 +838,7 @@ impl<T: Trust> Loan<T> {
 /// A block that is to be read, as it was received.
 ///
 /// Dropping it gives it back, when the others who share it have done so, too.
-pub struct Buffer<T: Trust = Careful>(Lease<T>);
+pub struct Buffer<T: Trust = Copying>(Lease<T>);
 
 impl<T: Trust> Buffer<T> {
     /// How many bytes it has.
@@ -945,7 +924,7 @@ impl<T: Trust> Buffer<T> {
 /// # Ok(())
 /// # }
 /// ```
-pub struct Shared<T: Trust = Careful>(Arc<Buffer<T>>);
+pub struct Shared<T: Trust = Copying>(Arc<Buffer<T>>);
 
 impl<T: Trust> Clone for Shared<T> {
     fn clone(&self) -> Self {
@@ -1060,7 +1039,7 @@ mod lends {
 /// A message that came with buffers. It derefs to the message.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct Shipment<T: Trust = Careful> {
+pub struct Shipment<T: Trust = Copying> {
     /// The message.
     pub message: Message,
     /// The buffers that came with it, in the order of the send.
@@ -1080,7 +1059,7 @@ impl<T: Trust> Deref for Shipment<T> {
 /// back.
 #[derive(Debug)]
 #[must_use = "dropping it puts the message back"]
-pub struct ShipmentDelivery<'a, T: Trust = Careful> {
+pub struct ShipmentDelivery<'a, T: Trust = Copying> {
     delivery: Delivery<'a>,
     buffers: Vec<Buffer<T>>,
 }
