@@ -22,6 +22,8 @@ mod ports;
 mod rendezvous;
 mod reports;
 mod reservations;
+mod segment_grants;
+mod segment_mutexes;
 mod segments;
 mod semaphores;
 mod typed;
