@@ -110,7 +110,7 @@ static void layout(void)
 	AT(postbox_attr, gid, 16);
 	AT(postbox_attr, reserved, 20);
 
-	SIZE(postbox_info, 264);
+	SIZE(postbox_info, 272);
 	AT(postbox_info, size, 0);
 	AT(postbox_info, kind, 4);
 	AT(postbox_info, id, 8);
@@ -144,6 +144,7 @@ static void layout(void)
 	AT(postbox_info, maximum, 240);
 	AT(postbox_info, back_messages, 248);
 	AT(postbox_info, back_bytes, 256);
+	AT(postbox_info, requests, 264);
 
 	SIZE(postbox_list, 32);
 	AT(postbox_list, size, 0);
@@ -309,6 +310,34 @@ static void layout(void)
 	AT(postbox_sync, timeout_ns, 16);
 	AT(postbox_sync, state, 24);
 	AT(postbox_sync, reserved, 28);
+	SIZE(postbox_loan, 48);
+	AT(postbox_loan, size, 0);
+	AT(postbox_loan, flags, 4);
+	AT(postbox_loan, timeout_ns, 8);
+	AT(postbox_loan, returns, 16);
+	AT(postbox_loan, loans, 24);
+	AT(postbox_loan, return_count, 32);
+	AT(postbox_loan, loan_max, 36);
+	AT(postbox_loan, loan_count, 40);
+	AT(postbox_loan, reserved, 44);
+	SIZE(postbox_lease, 16);
+	AT(postbox_lease, block, 0);
+	AT(postbox_lease, flags, 4);
+	AT(postbox_lease, len, 8);
+	SIZE(postbox_leases, 72);
+	AT(postbox_leases, size, 0);
+	AT(postbox_leases, pool, 4);
+	AT(postbox_leases, fds, 8);
+	AT(postbox_leases, entries, 16);
+	AT(postbox_leases, returns, 24);
+	AT(postbox_leases, loans, 32);
+	AT(postbox_leases, return_count, 40);
+	AT(postbox_leases, loan_max, 44);
+	AT(postbox_leases, loan_count, 48);
+	AT(postbox_leases, max, 52);
+	AT(postbox_leases, count, 56);
+	AT(postbox_leases, reserved, 60);
+	AT(postbox_leases, pool_id, 64);
 }
 
 static void requests(void)
@@ -346,6 +375,7 @@ static void requests(void)
 	REQUEST(POSTBOX_WAIT);
 	REQUEST(POSTBOX_JOIN);
 	REQUEST(POSTBOX_LEAVE);
+	REQUEST(POSTBOX_LOAN);
 }
 
 /* A message that is received without waiting, into buf. */

@@ -18,7 +18,7 @@ macro_rules! requests {
 }
 
 /// The requests, and the sizes of their arguments.
-const REQUESTS: [(&str, u32, usize); 32] = requests![
+const REQUESTS: [(&str, u32, usize); 33] = requests![
     "VERSION" POSTBOX_VERSION postbox_version,
     "OPEN" POSTBOX_OPEN postbox_open,
     "DUP" POSTBOX_DUP postbox_dup,
@@ -51,12 +51,22 @@ const REQUESTS: [(&str, u32, usize); 32] = requests![
     "WAIT" POSTBOX_WAIT postbox_sync,
     "JOIN" POSTBOX_JOIN postbox_sync,
     "LEAVE" POSTBOX_LEAVE postbox_sync,
+    "LOAN" POSTBOX_LOAN postbox_loan,
 ];
 
 /// The number of a request.
 fn number(name: &str) -> u32 {
     let found = REQUESTS.iter().find(|(known, ..)| *known == name);
     found.expect("it is in the table").1
+}
+
+/// The smallest size that the argument of a request ever had.
+fn oldest(name: &str, size: usize) -> usize {
+    match name {
+        "INFO" => offset_of!(sys::postbox_info, requests),
+        "USAGE" => offset_of!(sys::postbox_usage, shared),
+        _ => size,
+    }
 }
 
 /// What a struct says of its own size.
@@ -247,6 +257,7 @@ struct Good {
     latch: Handle,
     open_latch: Handle,
     barrier: Handle,
+    pool: Handle,
 }
 
 impl Good {
@@ -277,11 +288,12 @@ impl Good {
             latch: Handle::latch(1 << 40),
             open_latch,
             barrier: Handle::barrier(1 << 20),
+            pool: Handle::pool(8, 64),
         }
     }
 
     /// What must not change by a call that is refused, of all objects but the mailbox.
-    fn others(&self) -> [u64; 12] {
+    fn others(&self) -> [u64; 13] {
         let usage = raw::usage(&self.unbound).expect("it tells");
         let (pipe, link) = (self.pipe.info(), self.link.0.info());
         [
@@ -296,6 +308,7 @@ impl Good {
             self.semaphore.value(),
             self.latch.value(),
             self.barrier.value(),
+            self.pool.free(),
             descriptors() as u64,
         ]
     }
@@ -312,6 +325,7 @@ impl Good {
             "COUNT_DOWN" => &self.latch,
             "WAIT" => &self.open_latch,
             "JOIN" | "LEAVE" => &self.barrier,
+            "LOAN" => &self.pool,
             _ => &self.mailbox,
         }
     }
@@ -569,6 +583,14 @@ impl Good {
                 bytes(&sync).to_vec()
             }
             "RELEASE" | "COUNT_DOWN" | "JOIN" => bytes(&sync).to_vec(),
+            "LOAN" => bytes(&sys::postbox_loan {
+                size: self_size::<sys::postbox_loan>(),
+                flags: nonblock,
+                loans: data,
+                loan_max: 1,
+                ..Default::default()
+            })
+            .to_vec(),
             other => panic!("no such request: {other}"),
         };
         (self.handle(name), argument)
@@ -611,6 +633,11 @@ impl Good {
             "ACQUIRE" => self.semaphore.release(1, 0).expect("it was there"),
             "RELEASE" => assert_eq!(self.semaphore.acquire(1, 0, NEVER), Ok(false)),
             "JOIN" => self.barrier.leave(1).expect("just joined"),
+            "LOAN" => {
+                let block = self.arena.get(self.arena.at + 2 * PAGE as u64, 4);
+                let block = u32::from_ne_bytes(block.try_into().expect("four bytes"));
+                self.pool.give_back(&[block]).expect("just borrowed");
+            }
             _ => while self.mailbox.recv(NEVER).is_ok() {},
         }
     }
@@ -664,8 +691,9 @@ fn g11_sizes() {
             let before = state(&good.mailbox);
             good.argument(name);
             let others = good.others();
-            for bad in [0, 1, 3, 4, 7, 8, size as u32 - 8, size as u32 - 1] {
-                if bad < size as u32 {
+            let oldest = oldest(name, size) as u32;
+            for bad in [0, 1, 3, 4, 7, 8, oldest - 8, oldest - 1] {
+                if bad < oldest {
                     assert_eq!(
                         call(&mut good, bad, &[]),
                         Err(Errno::INVAL),
@@ -994,6 +1022,8 @@ fn g11_flags() {
                 let expected = match result {
                     // Without a process, or a port's number.
                     Err(Errno::SRCH) => flags & sys::POSTBOX_RECV_FROM != 0 && good,
+                    // Nothing says which leases.
+                    Err(Errno::FAULT) => flags & sys::POSTBOX_LEASES != 0 && good,
                     Ok(()) | Err(Errno::NOENT) => good,
                     Err(Errno::INVAL) => !good,
                     _ => false,
@@ -1018,7 +1048,7 @@ fn g11_flags() {
             };
             expect(
                 call(mailbox, sys::POSTBOX_SEND, bytes(&send)),
-                defined(sys::POSTBOX_SEND_RESERVED),
+                defined(sys::POSTBOX_SEND_RESERVED | sys::POSTBOX_LEASES),
                 "SEND",
             );
             let recv = sys::postbox_recv {
@@ -1029,8 +1059,9 @@ fn g11_flags() {
             };
             expect(
                 call(mailbox, sys::POSTBOX_RECV, bytes(&recv)),
-                defined(sys::POSTBOX_RECV_ACK)
-                    || defined(sys::POSTBOX_RECV_FROM) && flags & sys::POSTBOX_RECV_ACK == 0,
+                defined(sys::POSTBOX_RECV_ACK | sys::POSTBOX_LEASES)
+                    || defined(sys::POSTBOX_RECV_FROM | sys::POSTBOX_LEASES)
+                        && flags & sys::POSTBOX_RECV_ACK == 0,
                 "RECV",
             );
             let cancel = flags & sys::POSTBOX_RESERVE_CANCEL != 0;
@@ -1394,7 +1425,7 @@ fn g11_reserved_fields_and_values_out_of_range() {
 }
 
 /// One of each kind, with both rights, and what it is.
-fn kinds(good: &Good) -> [(&'static str, Handle); 8] {
+fn kinds(good: &Good) -> [(&'static str, Handle); 9] {
     let both = |handle: &Handle| handle.dup(SEND | RECEIVE).expect("it has them");
     [
         ("mailbox", both(&good.mailbox)),
@@ -1405,6 +1436,7 @@ fn kinds(good: &Good) -> [(&'static str, Handle); 8] {
         ("semaphore", both(&good.semaphore)),
         ("latch", both(&good.open_latch)),
         ("barrier", both(&good.barrier)),
+        ("pool", both(&good.pool)),
     ]
 }
 
@@ -1420,6 +1452,7 @@ fn able(name: &str) -> &'static [&'static str] {
         "ACQUIRE" | "RELEASE" => &["semaphore"],
         "COUNT_DOWN" => &["latch"],
         "WAIT" | "JOIN" | "LEAVE" => &["latch", "barrier"],
+        "LOAN" => &["pool"],
         other => panic!("{other} can be asked of all, or of none"),
     }
 }
@@ -2354,6 +2387,254 @@ fn g11_tokens_that_are_not_ones_own() {
             argument[at + 8..at + 12].fill(1);
             let result = ioctl(&tx, sys::POSTBOX_CALL, argument.as_ptr() as u64);
             assert_eq!(result, Err(Errno::INVAL), "offset {at} of the request");
+        }
+    });
+}
+
+#[test]
+fn g11_what_a_request_says_of_leases() {
+    isolated(|| {
+        let good = Good::new();
+        let pool = Handle::pool(8, 64);
+        let held = [pool.borrow_one(), pool.borrow_one()];
+        let (at, end) = (good.arena.at, good.arena.end());
+        let place = |page: usize| at + (page * PAGE) as u64;
+        let nothing = |what: &str| {
+            assert_eq!(pool.free(), 6, "{what}: a block");
+            assert_eq!(good.mailbox.info().messages, 0, "{what}: a message");
+            assert_eq!(pool.info().messages, 0, "{what}: a lease");
+        };
+        let send = |leases: &sys::postbox_leases| {
+            good.arena.put(place(1), bytes(leases));
+            let args = sys::postbox_send {
+                flags: NEVER.0 | sys::POSTBOX_LEASES,
+                fds: place(1),
+                ..send_args()
+            };
+            good.arena.put(at, bytes(&args));
+            ioctl(&good.mailbox, sys::POSTBOX_SEND, at)
+        };
+        let lease = |block, flags, len| {
+            let lease = sys::postbox_lease { block, flags, len };
+            good.arena.put(place(2), bytes(&lease));
+        };
+        let one = sys::postbox_leases {
+            size: self_size::<sys::postbox_leases>(),
+            pool: pool.as_raw_fd(),
+            entries: place(2),
+            count: 1,
+            ..Default::default()
+        };
+        // The pool.
+        lease(held[0], 0, 64);
+        let file = std::fs::File::open("/dev/null").expect("it is there");
+        for (fd, error) in [
+            (-1, Errno::BADF),
+            (i32::MAX, Errno::BADF),
+            (file.as_raw_fd(), Errno::OPNOTSUPP),
+            (good.mailbox.as_raw_fd(), Errno::OPNOTSUPP),
+            (good.unbound.as_raw_fd(), Errno::BADFD),
+            (good.pool.as_raw_fd(), Errno::NOENT),
+        ] {
+            let sent = send(&sys::postbox_leases { pool: fd, ..one });
+            assert_eq!(sent, Err(error), "pool {fd}");
+            nothing("a wrong pool");
+        }
+        // The struct.
+        for size in [0, 8, self_size::<sys::postbox_leases>() - 8, 5000] {
+            let sent = send(&sys::postbox_leases { size, ..one });
+            assert_eq!(sent, Err(Errno::INVAL), "size {size}");
+        }
+        for wrong in [
+            sys::postbox_leases { reserved: 1, ..one },
+            sys::postbox_leases { max: 1, ..one },
+            sys::postbox_leases { count: 65, ..one },
+            sys::postbox_leases {
+                count: u32::MAX,
+                ..one
+            },
+            sys::postbox_leases {
+                return_count: 1025,
+                ..one
+            },
+            sys::postbox_leases {
+                loan_max: 1025,
+                ..one
+            },
+            sys::postbox_leases {
+                loan_count: 1,
+                ..one
+            },
+            sys::postbox_leases {
+                loan_count: u32::MAX,
+                loan_max: 5,
+                ..one
+            },
+        ] {
+            assert_eq!(send(&wrong), Err(Errno::INVAL), "{wrong:?}");
+            nothing("a wrong struct");
+        }
+        // What it points to.
+        for address in [0, 1, end, end - 1, 1 << 47, u64::MAX - 7] {
+            let entries = address;
+            let sent = send(&sys::postbox_leases { entries, ..one });
+            assert_eq!(sent, Err(Errno::FAULT), "entries at {address:#x}");
+            nothing("bad entries");
+            let returns = address;
+            let sent = send(&sys::postbox_leases {
+                returns,
+                return_count: 1,
+                ..one
+            });
+            assert_eq!(sent, Err(Errno::FAULT), "returns at {address:#x}");
+            nothing("bad returns");
+            let loans = address;
+            let sent = send(&sys::postbox_leases {
+                loans,
+                loan_max: 2,
+                ..one
+            });
+            assert_eq!(sent, Err(Errno::FAULT), "loans at {address:#x}");
+            nothing("bad loans");
+        }
+        let address = sys::postbox_send {
+            flags: NEVER.0 | sys::POSTBOX_LEASES,
+            fds: end - 8,
+            ..send_args()
+        };
+        good.arena.put(at, bytes(&address));
+        let sent = ioctl(&good.mailbox, sys::POSTBOX_SEND, at);
+        assert_eq!(sent, Err(Errno::FAULT));
+        // The entries.
+        for (block, flags, len, error) in [
+            (held[0], 2, 1, Errno::INVAL),
+            (held[0], u32::MAX, 1, Errno::INVAL),
+            (held[0], 0, 65, Errno::INVAL),
+            (held[0], 0, u64::MAX, Errno::INVAL),
+            (7, 0, 1, Errno::NOENT),
+            (8, 0, 1, Errno::NOENT),
+            (u32::MAX, 0, 1, Errno::NOENT),
+        ] {
+            lease(block, flags, len);
+            assert_eq!(send(&one), Err(error), "{block} {flags} {len}");
+            nothing("a wrong entry");
+        }
+        // The same block twice in one message.
+        let twice = [sys::postbox_lease {
+            block: held[0],
+            ..Default::default()
+        }; 2];
+        for (i, lease) in twice.iter().enumerate() {
+            good.arena.put(place(2) + 16 * i as u64, bytes(lease));
+        }
+        assert_eq!(
+            send(&sys::postbox_leases { count: 2, ..one }),
+            Err(Errno::NOENT)
+        );
+        nothing("a block twice");
+        // What is received cannot be described: the message and its leases stay.
+        lease(held[0], 0, 1);
+        assert_eq!(send(&one), Ok(()));
+        let recv = |leases: &sys::postbox_leases, fds: u64| {
+            good.arena.put(place(1), bytes(leases));
+            let args = sys::postbox_recv {
+                flags: NEVER.0 | sys::POSTBOX_LEASES,
+                fds,
+                ..recv_args()
+            };
+            good.arena.put(at, bytes(&args));
+            ioctl(&good.mailbox, sys::POSTBOX_RECV, at)
+        };
+        let room = sys::postbox_leases {
+            count: 0,
+            max: 1,
+            ..one
+        };
+        for entries in [0, end - 8, end, u64::MAX] {
+            let received = recv(&sys::postbox_leases { entries, ..room }, place(1));
+            assert_eq!(received, Err(Errno::FAULT), "entries at {entries:#x}");
+            assert_eq!((pool.info().messages, good.mailbox.info().messages), (1, 1));
+        }
+        for fds in [0, end, u64::MAX - 3] {
+            assert_eq!(recv(&room, fds), Err(Errno::FAULT));
+        }
+        assert_eq!(recv(&room, place(1)), Ok(()));
+        assert_eq!(pool.give_back(&held), Ok(()));
+        assert_eq!(pool.free(), 8);
+        // Loans of their own.
+        let loan = |args: &sys::postbox_loan| {
+            good.arena.put(at, bytes(args));
+            ioctl(&pool, sys::POSTBOX_LOAN, at)
+        };
+        let good_loan = sys::postbox_loan {
+            size: self_size::<sys::postbox_loan>(),
+            flags: NEVER.0,
+            loans: place(2),
+            loan_max: 3,
+            returns: place(3),
+            ..Default::default()
+        };
+        for (wrong, error) in [
+            (
+                sys::postbox_loan {
+                    reserved: 1,
+                    ..good_loan
+                },
+                Errno::INVAL,
+            ),
+            (
+                sys::postbox_loan {
+                    flags: 1 << 8,
+                    ..good_loan
+                },
+                Errno::INVAL,
+            ),
+            (
+                sys::postbox_loan {
+                    timeout_ns: 1,
+                    ..good_loan
+                },
+                Errno::INVAL,
+            ),
+            (
+                sys::postbox_loan {
+                    loan_max: 1025,
+                    ..good_loan
+                },
+                Errno::INVAL,
+            ),
+            (
+                sys::postbox_loan {
+                    loan_count: 4,
+                    ..good_loan
+                },
+                Errno::INVAL,
+            ),
+            (
+                sys::postbox_loan {
+                    return_count: 1025,
+                    ..good_loan
+                },
+                Errno::INVAL,
+            ),
+            (
+                sys::postbox_loan {
+                    loans: end - 4,
+                    ..good_loan
+                },
+                Errno::FAULT,
+            ),
+            (
+                sys::postbox_loan {
+                    return_count: 1,
+                    returns: end - 2,
+                    ..good_loan
+                },
+                Errno::FAULT,
+            ),
+        ] {
+            assert_eq!(loan(&wrong), Err(error), "{wrong:?}");
+            assert_eq!(pool.free(), 8);
         }
     });
 }

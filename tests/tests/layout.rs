@@ -47,6 +47,7 @@ fn ours() -> BTreeMap<String, u64> {
         POSTBOX_PAIR POSTBOX_CONNECT POSTBOX_ACCEPT POSTBOX_PEER POSTBOX_WAIT_PEER POSTBOX_SHUTDOWN
         POSTBOX_READ POSTBOX_WRITE POSTBOX_SET_CAPACITY
         POSTBOX_ACQUIRE POSTBOX_RELEASE POSTBOX_COUNT_DOWN POSTBOX_WAIT POSTBOX_JOIN POSTBOX_LEAVE
+        POSTBOX_LOAN
     );
     let sizes = sizes!(
         postbox_version postbox_open postbox_dup postbox_unlink postbox_attr postbox_info postbox_list postbox_usage
@@ -54,6 +55,7 @@ fn ours() -> BTreeMap<String, u64> {
         postbox_call postbox_reply postbox_reply_recv
         postbox_pair postbox_connect postbox_accept postbox_peer postbox_wait_peer postbox_shutdown
         postbox_io postbox_capacity postbox_sync
+        postbox_loan postbox_lease postbox_leases
     );
     requests.into_iter().chain(sizes).collect()
 }
