@@ -16,8 +16,8 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use postbox::{
-    Barrier, Capacity, Error, ErrorKind, Latch, Link, LinkOptions, Listener, Mailbox, Port,
-    Receiver, Semaphore, Sender, Wait,
+    Barrier, Buffer, Capacity, Error, ErrorKind, Latch, Link, LinkOptions, Listener, Loan, Mailbox,
+    Pool, Port, Receiver, Semaphore, Sender, Wait,
 };
 use postbox_tests::{
     Child, Exit, Ledger, Rng, User, WATCHDOG, check, fresh_user, handle_signal, isolated, scaled,
@@ -32,6 +32,9 @@ const SEMAPHORES: usize = 100;
 const LATCHES: usize = 80;
 const BARRIERS: usize = 100;
 const MEMBERS: usize = 50;
+const POOLS: usize = 200;
+/// Blocks that are borrowed between two of them, by all together: a million in all.
+const LOANS: u64 = 5000;
 
 const _: () = assert!(
     3 * CALLS + LINKS + PORTS + 2 * SEMAPHORES + LATCHES + BARRIERS + MEMBERS >= 1000,
@@ -234,6 +237,11 @@ impl<'a> Crew<'a> {
 
     /// Interrupts, kills and replaces workers. Between two kills the others get on.
     fn torment(&mut self, kills: usize) {
+        self.torment_every(kills, |rng| rng.below(12));
+    }
+
+    /// The same with so much done between two kills.
+    fn torment_every(&mut self, kills: usize, pace: impl Fn(&mut Rng) -> u64) {
         let total = |board: &Board| (0..SLOTS).map(|slot| board.beats(slot)).sum::<u64>();
         let mut killed = 0;
         let mut next = 0;
@@ -251,7 +259,7 @@ impl<'a> Crew<'a> {
             let (slot, child) = self.running.swap_remove(one);
             child.destroy();
             killed += 1;
-            next = total(self.board) + self.rng.below(12);
+            next = total(self.board) + pace(self.rng);
             self.start(slot);
         }
     }
@@ -975,5 +983,161 @@ fn members_of_barriers() {
             assert_eq!((info.value, info.waiting_receivers), (0, 0));
         }
         tell(&format!("members_of_barriers: {rounds} rounds"));
+    });
+}
+
+// Pools.
+
+const BLOCKS: u32 = 24;
+const BLOCK: usize = 256;
+
+/// What a worker has of a pool, with the number that is in it from the first byte to the last: the one who has a block
+/// alone puts a new one there, so that two who have the same block would not find their own.
+enum Kept {
+    Alone(Loan, u64),
+    Read(Buffer, u64),
+}
+
+impl Kept {
+    #[track_caller]
+    fn check(&self) {
+        let (first, last, expected) = match self {
+            Kept::Alone(loan, number) => (loan.get(0), loan.get(BLOCK - 8), number),
+            Kept::Read(buffer, number) => (buffer.get(0), buffer.get(BLOCK - 8), number),
+        };
+        let found: [u64; 2] = [first.expect("its first"), last.expect("its last")];
+        assert_eq!(found, [*expected; 2], "somebody else has the block, too");
+    }
+}
+
+fn stamp(loan: &mut Loan, number: u64) {
+    for offset in [0, BLOCK - 8] {
+        loan.put(offset, &number).expect("it has so many bytes");
+    }
+}
+
+/// Not for ever: the others may all have what they have for as long as this one waits.
+fn soon(rng: &mut Rng) -> Wait {
+    match rng.below(3) {
+        0 => Wait::Never,
+        _ => Wait::Timeout(Duration::from_micros(rng.below(3000))),
+    }
+}
+
+fn gave_up(error: &Error) -> bool {
+    use ErrorKind::{Empty, Full, NotYet, Timeout};
+    matches!(error.kind, Empty | Full | NotYet | Timeout)
+}
+
+fn borrower(board: &Board, slot: usize, mut rng: Rng, pool: &Pool, mailbox: &Mailbox) {
+    let mut kept: Vec<Kept> = Vec::new();
+    let mut numbers = u64::from(std::process::id()) << 32;
+    while !board.stop() {
+        if kept.len() > 2 || !kept.is_empty() && rng.one_in(4) {
+            let which = rng.below(kept.len() as u64) as usize;
+            kept.swap_remove(which).check();
+        }
+        let what = rng.below(8);
+        if what < 2 {
+            let shipment = match mailbox.recv_buffers_with(pool, soon(&mut rng)) {
+                Ok(shipment) => shipment,
+                Err(error) if gave_up(&error) => continue,
+                Err(error) => unexpected("recv_buffers", &error),
+            };
+            let number = shipment.message.payload.try_into().expect("eight bytes");
+            let number = u64::from_le_bytes(number);
+            for buffer in shipment.buffers {
+                let read = Kept::Read(buffer, number);
+                read.check();
+                let Kept::Read(buffer, _) = read else {
+                    continue;
+                };
+                kept.push(match buffer.try_into_loan() {
+                    Ok(mut loan) => {
+                        numbers += 1;
+                        stamp(&mut loan, numbers);
+                        Kept::Alone(loan, numbers)
+                    }
+                    Err(buffer) => Kept::Read(buffer, number),
+                });
+            }
+            continue;
+        }
+        let mut loan = match pool.loan_with(BLOCK, soon(&mut rng)) {
+            Ok(loan) => loan,
+            Err(error) if gave_up(&error) => {
+                kept.clear();
+                continue;
+            }
+            Err(error) => unexpected("loan", &error),
+        };
+        board.beat(slot);
+        numbers += 1;
+        stamp(&mut loan, numbers);
+        let payload = numbers.to_le_bytes();
+        match what {
+            2 => {
+                if let Err(failed) = mailbox.send_buffer_with(loan, &payload, 0, soon(&mut rng)) {
+                    if !gave_up(&failed.error) {
+                        unexpected("send_buffer", &failed.error);
+                    }
+                    Kept::Alone(failed.payload, numbers).check();
+                }
+            }
+            3 => {
+                let shared = loan.share();
+                for _ in 0..2 {
+                    match mailbox.send_buffer_with(&shared, &payload, 0, soon(&mut rng)) {
+                        Err(failed) if !gave_up(&failed.error) => {
+                            unexpected("send_buffer", &failed.error);
+                        }
+                        _ => {}
+                    }
+                }
+                dawdle(&mut rng);
+                assert_eq!(shared.get::<u64>(0), Ok(numbers), "somebody has written it");
+            }
+            4 => kept.push(Kept::Alone(loan, numbers)),
+            _ => Kept::Alone(loan, numbers).check(),
+        }
+    }
+}
+
+#[test]
+fn no_block_of_a_pool_is_lost_or_in_two_hands_after_a_million_loans() {
+    scenario("pools", POOLS, |rng, kills| {
+        let board = Board::new();
+        let pool = Pool::options().anonymous(BLOCKS, BLOCK).expect("a pool");
+        let mailbox = Mailbox::options()
+            .capacity(Capacity::Bounded(8))
+            .anonymous()
+            .expect("a mailbox");
+        let work = |slot: usize, rng: Rng| borrower(&board, slot, rng, &pool, &mailbox);
+        let mut crew = Crew::new(&board, rng, 4, &work);
+        crew.torment_every(kills, |_| LOANS);
+        crew.stop();
+        crew.finish(0..4, || {});
+        let loans: u64 = (0..SLOTS).map(|slot| board.beats(slot)).sum();
+        assert!(loans >= (kills as u64 - 1) * LOANS, "{loans} loans");
+        while mailbox.try_recv_buffers(&pool).is_ok() {}
+        pool.flush();
+        let info = pool.info().expect("it is there");
+        assert_eq!(
+            (info.value, info.messages, info.unacknowledged),
+            (BLOCKS.into(), 0, 0)
+        );
+        assert_eq!(info.sent, info.received, "as many were lent as became free");
+        let mut all: Vec<_> = (0..BLOCKS)
+            .map(|_| pool.try_loan(1).expect("all are free"))
+            .collect();
+        let mut places: Vec<_> = all.iter_mut().map(|loan| loan.as_mut_ptr()).collect();
+        places.sort();
+        places.dedup();
+        assert_eq!(places.len(), BLOCKS as usize, "each of them once");
+        assert!(pool.try_loan(1).is_err());
+        tell(&format!(
+            "pools: {loans} loans, of which the kernel lent {}, and {} calls for that alone",
+            info.sent, info.requests
+        ));
     });
 }

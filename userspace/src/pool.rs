@@ -53,6 +53,8 @@ struct Cache {
     returns: Vec<u32>,
     /// Whether this process borrows, and not only receives.
     borrows: bool,
+    /// Threads that wait for a block, which they get from the kernel alone.
+    waiting: usize,
 }
 
 /// A pool that is mapped. Every buffer keeps it.
@@ -90,6 +92,7 @@ impl Core {
                 free: Vec::new(),
                 returns: Vec::new(),
                 borrows: false,
+                waiting: 0,
             }),
             process,
             handle,
@@ -107,6 +110,7 @@ impl Core {
             cache.mark = MARKS.fetch_add(1, Relaxed);
             cache.free.clear();
             cache.returns.clear();
+            cache.waiting = 0;
             self.process.store(cache.mark);
         }
         cache
@@ -119,6 +123,7 @@ impl Core {
             if let Some(block) = cache.free.pop() {
                 return Ok(self.held(cache.mark, block, 0));
             }
+            cache.waiting += 1;
             std::mem::take(&mut cache.returns)
         };
         let (flags, timeout_ns) = wait.flags();
@@ -135,6 +140,7 @@ impl Core {
             raw::loan(&self.handle, &returns[..left], loans, &mut args)
         });
         let mut cache = self.cache();
+        cache.waiting -= 1;
         cache.put_back(returns, args.return_count);
         let lent = lent.map(|()| {
             let (first, others) = loans[..(args.loan_count as usize).min(loans.len())]
@@ -165,12 +171,13 @@ impl Core {
             // It is the parent's.
             return;
         }
-        if cache.borrows && !held.shared && cache.free.len() < self.keep {
+        let waits = cache.waiting > 0;
+        if cache.borrows && !held.shared && !waits && cache.free.len() < self.keep {
             cache.free.push(held.block);
             return;
         }
         cache.returns.push(held.block);
-        if cache.returns.len() > self.keep {
+        if waits || cache.returns.len() > self.keep {
             let returns = std::mem::take(&mut cache.returns);
             drop(cache);
             self.give_back(returns);

@@ -2,6 +2,7 @@
 
 mod acknowledged;
 mod barriers;
+mod buffers;
 mod calls;
 mod copying;
 mod delivery;
@@ -22,6 +23,7 @@ mod ports;
 mod rendezvous;
 mod reports;
 mod reservations;
+mod rings;
 mod segment_grants;
 mod segment_mutexes;
 mod segments;
