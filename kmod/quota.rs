@@ -75,7 +75,7 @@ pub(crate) struct User {
     objects: Account,
     /// Files in messages, counted as bytes.
     files: Account,
-    /// Memory of pipes.
+    /// Memory of pipes and rings.
     pipes: Account,
     /// Pages of shared memory, counted as bytes.
     shared: Account,
@@ -184,7 +184,7 @@ impl Pinned {
         Ok(ObjectCharge(self.0.clone()))
     }
 
-    /// Charges the memory of a pipe, which is as many bytes as a user's messages may have, apart
+    /// Charges the memory of a pipe or a ring, which is as many bytes as a user's messages may have, apart
     /// from those.
     pub(crate) fn charge_pipe(&self, bytes: u64) -> Result<PipeCharge> {
         self.pipes.charge(bytes, MAX_THINGS, limits::user_bytes())?;
@@ -228,7 +228,7 @@ impl Drop for SharedCharge {
     }
 }
 
-/// Memory of a pipe that is charged to a user. Dropping this gives it back.
+/// Memory of a pipe or a ring that is charged to a user. Dropping this gives it back.
 pub(crate) struct PipeCharge(Arc<User>, u64);
 
 impl Drop for PipeCharge {

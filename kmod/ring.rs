@@ -16,7 +16,7 @@ use crate::{
         ended, ring_busy, ring_has_room, ring_offset, ring_used, ring_writable, List, RingLeave,
         RingParties, RingRefusal, RingSide, RING_PRODUCERS, RING_UNIT,
     },
-    quota::{Pinned, SharedCharge},
+    quota::{PipeCharge, Pinned},
     share::Shares,
     uapi,
     wait::{Outcome, Pollers, Wait, Waiter, WaiterPtr},
@@ -103,7 +103,7 @@ pub(crate) struct Ring {
     inner: SpinLock<Inner>,
     #[pin]
     pollers: Pollers,
-    _charge: SharedCharge,
+    _charge: PipeCharge,
 }
 
 impl Ring {
@@ -123,7 +123,8 @@ impl Ring {
         // At most 2^30.
         let capacity = wanted.max(page).next_power_of_two();
         let pages = capacity / page + u64::from(uapi::POSTBOX_RING_DATA_PAGE);
-        let charge = user.charge_shared(pages * page)?;
+        // As a pipe's: it is memory of the kernel's, which cannot be swapped.
+        let charge = user.charge_pipe(pages * page)?;
         let pages = Pages::new(usize::try_from(pages)?)?;
         Ok(pin_init!(Self {
             pages,
