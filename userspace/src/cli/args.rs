@@ -32,7 +32,8 @@ pub fn exit_status_help() -> String {
     format!("Exit status:\n{}", lines.collect::<String>())
 }
 
-/// Look at and use the objects of the postbox kernel module: mailboxes, links, pipes, semaphores
+/// Look at and use the objects of the postbox kernel module: mailboxes, links, pipes, semaphores,
+/// shared memory
 ///
 /// Data goes to standard output, messages to standard error. Sizes are given as 512, 64KiB, 1MiB;
 /// times as 10ms, 2s, 1m.
@@ -171,6 +172,19 @@ pub enum Command {
     /// Wait until all have arrived
     #[command(subcommand)]
     Barrier(Barrier),
+    /// Make, read and write shared memory
+    #[command(subcommand)]
+    Segment(Segment),
+    /// Let somebody else open an object
+    ///
+    /// Whoever it is granted to can open it by its name, also where its mode forbids that. For its
+    /// owner. A second grant to the same one replaces the first.
+    Grant(Grant),
+    /// Take back what was granted
+    ///
+    /// What is open stays open, and what is mapped stays mapped; nobody can open it any more, or map
+    /// memory, by what was granted.
+    Revoke(Revoke),
     /// Send a message to a process
     ///
     /// The process must have opened its endpoint, as `postbox inbox` does.
@@ -496,6 +510,100 @@ pub struct WaitFor {
     pub name: String,
     #[command(flatten)]
     pub wait: Wait,
+}
+
+#[derive(Subcommand)]
+pub enum Segment {
+    /// Make a segment that stays until it is removed
+    Create {
+        #[command(flatten)]
+        make: MakeSegment,
+        /// Its size, which becomes whole pages
+        #[arg(long, short, value_parser = size)]
+        size: u64,
+    },
+    /// Make one that nobody can ever write to, and that stays until it is removed
+    ///
+    /// It has what the file has, and zeros up to a whole page.
+    Freeze {
+        #[command(flatten)]
+        make: MakeSegment,
+        /// What it contains; - is standard input
+        #[arg(long, short, value_name = "PATH", default_value = "-")]
+        file: PathBuf,
+    },
+    /// Print what is in it
+    Read {
+        /// The segment
+        name: String,
+        /// Where to begin
+        #[arg(long, short, default_value = "0", value_parser = size)]
+        offset: u64,
+        /// How many bytes [default: up to its end]
+        #[arg(long, short, value_parser = size)]
+        length: Option<u64>,
+    },
+    /// Write to it
+    Write {
+        /// The segment
+        name: String,
+        /// Where to begin
+        #[arg(long, short, default_value = "0", value_parser = size)]
+        offset: u64,
+        /// What is written; - is standard input
+        #[arg(long, short, value_name = "PATH", default_value = "-")]
+        file: PathBuf,
+    },
+}
+
+/// A segment that is to be made.
+#[derive(Args)]
+pub struct MakeSegment {
+    /// Its name
+    pub name: String,
+    /// Permission bits: r to map it, w to write, too
+    #[arg(long, short, default_value = "0600", value_parser = mode)]
+    pub mode: u32,
+    /// Of huge pages
+    #[arg(long)]
+    pub huge: bool,
+    /// Do not fail if there is one of that name (which keeps what it has)
+    #[arg(long)]
+    pub exist_ok: bool,
+}
+
+#[derive(Args)]
+pub struct Grant {
+    /// The object, of any kind
+    pub name: String,
+    /// r to receive, read and map; w to send, write, and write to what is mapped; rw for both
+    #[arg(value_parser = ["r", "w", "rw"])]
+    pub rights: String,
+    #[command(flatten)]
+    pub to: Grantee,
+}
+
+#[derive(Args)]
+pub struct Revoke {
+    /// The object, of any kind
+    pub name: String,
+    #[command(flatten)]
+    pub from: Grantee,
+}
+
+/// Whom something is granted.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub struct Grantee {
+    /// A user: a number or a name of /etc/passwd
+    #[arg(long, short)]
+    pub uid: Option<String>,
+    /// A group: a number or a name of /etc/group
+    #[arg(long, short)]
+    pub gid: Option<String>,
+    /// A process, until it ends
+    #[arg(long, short)]
+    pub pid: Option<u32>,
 }
 
 #[derive(Args)]

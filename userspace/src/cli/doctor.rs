@@ -178,7 +178,8 @@ fn quota() -> Check {
         }
     };
     let found = format!(
-        "{} of {} messages, {} of {} bytes, {} of {} files in them, {} of {} objects in use",
+        "{} of {} messages, {} of {} bytes, {} of {} files in them, {} of {} objects, \
+         {} of {} bytes of shared memory in use",
         usage.messages,
         usage.messages_max,
         usage.bytes,
@@ -187,12 +188,15 @@ fn quota() -> Check {
         usage.files_max,
         usage.objects,
         usage.objects_max,
+        usage.shared,
+        usage.shared_max,
     );
     let tight = |used: u64, max: u64| used > max - max / 10;
     let any = tight(usage.messages, usage.messages_max)
         || tight(usage.bytes, usage.bytes_max)
         || tight(usage.files, usage.files_max)
-        || tight(usage.objects, usage.objects_max);
+        || tight(usage.objects, usage.objects_max)
+        || tight(usage.shared, usage.shared_max);
     if any {
         let fix = "receive what is queued, remove objects (postbox ls, postbox rm), or raise the \
             parameters in /sys/module/postbox/parameters";

@@ -10,6 +10,7 @@ mod messages;
 mod objects;
 mod output;
 mod pipes;
+mod segments;
 mod sync;
 
 use args::{Cli, Command};
@@ -129,6 +130,9 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Sem(args) => return sync::semaphore(&args),
         Command::Latch(args) => return sync::latch(&args),
         Command::Barrier(args) => sync::barrier(&args)?,
+        Command::Segment(args) => segments::segment(&args)?,
+        Command::Grant(args) => segments::grant(&args)?,
+        Command::Revoke(args) => segments::revoke(&args)?,
         Command::To(args) => messages::to(&args)?,
         Command::Inbox(args) => messages::inbox(&args)?,
         Command::Doctor { output } => return doctor::doctor(&output),

@@ -76,6 +76,7 @@ pub fn ls(glob: Option<&str>, output: &Output) -> Result<(), Failure> {
         let none = || String::from("-");
         let [messages, capacity, bytes, value] = match info.kind {
             Kind::Semaphore | Kind::Latch | Kind::Barrier => [none(), none(), none(), value(info)],
+            Kind::Segment => [none(), limit(info.capacity_bytes) + "B", none(), none()],
             Kind::Pipe => [
                 none(),
                 limit(info.capacity_bytes) + "B",
@@ -196,6 +197,11 @@ fn state(info: &Info) -> Vec<(&'static str, String)> {
             facts.extend((info.kind != Kind::Semaphore).then(|| ("broken", yes(info.broken))));
             facts.extend(handles);
         }
+        Kind::Segment => {
+            facts.push(("size", limit(info.capacity_bytes)));
+            facts.push(("frozen", yes(info.frozen)));
+            facts.extend(handles);
+        }
         Kind::Pipe => {
             facts.push(("capacity-bytes", limit(info.capacity_bytes)));
             facts.push(("bytes", info.bytes.to_string()));
@@ -251,6 +257,11 @@ pub fn limits(output: &Output) -> Result<(), Failure> {
             "objects of this user",
             Some(usage.objects),
             usage.objects_max,
+        ),
+        row(
+            "bytes of shared memory",
+            Some(usage.shared),
+            usage.shared_max,
         ),
         row("bytes of a message", None, version.message_max),
         row("messages of a batch", None, version.batch_max.into()),
