@@ -16,7 +16,7 @@ use crate::{
         ended, ring_busy, ring_has_room, ring_offset, ring_used, ring_writable, List, RingLeave,
         RingParties, RingRefusal, RingSide, RING_PRODUCERS, RING_UNIT,
     },
-    quota::{PipeCharge, Pinned},
+    quota::{Pinned, PipeCharge},
     share::Shares,
     uapi,
     wait::{Outcome, Pollers, Wait, Waiter, WaiterPtr},
