@@ -18,7 +18,7 @@ macro_rules! requests {
 }
 
 /// The requests, and the sizes of their arguments.
-const REQUESTS: [(&str, u32, usize); 33] = requests![
+const REQUESTS: [(&str, u32, usize); 38] = requests![
     "VERSION" POSTBOX_VERSION postbox_version,
     "OPEN" POSTBOX_OPEN postbox_open,
     "DUP" POSTBOX_DUP postbox_dup,
@@ -27,6 +27,8 @@ const REQUESTS: [(&str, u32, usize); 33] = requests![
     "INFO" POSTBOX_INFO postbox_info,
     "LIST" POSTBOX_LIST postbox_list,
     "USAGE" POSTBOX_USAGE postbox_usage,
+    "GRANT" POSTBOX_GRANT postbox_grant,
+    "REVOKE" POSTBOX_REVOKE postbox_grant,
     "SEND" POSTBOX_SEND postbox_send,
     "RECV" POSTBOX_RECV postbox_recv,
     "ACK" POSTBOX_ACK postbox_ack,
@@ -51,6 +53,9 @@ const REQUESTS: [(&str, u32, usize); 33] = requests![
     "WAIT" POSTBOX_WAIT postbox_sync,
     "JOIN" POSTBOX_JOIN postbox_sync,
     "LEAVE" POSTBOX_LEAVE postbox_sync,
+    "ATTACH" POSTBOX_ATTACH postbox_attach,
+    "WAIT_WORD" POSTBOX_WAIT_WORD postbox_word,
+    "WAKE_WORD" POSTBOX_WAKE_WORD postbox_word,
     "LOAN" POSTBOX_LOAN postbox_loan,
 ];
 
@@ -258,6 +263,9 @@ struct Good {
     open_latch: Handle,
     barrier: Handle,
     pool: Handle,
+    segment: Handle,
+    /// Has a name.
+    granted: Handle,
 }
 
 impl Good {
@@ -289,6 +297,13 @@ impl Good {
             open_latch,
             barrier: Handle::barrier(1 << 20),
             pool: Handle::pool(8, 64),
+            segment: Handle::segment(1),
+            granted: Make {
+                rights,
+                ..Make::default()
+            }
+            .open(unique("granted").as_str())
+            .expect("new"),
         }
     }
 
@@ -326,6 +341,8 @@ impl Good {
             "WAIT" => &self.open_latch,
             "JOIN" | "LEAVE" => &self.barrier,
             "LOAN" => &self.pool,
+            "ATTACH" | "WAIT_WORD" | "WAKE_WORD" => &self.segment,
+            "GRANT" | "REVOKE" => &self.granted,
             _ => &self.mailbox,
         }
     }
@@ -591,6 +608,38 @@ impl Good {
                 ..Default::default()
             })
             .to_vec(),
+            "GRANT" | "REVOKE" => {
+                let args = sys::postbox_grant {
+                    size: self_size::<sys::postbox_grant>(),
+                    who: sys::POSTBOX_GRANT_UID,
+                    id: 4321,
+                    rights: SEND,
+                };
+                if name == "GRANT" {
+                    bytes(&args).to_vec()
+                } else {
+                    raw::grant(&self.granted, &args).expect("it has few");
+                    bytes(&sys::postbox_grant { rights: 0, ..args }).to_vec()
+                }
+            }
+            "ATTACH" => bytes(&sys::postbox_attach {
+                size: self_size::<sys::postbox_attach>(),
+                ..Default::default()
+            })
+            .to_vec(),
+            // The word is another.
+            "WAIT_WORD" => bytes(&sys::postbox_word {
+                size: self_size::<sys::postbox_word>(),
+                value: 5,
+                ..Default::default()
+            })
+            .to_vec(),
+            "WAKE_WORD" => bytes(&sys::postbox_word {
+                size: self_size::<sys::postbox_word>(),
+                count: 1,
+                ..Default::default()
+            })
+            .to_vec(),
             other => panic!("no such request: {other}"),
         };
         (self.handle(name), argument)
@@ -820,10 +869,13 @@ fn g11_arguments_that_cannot_be_written_back() {
                     | "REPLY"
                     | "WAIT_PEER"
                     | "SHUTDOWN"
+                    | "GRANT"
+                    | "REVOKE"
+                    | "WAKE_WORD"
             ) && !matches!(
                 name,
                 // These, only what is not the usual.
-                "ACQUIRE" | "RELEASE" | "COUNT_DOWN" | "WAIT" | "JOIN" | "LEAVE"
+                "ACQUIRE" | "RELEASE" | "COUNT_DOWN" | "WAIT" | "JOIN" | "LEAVE" | "WAIT_WORD"
             );
             let (handle, argument) = good.argument(name);
             good.arena.put(at, &argument);
@@ -1425,7 +1477,7 @@ fn g11_reserved_fields_and_values_out_of_range() {
 }
 
 /// One of each kind, with both rights, and what it is.
-fn kinds(good: &Good) -> [(&'static str, Handle); 9] {
+fn kinds(good: &Good) -> [(&'static str, Handle); 10] {
     let both = |handle: &Handle| handle.dup(SEND | RECEIVE).expect("it has them");
     [
         ("mailbox", both(&good.mailbox)),
@@ -1437,6 +1489,7 @@ fn kinds(good: &Good) -> [(&'static str, Handle); 9] {
         ("latch", both(&good.open_latch)),
         ("barrier", both(&good.barrier)),
         ("pool", both(&good.pool)),
+        ("segment", both(&good.segment)),
     ]
 }
 
@@ -1453,6 +1506,7 @@ fn able(name: &str) -> &'static [&'static str] {
         "COUNT_DOWN" => &["latch"],
         "WAIT" | "JOIN" | "LEAVE" => &["latch", "barrier"],
         "LOAN" => &["pool"],
+        "ATTACH" | "WAIT_WORD" | "WAKE_WORD" => &["segment"],
         other => panic!("{other} can be asked of all, or of none"),
     }
 }
@@ -1485,7 +1539,7 @@ fn g11_every_request_to_every_kind_of_object() {
                     }
                 }
                 // They are for all that are bound.
-                "INFO" | "DUP" | "SET_ATTR" => {
+                "INFO" | "DUP" | "SET_ATTR" | "GRANT" | "REVOKE" => {
                     assert_eq!(call(&good.unbound), Err(Errno::BADFD), "{name}, unbound");
                 }
                 _ => {
@@ -1527,8 +1581,10 @@ fn g11_requests_without_the_right_to_them() {
             if matches!(
                 name,
                 "VERSION" | "OPEN" | "DUP" | "UNLINK" | "SET_ATTR" | "INFO" | "LIST" | "USAGE"
-            ) || matches!(name, "PAIR" | "CONNECT" | "PEER" | "WAIT_PEER")
-            {
+            ) || matches!(
+                name,
+                "PAIR" | "CONNECT" | "PEER" | "WAIT_PEER" | "GRANT" | "REVOKE"
+            ) {
                 continue;
             }
             let argument = good.argument(name).1;
@@ -1550,6 +1606,12 @@ fn g11_requests_without_the_right_to_them() {
                 ..Default::default()
             };
             assert_eq!(raw::set_attr(handle, &attr), Err(Errno::ACCESS), "{kind}");
+            let grant = sys::postbox_grant {
+                who: sys::POSTBOX_GRANT_UID,
+                rights: SEND,
+                ..Default::default()
+            };
+            assert_eq!(raw::grant(handle, &grant), Err(Errno::ACCESS), "{kind}");
         }
         let (first, _second) = link();
         let receiver = first.dup(RECEIVE).expect("it has it");
@@ -3133,6 +3195,30 @@ fn fuzz(rng: &mut Rng, handles: &[Handle], iterations: u64) -> [u64; 2] {
                 field(offset_of!(sys::postbox_sync, timeout_ns), &[0; 8]);
                 field(offset_of!(sys::postbox_sync, reserved), &[0; 4]);
             }
+            sys::POSTBOX_GRANT | sys::POSTBOX_REVOKE if !rng.one_in(4) => {
+                field(4, &(rng.below(4) as u32).to_ne_bytes());
+                let (id, rights) = (rng.below(100) as u32, rng.below(4) as u32);
+                field(offset_of!(sys::postbox_grant, id), &id.to_ne_bytes());
+                field(
+                    offset_of!(sys::postbox_grant, rights),
+                    &rights.to_ne_bytes(),
+                );
+            }
+            sys::POSTBOX_WAIT_WORD | sys::POSTBOX_WAKE_WORD if !rng.one_in(4) => {
+                let offset = 8 * rng.below(1030);
+                field(offset_of!(sys::postbox_word, offset), &offset.to_ne_bytes());
+                // What the kernel may have given, or what is there.
+                let value = rng.below(6);
+                field(offset_of!(sys::postbox_word, value), &value.to_ne_bytes());
+                let time = rng.below(10_000);
+                field(
+                    offset_of!(sys::postbox_word, timeout_ns),
+                    &time.to_ne_bytes(),
+                );
+                let count = rng.below(3) as u32;
+                field(offset_of!(sys::postbox_word, count), &count.to_ne_bytes());
+                field(offset_of!(sys::postbox_word, state), &[0; 4]);
+            }
             sys::POSTBOX_RESERVE if !rng.one_in(4) => {
                 field(8, &rng.below(5000).to_ne_bytes());
                 field(16, &rng.below(10_000).to_ne_bytes());
@@ -3238,6 +3324,7 @@ fn g11_random_requests_from_several_processes() {
                 Handle::semaphore(2, 4),
                 Handle::latch(3),
                 Handle::barrier(2),
+                Handle::segment(2),
             ];
             let counts = Ledger::new(2);
             let children: Vec<Child> = (0..4)
