@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use postbox::{
     Barrier, Buffer, Capacity, Error, ErrorKind, Latch, Link, LinkOptions, Listener, Loan, Mailbox,
-    Pool, Port, Receiver, Semaphore, Sender, Wait,
+    Pool, Port, Receiver, Segment, Semaphore, Sender, Wait,
 };
 use postbox_tests::{
     Child, Exit, Ledger, Rng, User, WATCHDOG, check, fresh_user, handle_signal, isolated, scaled,
@@ -29,6 +29,7 @@ const CALLS: usize = 120;
 const LINKS: usize = 120;
 const PORTS: usize = 110;
 const SEMAPHORES: usize = 100;
+const LOCKS: usize = 120;
 const LATCHES: usize = 80;
 const BARRIERS: usize = 100;
 const MEMBERS: usize = 50;
@@ -60,11 +61,14 @@ fn scenario(name: &'static str, kills: usize, body: impl FnOnce(&mut Rng, usize)
             handle_signal(libc::SIGUSR1, 0);
             body(&mut Rng::new(seed), kills);
             let usage = postbox::usage().expect("usage");
-            assert_eq!(
-                (usage.messages, usage.bytes, usage.objects, usage.files),
-                (0, 0, 0, 0),
-                "the user still has something in use"
-            );
+            let usage = [
+                usage.messages,
+                usage.bytes,
+                usage.objects,
+                usage.files,
+                usage.shared,
+            ];
+            assert_eq!(usage, [0; 5], "the user still has something in use");
             let seconds = start.elapsed().as_secs_f64();
             tell(&format!("{name}: {kills} kills, {seconds:.1} s"));
         });
@@ -778,6 +782,80 @@ fn holders_of_a_lock() {
 #[test]
 fn holders_of_units() {
     semaphores("holders_of_units", 3);
+}
+
+// The lock in shared memory.
+
+/// Changes two numbers together. Whoever dies between the two leaves them unequal.
+fn count_together(board: &Board, slot: usize, mut rng: Rng, path: &str) {
+    let open = || {
+        let segment = Segment::open(path).expect("open the segment");
+        segment.attach().expect("map it")
+    };
+    let mut mapping = open();
+    while !board.stop() {
+        let mutex = mapping.mutex::<[u64; 2]>(64).expect("it has room");
+        let mut guard = match mutex.lock_with(waiting(&mut rng)) {
+            Ok(guard) => guard,
+            Err(error) if error.is_timeout() || error.kind == ErrorKind::NotYet => {
+                board.beat(slot);
+                continue;
+            }
+            Err(error) => unexpected("lock", &error),
+        };
+        let before = board.0[HOLDER].swap(std::process::id().into(), SeqCst);
+        assert!(
+            before == 0 || guard.owner_died(),
+            "process {before} has it, and did not die"
+        );
+        let [one, other] = guard.get();
+        if guard.owner_died() {
+            assert!(one == other || one == other + 1, "{one} and {other}");
+            guard.mark_consistent();
+        } else {
+            assert_eq!(one, other, "somebody else was there");
+        }
+        guard.set(&[one + 1, one]);
+        dawdle(&mut rng);
+        guard.set(&[one + 1; 2]);
+        board.0[HOLDER].store(0, SeqCst);
+        if rng.one_in(16) {
+            // It is given back as the last descriptor is closed.
+            std::mem::forget(guard);
+            mapping = open();
+        } else {
+            drop(guard);
+        }
+        board.beat(slot);
+        dawdle(&mut rng);
+    }
+}
+
+#[test]
+fn holders_of_a_lock_in_memory() {
+    const USERS: usize = 5;
+    scenario("holders_of_a_lock_in_memory", LOCKS, |rng, kills| {
+        let board = Board::new();
+        let path = unique("kills");
+        let segment = Segment::options()
+            .create_new(&path, 4096)
+            .expect("make the segment");
+        let work = |slot: usize, rng: Rng| {
+            keep_only(None);
+            count_together(&board, slot, rng, &path);
+        };
+        let mut crew = Crew::new(&board, rng, USERS, &work);
+        crew.torment(kills);
+        crew.stop();
+        crew.finish(0..USERS, || {});
+        assert_eq!(segment.info().expect("info").waiting_receivers, 0);
+        let mapping = segment.attach().expect("map it");
+        let mutex = mapping.mutex::<[u64; 2]>(64).expect("it has room");
+        let guard = mutex.try_lock().expect("nobody is left who has it");
+        let [one, other] = guard.get();
+        assert!(one == other || guard.owner_died(), "{one} and {other}");
+        assert!(one > 0);
+    });
 }
 
 // Latches and barriers.

@@ -34,6 +34,7 @@ fn parameters() -> String {
         "max_user_bytes",
         "max_user_objects",
         "max_user_files",
+        "max_user_shared",
         "max_message",
         "max_pipe",
     ]
@@ -374,7 +375,7 @@ fn g12_parameters_can_be_given_at_load() {
     assert_eq!(
         module.load(
             "max_user_messages=7 max_user_bytes=5000 max_user_objects=3 max_user_files=2 \
-             max_message=1000 max_pipe=4096"
+             max_user_shared=8192 max_message=1000 max_pipe=4096"
         ),
         Ok(())
     );
@@ -386,9 +387,10 @@ fn g12_parameters_can_be_given_at_load() {
                 usage.messages_max,
                 usage.bytes_max,
                 usage.objects_max,
-                usage.files_max
+                usage.files_max,
+                usage.shared_max
             ),
-            (7, 5000, 3, 2)
+            (7, 5000, 3, 2, 8192)
         );
         assert_eq!(raw::version(&mailbox).expect("it tells").message_max, 1000);
         let pipe = Handle::unbound();

@@ -336,6 +336,57 @@ fn g10_files_are_limited_and_given_back() {
 }
 
 #[test]
+fn g10_shared_memory_is_limited_and_given_back() {
+    limited(&[("max_user_shared", 8 * PAGE as u64)], || {
+        let make =
+            |pages: usize| MakeSegment::default().open(None, Some(&memory(pages * PAGE, 0, SEALS)));
+        let shared = || {
+            let usage = raw::usage(Handle::unbound()).expect("it tells");
+            assert_eq!(usage.shared_max, 8 * PAGE as u64);
+            usage.shared / PAGE as u64
+        };
+        assert_eq!(shared(), 0);
+        assert_eq!(make(9).map(drop), Err(Errno::DQUOT));
+        let first = make(5).expect("so much is free");
+        assert_eq!(shared(), 5);
+        let objects = first.usage().2;
+        assert_eq!(make(4).map(drop), Err(Errno::DQUOT));
+        assert_eq!((shared(), first.usage().2), (5, objects), "nothing is left");
+        let second = make(3).expect("so much is left");
+        assert_eq!(make(1).map(drop), Err(Errno::DQUOT));
+        // It is the maker's as long as anybody holds it, and no longer.
+        let reader = second.receiver();
+        drop(second);
+        assert_eq!(shared(), 8);
+        drop(reader);
+        wait_until("it to be given back", || shared() == 5);
+        // What is mapped is the memory's and not the object's.
+        let mapped = first.map(0, PAGE, RW).expect("both rights");
+        drop(first);
+        wait_until("it to be given back", || shared() == 0);
+        mapped.set(0, 1);
+        // What is refused otherwise costs nothing.
+        let unsealed = MakeSegment::default().open(None, Some(&memory(PAGE, 0, 0)));
+        assert_eq!(unsealed.map(drop), Err(Errno::INVAL));
+        let read_only = memory(PAGE, 0, SEALS | libc::F_SEAL_WRITE);
+        let useless = MakeSegment::default().open(None, Some(&read_only));
+        assert_eq!(useless.map(drop), Err(Errno::ACCESS));
+        assert_eq!(shared(), 0);
+        // A killed maker's.
+        let gate = Gate::new();
+        let child = spawn(|| {
+            let _segment = make(8).expect("all is free");
+            gate.open(1);
+            std::thread::sleep(WATCHDOG);
+        });
+        gate.pass();
+        assert_eq!(shared(), 8);
+        child.destroy();
+        wait_until("it to be given back", || shared() == 0);
+    });
+}
+
+#[test]
 fn g10_calls_are_charged_and_given_back() {
     limited(&[("max_user_messages", 2), ("max_user_files", 3)], || {
         let (tx, rx) = Handle::anonymous(UNBOUNDED).split();
@@ -712,8 +763,10 @@ fn g10_a_limit_of_zero_and_a_huge_one() {
             ("max_user_objects", u64::MAX),
             ("max_user_files", u64::MAX),
             ("max_pipe", u64::MAX),
+            ("max_user_shared", u64::MAX),
         ],
         || {
+            assert_eq!(Handle::segment(2).info().capacity_bytes, 2 * PAGE as u64);
             let mailbox = Handle::anonymous(4);
             mailbox.put("x");
             assert_eq!(mailbox.get(), "x");
