@@ -275,11 +275,7 @@ unsafe extern "C" fn fop_read(
     let (handle, nonblocking) = unsafe { (handle(file), (*file).f_flags & flags::O_NONBLOCK != 0) };
     let (to, wait) = (UserBytes::at(buffer as usize), wait(nonblocking));
     read_result(match handle.rx() {
-        // Who only reads cannot answer a request.
-        Ok(mailbox) => mailbox.receive(&Receive::any(len, wait, None), |message| {
-            let payload = message.payload();
-            to.copy_from(payload).map(|()| payload.len())
-        }),
+        Ok(mailbox) => mailbox.receive_bytes(to, len, wait),
         Err(_) => pipe::read_bytes(&handle, to, len, &wait).map_err(Failure::Error),
     })
 }

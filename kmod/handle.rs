@@ -233,6 +233,7 @@ impl Handle {
 
     /// Calls `f` with the user who pays for what the current task, whose effective user is `uid`,
     /// sends.
+    #[inline(always)]
     pub(crate) fn with_payer(&self, uid: u32, f: impl FnOnce(&Pinned) -> Result) -> Result {
         if uid == self.user.uid {
             return f(&self.user);

@@ -108,6 +108,22 @@ bool postbox_copy_out(void __user *to, const void *from, size_t len)
 }
 
 /*
+ * The same for under a spinlock: without waiting for pages that are not there.
+ * A task that is being killed gets nothing.
+ */
+bool postbox_copy_out_now(void __user *to, const void *from, size_t len)
+{
+	bool copied;
+
+	if (fatal_signal_pending(current))
+		return false;
+	pagefault_disable();
+	copied = !_copy_to_user(to, from, len);
+	pagefault_enable();
+	return copied;
+}
+
+/*
  * Memory for messages. Neither a full memory cgroup nor a system short of
  * memory is a reason to kill somebody: the send fails.
  */
@@ -338,9 +354,12 @@ u64 postbox_task_hand_over(struct task_struct *task, bool stay)
 	init_waitqueue_entry(&entry, task);
 	default_wake_function(&entry, TASK_NORMAL, WF_SYNC | WF_CURRENT_CPU, NULL);
 	if (stay && task_cpu(task) == raw_smp_processor_id()) {
+		unsigned long before = current->nvcsw + current->nivcsw;
 		u64 start = local_clock();
 
-		if (yield_to(task, false) > 0)
+		/* The scheduler may find that the task goes on itself. */
+		if (yield_to(task, false) > 0 &&
+		    current->nvcsw + current->nivcsw != before)
 			away = max(local_clock() - start, 1);
 	}
 	put_task_struct(task);

@@ -66,6 +66,7 @@ int postbox_write_args(const void *args, size_t args_size, void __user *to,
 		       size_t user_size);
 bool postbox_copy_in(void *to, const void __user *from, size_t len);
 bool postbox_copy_out(void __user *to, const void *from, size_t len);
+bool postbox_copy_out_now(void __user *to, const void *from, size_t len);
 
 void *postbox_alloc(size_t size);
 

@@ -146,6 +146,7 @@ pub(crate) mod c {
 
         pub(super) fn postbox_copy_in(to: *mut u8, from: *const c_void, len: usize) -> bool;
         pub(super) fn postbox_copy_out(to: *mut c_void, from: *const u8, len: usize) -> bool;
+        pub(super) fn postbox_copy_out_now(to: *mut c_void, from: *const u8, len: usize) -> bool;
 
         pub(super) fn postbox_identity_renew(id: *mut RawIdentity);
         pub(super) fn postbox_identity_put(id: *const RawIdentity);
@@ -227,6 +228,14 @@ impl UserBytes {
         } else {
             Err(EFAULT)
         }
+    }
+
+    /// Copies some bytes there if it takes no waiting for pages, and the task is not being killed.
+    #[inline]
+    pub(crate) fn copy_now(self, bytes: &[u8]) -> bool {
+        let to = self.address as *mut c_void;
+        // SAFETY: The slice is valid for reading.
+        unsafe { c::postbox_copy_out_now(to, bytes.as_ptr(), bytes.len()) }
     }
 }
 

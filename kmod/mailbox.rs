@@ -6,7 +6,7 @@
 
 use crate::{
     compat::{ecanceled, edquot, eopnotsupp, eownerdead, estale},
-    helpers::{self, Process},
+    helpers::{self, Process, UserBytes},
     message::{Message, Needs, Room, Spare, SPARE_BYTES},
     queue::{
         self, Capacity, Commit, HandleState, List, Received, Reserving, Returned, Sending, Sent,
@@ -328,6 +328,7 @@ impl Mailbox {
     // Sending.
 
     /// A message to fill and send.
+    #[inline(always)]
     pub(crate) fn message(&self) -> Result<KBox<Message>> {
         if let Some(message) = self.spare.take() {
             return Ok(message);
@@ -340,6 +341,7 @@ impl Mailbox {
     }
 
     /// Sends a message.
+    #[inline(always)]
     pub(crate) fn send(&self, message: KBox<Message>, wait: &Wait) -> Result {
         let sent = self.inner.lock().send_now(message);
         match sent {
@@ -551,22 +553,80 @@ impl Mailbox {
         self.receive_after(None, how, copy)
     }
 
-    /// The same for who has just answered a caller, and leaves it the CPU if there is nothing to
+    /// Receives a message into a buffer of `room` bytes. Mostly that takes no more than to copy a few
+    /// bytes to memory that is there. Such a copy does not sleep, and so is made under the lock,
+    /// which then is taken once.
+    #[inline]
+    pub(crate) fn receive_bytes(
+        &self,
+        to: UserBytes,
+        room: usize,
+        wait: Wait,
+    ) -> Result<usize, Failure> {
+        let mut inner = self.inner.lock();
+        let Some(mut message) = inner.receive_now(|message| {
+            let bytes = message.small(room);
+            bytes.is_some_and(|bytes| to.copy_now(bytes))
+        }) else {
+            return self.receive_bytes_slowly(inner, to, room, wait);
+        };
+        let len = message.payload().len();
+        message.empty();
+        let message = match self.spare.put(message) {
+            Some(message) => inner.recycle(message),
+            None => None,
+        };
+        drop(inner);
+        drop(message);
+        self.pollers.wake(OUT);
+        Ok(len)
+    }
+
+    #[inline(never)]
+    fn receive_bytes_slowly<'a>(
+        &'a self,
+        inner: Guard<'a>,
+        to: UserBytes,
+        room: usize,
+        wait: Wait,
+    ) -> Result<usize, Failure> {
+        // Who only reads cannot answer a request.
+        let how = Receive::any(room, wait, None);
+        self.receive_locked(Some(inner), None, &how, |message| {
+            let payload = message.payload();
+            to.copy_from(payload).map(|()| payload.len())
+        })
+    }
+
+    /// The same as [`Self::receive`], for who has just answered a caller, and leaves it the CPU if there is nothing to
     /// receive yet.
     pub(crate) fn receive_after<T>(
         &self,
-        mut answered: Option<Wake>,
+        answered: Option<Wake>,
         how: &Receive<'_>,
-        mut copy: impl FnMut(&Message) -> Result<T>,
+        copy: impl FnMut(&Message) -> Result<T>,
     ) -> Result<T, Failure> {
         if let (true, Some(state)) = (how.lease, how.state) {
             if state.lock().leases() >= UNSETTLED_MAX {
                 return Err(edquot().into());
             }
         }
+        self.receive_locked(None, answered, how, copy)
+    }
+
+    /// The same, where the lock may be held already.
+    #[inline]
+    fn receive_locked<'a, T>(
+        &'a self,
+        mut inner: Option<Guard<'a>>,
+        mut answered: Option<Wake>,
+        how: &Receive<'_>,
+        mut copy: impl FnMut(&Message) -> Result<T>,
+    ) -> Result<T, Failure> {
         let mut again = false;
         loop {
-            let message = self.take(how, again, answered.take())?;
+            let guard = inner.take().unwrap_or_else(|| self.inner.lock());
+            let message = self.take(guard, how, again, answered.take())?;
             // Who waits is given a message of whatever size.
             if message.node().len() > how.room as u64 || !message.fits(how.files, how.leases) {
                 let needs = message.needs();
@@ -612,13 +672,13 @@ impl Mailbox {
 
     /// Takes a message, or waits to be given one; `again`, after the one that it had was withdrawn.
     #[inline]
-    fn take(
-        &self,
+    fn take<'a>(
+        &'a self,
+        mut inner: Guard<'a>,
         how: &Receive<'_>,
         again: bool,
         answered: Option<Wake>,
     ) -> Result<KBox<Message>, Failure> {
-        let mut inner = self.inner.lock();
         if how.from.is_none() {
             if let Some(message) = inner.take_now(how.room as u64) {
                 return Ok(message);

@@ -151,7 +151,7 @@ impl Message {
 
     /// Makes it a message of the current task, with the `len` bytes that come from `source`,
     /// sent through `handle`, and charges it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn fill(
         &mut self,
         priority: u16,
@@ -171,6 +171,7 @@ impl Message {
         self.write(0, len, source)
     }
 
+    #[inline(always)]
     fn write(&mut self, priority: u16, len: usize, source: &mut impl Source) -> Result {
         self.node.renew(priority, len as u64, self.sender.process());
         self.len = len;
@@ -311,9 +312,12 @@ impl Message {
     }
 
     /// It is received: gives back what it was charged, so that only memory is left.
+    #[inline]
     pub(crate) fn empty(&mut self) {
         self.charge.uncharge();
-        self.unload();
+        if self.cargo.is_some() {
+            self.unload();
+        }
     }
 
     /// The bytes of memory that it occupies.
@@ -324,6 +328,15 @@ impl Message {
     /// The payload.
     pub(crate) fn payload(&self) -> &[u8] {
         self.inline.get(..self.len).unwrap_or(&self.separate)
+    }
+
+    /// The payload, if it is small, there is room for it, and nothing else comes with it.
+    #[inline]
+    pub(crate) fn small(&self, room: usize) -> Option<&[u8]> {
+        if self.len > room || self.cargo.is_some() {
+            return None;
+        }
+        self.inline.get(..self.len)
     }
 
     /// Who sent it, as the current task sees that.

@@ -42,7 +42,7 @@ impl Account {
     }
 
     /// Charges for one thing of `bytes` bytes, which are at most [`MAX_CHARGE`].
-    #[inline]
+    #[inline(always)]
     fn charge(&self, bytes: u64, things_max: u64, bytes_max: u64) -> Result {
         let before = self.0.fetch_add(Self::amount(bytes), Relaxed) as u64;
         let (things, used) = (before >> BYTES, before & ((1 << BYTES) - 1));
@@ -263,7 +263,7 @@ impl MessageCharge {
     }
 
     /// Charges a user for a message of `len` bytes, when nothing is charged.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn charge(&mut self, user: &Pinned, len: usize) -> Result {
         // `limits::message` is at most 2^30.
         let bytes = len as u64;

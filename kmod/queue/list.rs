@@ -133,6 +133,7 @@ impl<O: Owner> List<O> {
     }
 
     /// Puts `element` at the end and returns where it is.
+    #[inline(always)]
     pub fn push_back(&mut self, element: O) -> NonNull<O::Target> {
         let tail = self.tail;
         // SAFETY: `tail` is an element, or there is none.
@@ -171,6 +172,7 @@ impl<O: Owner> List<O> {
     }
 
     /// Takes the first element out.
+    #[inline(always)]
     pub fn pop_front(&mut self) -> Option<O> {
         // SAFETY: `head` is an element.
         self.head.map(|head| unsafe { self.remove(head) })

@@ -425,6 +425,8 @@ pub struct Mailbox<M: Message, R: ReceiveWaiter<M>> {
     receivers: u32,
     no_more_sends: bool,
     no_more_receives: bool,
+    /// Both sides are there, and none of them is shut.
+    peers: bool,
     /// Senders can always come back, so that receivers never see the end.
     endless: bool,
     used_messages: u64,
@@ -458,6 +460,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
             receivers: 0,
             no_more_sends: false,
             no_more_receives: false,
+            peers: false,
             endless: false,
             used_messages: 0,
             used_bytes: 0,
@@ -583,7 +586,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
                 .is_some_and(|bytes| bytes <= self.capacity.bytes)
     }
 
-    #[inline]
+    #[inline(always)]
     fn use_up(&mut self, len: u64) {
         self.used_messages += 1;
         self.used_bytes += len;
@@ -610,12 +613,19 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         self.receivers += u32::from(receives);
         self.had_sender |= sends;
         self.had_receiver |= receives;
+        self.look_for_peers();
+    }
+
+    fn look_for_peers(&mut self) {
+        let shut = self.no_more_sends || self.no_more_receives;
+        self.peers = self.senders != 0 && self.receivers != 0 && !shut;
     }
 
     /// A handle was closed. Its leases have been given back before.
     pub fn close(&mut self, sends: bool, receives: bool, state: &mut HandleState<M>) -> End {
         self.senders -= u32::from(sends);
         self.receivers -= u32::from(receives);
+        self.look_for_peers();
         self.used_messages -= state.reserved_messages;
         self.used_bytes -= state.reserved_bytes;
         self.reserved_messages -= state.reserved_messages;
@@ -635,17 +645,14 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     pub fn shut(&mut self, sends: bool, receives: bool) {
         self.no_more_sends |= sends;
         self.no_more_receives |= receives;
+        self.look_for_peers();
     }
 
     /// Whether, at a glance, a change brought nothing that anybody waits for: both sides are there,
     /// and no sender waits for room.
     #[inline]
     pub fn calm(&self) -> bool {
-        self.blocked.is_empty()
-            && self.senders != 0
-            && self.receivers != 0
-            && !self.no_more_sends
-            && !self.no_more_receives
+        self.blocked.is_empty() && self.peers
     }
 
     /// Whether nobody has to be let in or told that the other side is gone.
@@ -716,9 +723,10 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     // Sending.
 
     /// Sends a message if nothing has to wait for that: the usual case. Otherwise it comes back.
+    #[inline(always)]
     pub fn send_now(&mut self, message: M) -> Result<Option<R::Wake>, M> {
         let len = message.entry().node().len;
-        if self.blocked.is_empty() && self.fits(len) && !self.refuses() {
+        if self.blocked.is_empty() && self.fits(len) && (self.peers || !self.refuses()) {
             Ok(self.accept(message))
         } else {
             Err(message)
@@ -862,7 +870,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     }
 
     /// The receiver that waits longest for a message like this.
-    #[inline]
+    #[inline(always)]
     fn pop_waiting(&mut self, node: &Node<M>) -> Option<R> {
         if self.picky == 0 {
             return self.waiting.pop_front();
@@ -878,7 +886,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     }
 
     /// Takes a message for which there is room: to a receiver that waits, or into the queue.
-    #[inline]
+    #[inline(always)]
     fn accept(&mut self, message: M) -> Option<R::Wake> {
         self.counters.sent += 1;
         match self.pop_waiting(message.entry().node()) {
@@ -890,13 +898,13 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn enqueue(&mut self, message: M) {
         self.number(message.entry().node());
         self.requeue(message);
     }
 
-    #[inline]
+    #[inline(always)]
     fn requeue(&mut self, message: M) {
         let node = message.entry().node();
         node.place.set(Place::Queued);
@@ -1043,6 +1051,26 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         }
         let message = self.queue.pop_front()?;
         Some(self.taken(message))
+    }
+
+    /// Receives the first message in one step, if all is [calm](Self::calm), nobody waits for it to
+    /// be received, and `copy` has its bytes: the usual case. Otherwise nothing is changed.
+    #[inline]
+    pub fn receive_now(&mut self, copy: impl FnOnce(&M::Entry) -> bool) -> Option<M> {
+        if !self.calm() {
+            return None;
+        }
+        let first = self.queue.front()?;
+        let node = first.node();
+        if node.kind != Kind::Message || node.sender.get().is_some() || !copy(first) {
+            return None;
+        }
+        let message = self.queue.pop_front()?;
+        let len = message.entry().node().len;
+        self.queued_bytes -= len;
+        self.give_room(len);
+        self.counters.received += 1;
+        Some(message)
     }
 
     /// Takes the first message of one origin if it has at most `room` bytes.

@@ -56,7 +56,26 @@ impl<M: Message> Ordered<M> {
     }
 
     /// Puts a message into its place.
-    pub(super) fn insert(&mut self, message: M) -> Raw<M> {
+    #[inline(always)]
+    pub(super) fn insert(&mut self, message: M) {
+        // Mostly that is the end.
+        let Some(tail) = self.list.tail() else {
+            self.list.push_back(message);
+            return;
+        };
+        let (node, last) = (message.entry().node(), Self::node(&tail));
+        if node.priority != last.priority || node.sequence.get() < last.sequence.get() {
+            return self.insert_within(message);
+        }
+        let up = last.up.take();
+        let new = self.list.push_back(message);
+        if up.is_some() {
+            self.set_level(new, up, None);
+        }
+    }
+
+    #[inline(never)]
+    fn insert_within(&mut self, message: M) {
         let (priority, sequence) = {
             let node = message.entry().node();
             (node.priority, node.sequence.get())
@@ -74,8 +93,7 @@ impl<M: Message> Ordered<M> {
         let Some(last) = same else {
             // SAFETY: `level` is an element or `None`.
             let new = unsafe { self.list.insert_after(level, message) };
-            self.set_level(new, level, below);
-            return new;
+            return self.set_level(new, level, below);
         };
         // Newer than all of its priority, unless it was in the queue before.
         if Self::node(&last).sequence.get() < sequence {
@@ -83,8 +101,7 @@ impl<M: Message> Ordered<M> {
             let new = unsafe { self.list.insert_after(Some(last), message) };
             let up = Self::node(&last).up.take();
             Self::node(&last).down.set(None);
-            self.set_level(new, up, below);
-            return new;
+            return self.set_level(new, up, below);
         }
         // Only messages that were taken before can be in front of it.
         let near = self
@@ -112,7 +129,6 @@ impl<M: Message> Ordered<M> {
         // SAFETY: `after` is an element or `None`.
         let new = unsafe { self.list.insert_after(after, message) };
         self.returned = Some(new);
-        new
     }
 
     /// Makes `last` the last of a level between the levels whose last ones are `up` and `down`.
@@ -138,9 +154,20 @@ impl<M: Message> Ordered<M> {
     }
 
     /// Takes the first message out.
+    #[inline(always)]
     pub(super) fn pop_front(&mut self) -> Option<M> {
+        let head = self.list.head()?;
+        // The last of its priority is on a chain with those of the others, if there are others.
+        let single = self.list.tail() == Some(head);
         // SAFETY: `head` is an element.
-        self.list.head().map(|head| unsafe { self.remove(head) })
+        let next = unsafe { self.list.next(head) };
+        let same =
+            next.is_some_and(|next| Self::node(&next).priority == Self::node(&head).priority);
+        if (single || same) && self.returned.is_none() {
+            return self.list.pop_front();
+        }
+        // SAFETY: `head` is an element.
+        Some(unsafe { self.remove(head) })
     }
 
     /// Takes `at` out.

@@ -437,6 +437,56 @@ fn receivers_are_served_in_turn_and_put_back_goes_to_the_next() {
 }
 
 #[test]
+fn one_step_is_enough_for_what_nobody_waits_for() {
+    let mut b = Case::new(2, u64::MAX);
+    let now = |b: &mut Case, copied: bool| {
+        let message = b.mailbox.receive_now(|_| copied);
+        message.map(|message| message.id())
+    };
+    assert_eq!(now(&mut b, true), None);
+    b.send(0, 5);
+    b.send(1, 1);
+    let before = b.mailbox.counters();
+    assert_eq!(now(&mut b, false), None, "it could not be copied");
+    assert_eq!((b.mailbox.queued(), b.mailbox.counters()), ((2, 6), before));
+    assert_eq!(now(&mut b, true), Some(0));
+    assert_eq!(b.mailbox.queued(), (1, 1));
+    assert_eq!(b.mailbox.counters().received, 1);
+    // The room is there again, and then somebody waits for more.
+    b.send(2, 1);
+    b.send_waits(3, 1);
+    assert_eq!(now(&mut b, true), None, "a sender is to be let in");
+    let message = b.take(1);
+    b.commit(message);
+    assert!(b.mailbox.admit().is_some());
+    assert_eq!(now(&mut b, true), Some(2));
+    // What comes back goes to its place all the same.
+    b.send(4, 1);
+    let message = b.take(3);
+    assert!(matches!(b.mailbox.put_back(message), Returned::Queued));
+    assert_eq!(now(&mut b, true), Some(3));
+    // The last message is received, and then there is the end.
+    b.mailbox.close(true, false, &mut HandleState::new());
+    assert_eq!(
+        now(&mut b, true),
+        None,
+        "somebody may have to be told of the end"
+    );
+    let message = b.take(4);
+    b.commit(message);
+    assert!(matches!(b.mailbox.take(1), Take::Ended));
+
+    let mut b = Case::rendezvous();
+    b.send_waits(0, 1);
+    assert_eq!(now(&mut b, true), None, "its sender waits for that");
+    let mut b = Case::new(8, 8);
+    b.calls(0);
+    assert_eq!(now(&mut b, true), None, "it wants an answer");
+    b.mailbox.shut(true, false);
+    assert_eq!(now(&mut b, true), None);
+}
+
+#[test]
 fn too_small_a_buffer_leaves_the_message() {
     let mut b = Case::new(8, u64::MAX);
     b.send(0, 5);
