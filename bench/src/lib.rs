@@ -3,6 +3,7 @@
 //! The clock is `CLOCK_MONOTONIC_RAW`. Where the emulator counts instructions instead of time (`-icount shift=0`) its
 //! nanoseconds are instructions, which [`clock_counts_instructions`] finds out.
 
+mod lease;
 mod measure;
 mod peers;
 
@@ -27,6 +28,8 @@ pub enum Transport {
     Eventfd,
     /// The C library's semaphores, on futexes.
     Futex,
+    /// A memfd that both processes have mapped, and an eventfd each way.
+    MemfdEventfd,
 }
 
 impl Transport {
@@ -41,6 +44,7 @@ impl Transport {
             Transport::Mq => "mq",
             Transport::Eventfd => "eventfd",
             Transport::Futex => "futex",
+            Transport::MemfdEventfd => "memfd_eventfd",
         }
     }
 }
@@ -61,6 +65,12 @@ pub enum Work {
     Semaphore,
     /// The call that sends a message to one of so many threads that sleep until it comes.
     WakeOne(usize),
+    /// A buffer to the other process, which sleeps until it comes, and back. Where that is said, each side writes all of it
+    /// before it sends it, and reads all of it when it has it.
+    Lease {
+        /// Whether they do.
+        touched: bool,
+    },
 }
 
 /// The messages of one call in [`Work::Batch`].
@@ -68,6 +78,9 @@ pub const BATCH: usize = 32;
 
 /// The longest message.
 pub const LONGEST: usize = 4096;
+
+/// The larger buffer of [`Work::Lease`].
+pub const LARGE: usize = 1 << 20;
 
 /// One line-up of transports.
 #[derive(Clone, Copy, Debug)]
@@ -79,7 +92,7 @@ pub struct Case {
 }
 
 /// All cases.
-pub const CASES: [Case; 10] = [
+pub const CASES: [Case; 13] = [
     Case::new(Work::RoundTrip, 8),
     Case::new(Work::RoundTrip, 64),
     Case::new(Work::RoundTrip, 1024),
@@ -90,6 +103,9 @@ pub const CASES: [Case; 10] = [
     Case::new(Work::Semaphore, 0),
     Case::new(Work::WakeOne(1), 8),
     Case::new(Work::WakeOne(1000), 8),
+    Case::new(Work::Lease { touched: false }, 64),
+    Case::new(Work::Lease { touched: false }, LARGE),
+    Case::new(Work::Lease { touched: true }, LARGE),
 ];
 
 impl Case {
@@ -107,6 +123,13 @@ impl Case {
             Work::Call => format!("call_{}", self.len),
             Work::Semaphore => "sem_uncontended".into(),
             Work::WakeOne(sleepers) => format!("wake_one_{sleepers}"),
+            Work::Lease { touched } => {
+                let size = match self.len {
+                    LARGE => "1m".into(),
+                    len => len.to_string(),
+                };
+                format!("lease_{size}{}", if touched { "_touched" } else { "" })
+            }
         }
     }
 
@@ -127,13 +150,23 @@ impl Case {
             Work::WakeOne(sleepers) => {
                 format!("the call that wakes one of {sleepers} sleeping threads with a message")
             }
+            Work::Lease { touched } => format!(
+                "a buffer of {} bytes to another process and back{}",
+                self.len,
+                if touched {
+                    ", written and read by both"
+                } else {
+                    ""
+                }
+            ),
         }
     }
 
-    /// Bytes that the kernel copies for one of it, whatever carries them: in and out again, each way.
+    /// Bytes that the kernel copies for one of it, whatever carries them: in and out again, each way. (Of a buffer, only
+    /// what pipes and sockets carry.)
     pub fn copied(self) -> usize {
         match self.work {
-            Work::RoundTrip | Work::Call => 4 * self.len,
+            Work::RoundTrip | Work::Call | Work::Lease { .. } => 4 * self.len,
             Work::WakeOne(_) => self.len,
             Work::Queued | Work::Batch => 2 * self.len,
             Work::Semaphore => 0,
@@ -158,6 +191,10 @@ impl Case {
                 work: Work::WakeOne(_),
                 ..
             } => &[Postbox, PostboxIoctl, Pipe, Mq],
+            Case {
+                work: Work::Lease { .. },
+                ..
+            } => &[Postbox, PostboxCrate, Pipe, Seqpacket, MemfdEventfd],
             Case {
                 work: Work::Queued, ..
             } => &[Postbox, PostboxIoctl, PostboxCrate, Pipe, Seqpacket, Mq],

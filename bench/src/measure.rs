@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::lease;
 use crate::peers::{Bytes, Carrier, Eventfd, Mq, Packets, Pipe, Raw, Seqpacket, Typed};
 use crate::{BATCH, Case, LONGEST, Transport, Work};
 
@@ -51,7 +52,7 @@ pub fn measure(case: Case, transport: Transport, plan: Plan) -> io::Result<Figur
             Transport::Seqpacket => round_trip::<Seqpacket>(case.len, plan),
             Transport::Mq => round_trip::<Mq>(case.len, plan),
             Transport::Eventfd => round_trip::<Eventfd>(case.len, plan),
-            Transport::Futex => cannot(transport),
+            _ => cannot(transport),
         },
         Work::Queued => match transport {
             Transport::Postbox => queued::<Bytes>(case.len, plan),
@@ -61,7 +62,7 @@ pub fn measure(case: Case, transport: Transport, plan: Plan) -> io::Result<Figur
             Transport::Seqpacket => queued::<Seqpacket>(case.len, plan),
             Transport::Mq => queued::<Mq>(case.len, plan),
             Transport::Eventfd => queued::<Eventfd>(case.len, plan),
-            Transport::Futex => cannot(transport),
+            _ => cannot(transport),
         },
         Work::Batch => match transport {
             Transport::Postbox => post_batch(case.len, plan),
@@ -84,6 +85,20 @@ pub fn measure(case: Case, transport: Transport, plan: Plan) -> io::Result<Figur
             Transport::Futex => libc_semaphore(plan),
             _ => cannot(transport),
         },
+        Work::Lease { touched } => {
+            let mut plan = plan;
+            if case.len >= crate::LARGE {
+                plan.rounds = plan.rounds.div_ceil(10);
+            }
+            match transport {
+                Transport::Postbox => lease::by_lease(case.len, touched, plan),
+                Transport::PostboxCrate => lease::by_types(case.len, touched, plan),
+                Transport::Pipe => lease::by_pipe(case.len, touched, plan),
+                Transport::Seqpacket => lease::by_seqpacket(case.len, touched, plan),
+                Transport::MemfdEventfd => lease::by_memfd(case.len, touched, plan),
+                _ => cannot(transport),
+            }
+        }
         Work::WakeOne(sleepers) => match transport {
             Transport::Postbox => wake_one::<Bytes>(sleepers, case.len, plan),
             Transport::PostboxIoctl => wake_one::<Raw>(sleepers, case.len, plan),
@@ -327,7 +342,7 @@ fn per_message(figure: io::Result<Figure>) -> io::Result<Figure> {
     })
 }
 
-fn windows(plan: Plan, mut step: impl FnMut() -> io::Result<()>) -> io::Result<Figure> {
+pub(crate) fn windows(plan: Plan, mut step: impl FnMut() -> io::Result<()>) -> io::Result<Figure> {
     summary(plan, || {
         let start = now();
         for _ in 0..plan.rounds {
@@ -359,7 +374,7 @@ fn summary(plan: Plan, mut window: impl FnMut() -> io::Result<u64>) -> io::Resul
     }
 }
 
-fn expect(wanted: usize, got: usize) -> io::Result<()> {
+pub(crate) fn expect(wanted: usize, got: usize) -> io::Result<()> {
     if wanted == got {
         Ok(())
     } else {
@@ -436,10 +451,10 @@ impl Drop for Alarm {
 }
 
 /// The other process. It is killed if this is dropped before it was waited for.
-struct Echo(Pid);
+pub(crate) struct Echo(Pid);
 
 impl Echo {
-    fn fork(run: impl FnOnce() -> io::Result<()>) -> io::Result<Self> {
+    pub(crate) fn fork(run: impl FnOnce() -> io::Result<()>) -> io::Result<Self> {
         // SAFETY: the child uses what it has of the parent's memory, starts no thread and ends here.
         let pid = unsafe { libc::fork() };
         if pid < 0 {
@@ -464,7 +479,7 @@ impl Echo {
         unsafe { libc::_exit(code) }
     }
 
-    fn wait(self) -> io::Result<()> {
+    pub(crate) fn wait(self) -> io::Result<()> {
         let echo = ManuallyDrop::new(self);
         match waitpid(Some(echo.0), WaitOptions::empty())? {
             Some((_, status)) if status.exit_status() == Some(0) => Ok(()),
