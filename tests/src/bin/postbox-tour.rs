@@ -10,8 +10,8 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use postbox::{
-    Admin, Capacity, Endpoint, ErrorKind, Latch, Link, Mailbox, Options, Pipe, Port, Receiver,
-    Semaphore, SendError, Sender, Wait,
+    Admin, Capacity, Endpoint, ErrorKind, Latch, Link, Mailbox, Options, Pipe, Pool, Port,
+    Receiver, Semaphore, SendError, Sender, Wait,
 };
 use postbox_bench::{Case, Plan, Transport, Work, measure};
 use postbox_tests::{
@@ -27,7 +27,7 @@ struct Scene {
     show: fn(&mut Notes) -> Result<()>,
 }
 
-const SCENES: [Scene; 16] = [
+const SCENES: [Scene; 18] = [
     Scene {
         title: "producer and consumer",
         promise: "every message once, in order, never more inside than the mailbox holds",
@@ -107,6 +107,16 @@ const SCENES: [Scene; 16] = [
         title: "a holder dies",
         promise: "what it had of a semaphore is given back, and the next one is told",
         show: holder_dies,
+    },
+    Scene {
+        title: "an image without a copy",
+        promise: "1 MiB through three processes, each of which reads where the first one wrote",
+        show: image,
+    },
+    Scene {
+        title: "a lender dies",
+        promise: "every block of a killed process comes back, and what it sent still arrives",
+        show: lender_dies,
     },
 ];
 
@@ -1049,6 +1059,109 @@ fn holder_dies(notes: &mut Notes) -> Result<()> {
     notes.expect("was it told", "yes", yes_or_no(told[0].load(SeqCst) == 1));
     notes.expect("its value in the end", 1, semaphore.value()?);
     notes.summary = "given back; the next one knew that its holder had died".into();
+    Ok(())
+}
+
+fn image(notes: &mut Notes) -> Result<()> {
+    const MIB: usize = 1 << 20;
+    let images = Pool::options().anonymous(8, MIB)?;
+    let [raw, done] = [
+        Mailbox::options().anonymous()?,
+        Mailbox::options().anonymous()?,
+    ];
+    let places = Ledger::new(3);
+    let note = |who: usize, place: usize| places[who].store(place as u64, SeqCst);
+    let camera = spawn(|| {
+        let mut image = images.loan(MIB).expect("a block");
+        note(0, image.as_mut_ptr() as usize);
+        let line = vec![10; 4096];
+        for offset in (0..MIB).step_by(line.len()) {
+            image.write(offset, &line).expect("it fits");
+        }
+        raw.send_buffer(image).expect("send");
+    });
+    let filter = spawn(|| {
+        let mut shipment = raw.recv_buffers(&images).expect("receive");
+        let image = shipment.buffers.pop().expect("an image");
+        let mut image = image.try_into_loan().expect("nobody else has it");
+        note(1, image.as_mut_ptr() as usize);
+        let mut line = [0; 4096];
+        for offset in (0..MIB).step_by(2 * line.len()) {
+            image.read(offset, &mut line).expect("it is there");
+            line.iter_mut().for_each(|pixel| *pixel *= 2);
+            image.write(offset, &line).expect("it fits");
+        }
+        done.send_buffer(image).expect("send");
+    });
+    notes.tell("one process makes an image, another works on it, and this one looks at it");
+    let shipment = done.recv_buffers(&images)?;
+    notes.expect(
+        "the other two",
+        ["came through"; 2],
+        [well(camera.wait()), well(filter.wait())],
+    );
+    let image = &shipment.buffers[0];
+    note(2, image.as_ptr() as usize);
+    let mut lines = [[0; 4]; 2];
+    image.read(0, &mut lines[0])?;
+    image.read(MIB - 4, &mut lines[1])?;
+    notes.expect("its first and its last line", [[20; 4], [10; 4]], lines);
+    let places = [0, 1, 2].map(|who| places[who].load(SeqCst));
+    notes.expect(
+        "where it is in memory, for all three",
+        [places[0]; 3],
+        places,
+    );
+    notes.expect("bytes that the messages carried", 0, shipment.len());
+    drop(shipment);
+    images.flush();
+    notes.expect("free blocks in the end", 8, images.info()?.value);
+    notes.summary =
+        "1 MiB written once, changed and read in its place; 0 bytes copied by messages".into();
+    Ok(())
+}
+
+fn lender_dies(notes: &mut Notes) -> Result<()> {
+    let pool = Pool::options().keep(0).anonymous(16, 4096)?;
+    let jobs = Mailbox::options().anonymous()?;
+    let holds = Gate::new();
+    let victim = spawn(|| {
+        let mut last = pool.loan(4).expect("a block");
+        last.write(0, b"last").expect("it fits");
+        jobs.send_buffer(last).expect("send");
+        let _held: Vec<_> = (0..5).map(|_| pool.loan(4096).expect("a block")).collect();
+        holds.open(1);
+        // In the middle of its work.
+        std::thread::sleep(10 * WATCHDOG);
+    });
+    holds.pass();
+    let info = pool.info()?;
+    notes.tell(&format!(
+        "process {} holds 5 of 16 blocks, and has sent one",
+        victim.pid()
+    ));
+    notes.expect(
+        "free, held, and under way",
+        (10, 5, 1),
+        (info.value, info.unacknowledged, info.messages),
+    );
+    notes.tell("kill -9");
+    victim.destroy();
+    let info = pool.info()?;
+    notes.expect(
+        "and now",
+        (15, 0, 1),
+        (info.value, info.unacknowledged, info.messages),
+    );
+    let shipment = jobs.recv_buffers(&pool)?;
+    notes.expect(
+        "what it sent",
+        "last".into(),
+        text(&shipment.buffers[0].to_vec()),
+    );
+    drop(shipment);
+    notes.expect("free blocks in the end", 16, pool.info()?.value);
+    notes.summary = "killed with 5 of 16 blocks: the pool was whole again at once".into();
     Ok(())
 }
 
