@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <linux/postbox.h>
@@ -310,6 +311,27 @@ static void layout(void)
 	AT(postbox_sync, timeout_ns, 16);
 	AT(postbox_sync, state, 24);
 	AT(postbox_sync, reserved, 28);
+
+	SIZE(postbox_grant, 16);
+	AT(postbox_grant, size, 0);
+	AT(postbox_grant, who, 4);
+	AT(postbox_grant, id, 8);
+	AT(postbox_grant, rights, 12);
+
+	SIZE(postbox_attach, 16);
+	AT(postbox_attach, size, 0);
+	AT(postbox_attach, reserved, 4);
+	AT(postbox_attach, id, 8);
+
+	SIZE(postbox_word, 40);
+	AT(postbox_word, size, 0);
+	AT(postbox_word, flags, 4);
+	AT(postbox_word, offset, 8);
+	AT(postbox_word, value, 16);
+	AT(postbox_word, timeout_ns, 24);
+	AT(postbox_word, count, 32);
+	AT(postbox_word, state, 36);
+
 	SIZE(postbox_loan, 48);
 	AT(postbox_loan, size, 0);
 	AT(postbox_loan, flags, 4);
@@ -351,6 +373,8 @@ static void requests(void)
 	REQUEST(POSTBOX_INFO);
 	REQUEST(POSTBOX_LIST);
 	REQUEST(POSTBOX_USAGE);
+	REQUEST(POSTBOX_GRANT);
+	REQUEST(POSTBOX_REVOKE);
 	REQUEST(POSTBOX_SEND);
 	REQUEST(POSTBOX_RECV);
 	REQUEST(POSTBOX_ACK);
@@ -375,6 +399,9 @@ static void requests(void)
 	REQUEST(POSTBOX_WAIT);
 	REQUEST(POSTBOX_JOIN);
 	REQUEST(POSTBOX_LEAVE);
+	REQUEST(POSTBOX_ATTACH);
+	REQUEST(POSTBOX_WAIT_WORD);
+	REQUEST(POSTBOX_WAKE_WORD);
 	REQUEST(POSTBOX_LOAN);
 }
 
@@ -469,6 +496,53 @@ static void device(void)
 	close(fd);
 }
 
+/* A segment: what a C program has to do for one. */
+static void use_segment(void)
+{
+	const int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+	struct postbox_open how = {
+		.size = sizeof(how),
+		.kind = POSTBOX_KIND_SEGMENT,
+		.flags = POSTBOX_O_CREATE,
+		.rights = POSTBOX_RIGHT_SEND | POSTBOX_RIGHT_RECEIVE,
+	};
+	struct postbox_dup dup = { .size = sizeof(dup), .rights = POSTBOX_RIGHT_RECEIVE };
+	struct postbox_attach attach = { .size = sizeof(attach) };
+	struct postbox_word word = { .size = sizeof(word), .flags = POSTBOX_NONBLOCK };
+	volatile __u64 *mine, *theirs;
+	int fd;
+
+	fd = open("/dev/postbox", O_RDWR | O_CLOEXEC);
+	how.memfd = memfd_create("abi", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (fd < 0 || how.memfd < 0 || ftruncate(how.memfd, 4096)) {
+		check(0, "a page of memory");
+		return;
+	}
+	check_error(ioctl(fd, POSTBOX_OPEN, &how), EINVAL, "memory that is not sealed");
+	check(fcntl(how.memfd, F_ADD_SEALS, seals) == 0, "sealed");
+	check(ioctl(fd, POSTBOX_OPEN, &how) == 0, "POSTBOX_OPEN makes a segment");
+	close(how.memfd);
+	check(ioctl(fd, POSTBOX_DUP, &dup) == 0, "a handle that only reads");
+	mine = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	theirs = mmap(NULL, 4096, PROT_READ, MAP_SHARED, dup.fd, 0);
+	check(mine != MAP_FAILED && theirs != MAP_FAILED, "both are mapped");
+	if (mine == MAP_FAILED || theirs == MAP_FAILED)
+		return;
+	check(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, dup.fd, 0) == MAP_FAILED && errno == EACCES,
+	      "the one cannot be mapped to write");
+	check(ioctl(fd, POSTBOX_ATTACH, &attach) == 0 && attach.id > 0, "POSTBOX_ATTACH");
+	*mine = attach.id;
+	check(*theirs == attach.id, "it is the same memory");
+	word.value = attach.id;
+	check_error(ioctl(fd, POSTBOX_WAIT_WORD, &word), EAGAIN, "the lock is this process's");
+	*mine = word.value = attach.id + 1;
+	check(ioctl(fd, POSTBOX_WAIT_WORD, &word) == 0 && word.state == POSTBOX_WORD_OWNER_DIED,
+	      "the lock of a process that is not there");
+	close(dup.fd);
+	close(fd);
+	check(*theirs == attach.id + 1, "mappings stay");
+}
+
 int main(int argc, char **argv)
 {
 	if (argc == 2 && strcmp(argv[1], "--layout") == 0) {
@@ -477,6 +551,7 @@ int main(int argc, char **argv)
 	} else {
 		layout();
 		device();
+		use_segment();
 	}
 	return failures != 0;
 }

@@ -697,6 +697,59 @@ fn an_inbox_can_be_for_one_process_alone() {
 }
 
 #[test]
+fn a_segment_is_made_written_read_and_granted() {
+    let name = "command/segment";
+    run(0, &["segment", "create", name, "--size", "6KiB"]);
+    let again = ["segment", "create", name, "--size", "1"];
+    start(&again).end().with(1);
+    run(0, &["segment", "create", name, "--size", "1", "--exist-ok"]);
+    let write = |offset: &str, text: &str| {
+        let line = format!("printf {text} | postbox segment write {name} --offset {offset}");
+        script(&line).end()
+    };
+    write("4094", "hello").with(0);
+    let read = ["segment", "read", name, "--offset", "4094", "-l", "6"];
+    assert_eq!(run(0, &read), "hello\0");
+    assert_eq!(run(0, &["segment", "read", name]).len(), 8192);
+    let beyond = write("8190", "hello");
+    assert!(beyond.stderr.contains("8192 bytes"), "{}", beyond.stderr);
+    beyond.with(1);
+    run(1, &["segment", "read", name, "-o", "8KiB", "-l", "1"]);
+
+    let facts = run(0, &["stat", name, "--plain"]);
+    for fact in ["kind\tsegment", "size\t8192", "frozen\tno"] {
+        assert!(facts.contains(fact), "{fact}: {facts}");
+    }
+    let listed = run(0, &["ls", name, "--plain", "--no-header"]);
+    assert!(listed.contains("8192B"), "{listed}");
+
+    run(0, &["grant", name, "r", "--uid", "1000"]);
+    run(0, &["grant", name, "rw", "--gid", "1234"]);
+    let me = std::process::id().to_string();
+    run(0, &["grant", name, "w", "--pid", &me]);
+    run(0, &["revoke", name, "--uid", "1000"]);
+    run(3, &["revoke", name, "--uid", "1000"]);
+    run(2, &["grant", name, "r"]);
+    run(2, &["grant", name, "x", "--uid", "1"]);
+    run(2, &["grant", name, "r", "--uid", "1", "--gid", "1"]);
+    run(6, &["grant", name, "r", "--pid", "4194303"]);
+    run(0, &["rm", name]);
+    run(3, &["segment", "read", name]);
+
+    let frozen = "command/frozen";
+    script(&format!("printf abc | postbox segment freeze {frozen}"))
+        .end()
+        .with(0);
+    assert_eq!(run(0, &["segment", "read", frozen, "-l", "4"]), "abc\0");
+    let facts = run(0, &["stat", frozen, "--plain"]);
+    assert!(facts.contains("frozen\tyes"), "{facts}");
+    script(&format!("echo | postbox segment write {frozen}"))
+        .end()
+        .with(4);
+    run(0, &["rm", frozen]);
+}
+
+#[test]
 fn what_is_listed_says_what_it_is() {
     run(0, &["create", "command/kinds/a"]);
     run(0, &["sem", "create", "command/kinds/b"]);

@@ -42,11 +42,13 @@ fn ours() -> BTreeMap<String, u64> {
     }
     let requests = requests!(
         POSTBOX_VERSION POSTBOX_OPEN POSTBOX_DUP POSTBOX_UNLINK POSTBOX_SET_ATTR POSTBOX_INFO POSTBOX_LIST POSTBOX_USAGE
+        POSTBOX_GRANT POSTBOX_REVOKE
         POSTBOX_SEND POSTBOX_RECV POSTBOX_ACK POSTBOX_RESERVE POSTBOX_SEND_BATCH POSTBOX_RECV_BATCH
         POSTBOX_CALL POSTBOX_REPLY POSTBOX_REPLY_RECV
         POSTBOX_PAIR POSTBOX_CONNECT POSTBOX_ACCEPT POSTBOX_PEER POSTBOX_WAIT_PEER POSTBOX_SHUTDOWN
         POSTBOX_READ POSTBOX_WRITE POSTBOX_SET_CAPACITY
         POSTBOX_ACQUIRE POSTBOX_RELEASE POSTBOX_COUNT_DOWN POSTBOX_WAIT POSTBOX_JOIN POSTBOX_LEAVE
+        POSTBOX_ATTACH POSTBOX_WAIT_WORD POSTBOX_WAKE_WORD
         POSTBOX_LOAN
     );
     let sizes = sizes!(
@@ -55,6 +57,7 @@ fn ours() -> BTreeMap<String, u64> {
         postbox_call postbox_reply postbox_reply_recv
         postbox_pair postbox_connect postbox_accept postbox_peer postbox_wait_peer postbox_shutdown
         postbox_io postbox_capacity postbox_sync
+        postbox_grant postbox_attach postbox_word
         postbox_loan postbox_lease postbox_leases
     );
     requests.into_iter().chain(sizes).collect()

@@ -10,12 +10,13 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use postbox::{
-    Admin, Capacity, Endpoint, ErrorKind, Latch, Link, Mailbox, Options, Pipe, Pool, Port,
-    Receiver, Semaphore, SendError, Sender, Wait,
+    Admin, Capacity, Endpoint, ErrorKind, Grantee, Latch, Link, Mailbox, Mapping, Options, Pipe,
+    Pool, Port, Receiver, Rights, Segment, Semaphore, SendError, Sender, Wait,
 };
 use postbox_bench::{Case, Plan, Transport, Work, measure};
 use postbox_tests::{
-    ALICE, BOB, Child, Exit, Gate, Ledger, User, WATCHDOG, spawn, spawn_as, wait_until,
+    ALICE, BOB, Child, Errno, Exit, Gate, Handle, Ledger, RW, User, WATCHDOG, spawn, spawn_as,
+    wait_until,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -27,7 +28,7 @@ struct Scene {
     show: fn(&mut Notes) -> Result<()>,
 }
 
-const SCENES: [Scene; 18] = [
+const SCENES: [Scene; 19] = [
     Scene {
         title: "producer and consumer",
         promise: "every message once, in order, never more inside than the mailbox holds",
@@ -117,6 +118,11 @@ const SCENES: [Scene; 18] = [
         title: "a lender dies",
         promise: "every block of a killed process comes back, and what it sent still arrives",
         show: lender_dies,
+    },
+    Scene {
+        title: "shared memory",
+        promise: "P1 allocates and grants, P2 attaches; both update it, and who is not granted cannot",
+        show: shared_memory,
     },
 ];
 
@@ -1162,6 +1168,92 @@ fn lender_dies(notes: &mut Notes) -> Result<()> {
     drop(shipment);
     notes.expect("free blocks in the end", 16, pool.info()?.value);
     notes.summary = "killed with 5 of 16 blocks: the pool was whole again at once".into();
+    Ok(())
+}
+
+fn shared_memory(notes: &mut Notes) -> Result<()> {
+    const EACH: u64 = 1000;
+    let segment = Segment::options()
+        .admin(true)
+        .create_new("tour/table", 4096)?;
+    let lock = Semaphore::options()
+        .initial(1)
+        .maximum(1)
+        .mode(0o666)
+        .create_new(true)
+        .open("tour/table-lock")?;
+    notes.tell("P1 makes a segment that its mode gives to nobody else, and a semaphore of 1");
+    let mapping = segment.attach()?;
+    // One number at a time, read and written back: without the lock, some of it would be lost.
+    let update = |mapping: &Mapping, lock: &Semaphore| -> postbox::Result<()> {
+        for _ in 0..EACH {
+            let _held = lock.acquire()?;
+            let total: u64 = mapping.get(0)?;
+            std::thread::yield_now();
+            mapping.put(0, &(total + 1))?;
+        }
+        Ok(())
+    };
+    let (ready, go) = (Gate::new(), Gate::new());
+    let told = Ledger::new(3);
+    let second = spawn_as(ALICE, || {
+        let denied = Segment::open("tour/table").is_err_and(|error| error.is_denied());
+        told[0].store(denied.into(), SeqCst);
+        ready.open(1);
+        go.pass();
+        let mapping = Segment::open("tour/table").expect("it is granted");
+        let mapping = mapping.attach().expect("it is granted");
+        let lock = Semaphore::open("tour/table-lock").expect("its mode");
+        update(&mapping, &lock).expect("update");
+        ready.open(1);
+        go.pass();
+        let denied = Segment::open("tour/table").is_err_and(|error| error.is_denied());
+        told[1].store(denied.into(), SeqCst);
+        told[2].store(mapping.get(0).expect("it stays"), SeqCst);
+    });
+    ready.pass();
+    notes.expect(
+        "P2, another user's, opens it",
+        "denied",
+        if told[0].load(SeqCst) == 1 {
+            "denied"
+        } else {
+            "opened"
+        },
+    );
+    segment.grant(Grantee::Pid(second.pid()), Rights::SEND | Rights::RECEIVE)?;
+    notes.tell(&format!(
+        "P1 grants it to process {} alone; both add 1, {EACH} times each, under the semaphore",
+        second.pid()
+    ));
+    go.open(1);
+    update(&mapping, &lock)?;
+    ready.pass();
+    notes.expect("the sum that both see", 2 * EACH, mapping.get(0)?);
+    segment.revoke(Grantee::Pid(second.pid()))?;
+    mapping.put(0, &7_u64)?;
+    go.open(1);
+    notes.expect("P2 ends", "came through", well(second.wait()));
+    notes.expect(
+        "after the grant is taken back, P2 opens it",
+        "denied",
+        if told[1].load(SeqCst) == 1 {
+            "denied"
+        } else {
+            "opened"
+        },
+    );
+    notes.expect("what P2 has mapped stays", 7, told[2].load(SeqCst));
+    let reader = Handle(segment.reader()?.into());
+    notes.expect(
+        "a handle that only reads is mapped to write",
+        Some(Errno::ACCESS),
+        reader.map(0, 4096, RW).err(),
+    );
+    notes.summary = format!(
+        "{} of two processes; denied before and after the grant",
+        2 * EACH
+    );
     Ok(())
 }
 

@@ -558,10 +558,8 @@ fn segment_library_copies_in_and_out_within_bounds() {
                 .copy_from_slice(b"abc")
         };
         // SAFETY: as above.
-        assert_eq!(
-            unsafe { view.slice(PAGE + 100, 3) }.as_deref(),
-            Ok(&b"abc"[..])
-        );
+        let slice = unsafe { view.slice(PAGE + 100, 3) };
+        assert_eq!(slice.as_deref(), Ok(&b"abc"[..]));
 
         let kind = |result: postbox::Result<()>| result.expect_err("it is wrong").kind;
         let (end, len) = (2 * PAGE as u64 + 1, 2 * PAGE as u64);
