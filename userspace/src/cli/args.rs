@@ -175,6 +175,9 @@ pub enum Command {
     /// Make, read and write shared memory
     #[command(subcommand)]
     Segment(Segment),
+    /// Make pools of shared memory for messages that are not copied
+    #[command(subcommand)]
+    Pool(Pool),
     /// Let somebody else open an object
     ///
     /// Whoever it is granted to can open it by its name, also where its mode forbids that. For its
@@ -556,7 +559,24 @@ pub enum Segment {
     },
 }
 
-/// A segment that is to be made.
+#[derive(Subcommand)]
+pub enum Pool {
+    /// Make a pool that stays until it is removed
+    ///
+    /// `postbox stat` shows how many of its blocks are free, held, and under way in messages.
+    Create {
+        #[command(flatten)]
+        make: MakeSegment,
+        /// How many blocks
+        #[arg(long, short, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+        blocks: u32,
+        /// Bytes of each, which become a multiple of 64
+        #[arg(long, short, value_parser = size)]
+        size: u64,
+    },
+}
+
+/// A segment or pool that is to be made.
 #[derive(Args)]
 pub struct MakeSegment {
     /// Its name

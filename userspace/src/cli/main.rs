@@ -131,6 +131,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Latch(args) => return sync::latch(&args),
         Command::Barrier(args) => sync::barrier(&args)?,
         Command::Segment(args) => segments::segment(&args)?,
+        Command::Pool(args) => segments::pool(&args)?,
         Command::Grant(args) => segments::grant(&args)?,
         Command::Revoke(args) => segments::revoke(&args)?,
         Command::To(args) => messages::to(&args)?,

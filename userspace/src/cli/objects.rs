@@ -77,6 +77,12 @@ pub fn ls(glob: Option<&str>, output: &Output) -> Result<(), Failure> {
         let [messages, capacity, bytes, value] = match info.kind {
             Kind::Semaphore | Kind::Latch | Kind::Barrier => [none(), none(), none(), value(info)],
             Kind::Segment => [none(), limit(info.capacity_bytes) + "B", none(), none()],
+            Kind::Pool => [
+                info.messages.to_string(),
+                limit(info.capacity_bytes) + "B",
+                none(),
+                value(info),
+            ],
             Kind::Pipe => [
                 none(),
                 limit(info.capacity_bytes) + "B",
@@ -196,6 +202,19 @@ fn state(info: &Info) -> Vec<(&'static str, String)> {
             facts.push(("maximum", limit(maximum(info))));
             facts.extend((info.kind != Kind::Semaphore).then(|| ("broken", yes(info.broken))));
             facts.extend(handles);
+        }
+        Kind::Pool => {
+            facts.push(("blocks", info.maximum.to_string()));
+            facts.push(("block-size", limit(info.capacity_bytes)));
+            facts.push(("free", info.value.to_string()));
+            facts.push(("held", info.unacknowledged.to_string()));
+            facts.push(("under-way", info.messages.to_string()));
+            facts.extend(handles);
+            facts.push(("lent", info.sent.to_string()));
+            facts.push(("freed", info.received.to_string()));
+            facts.push(("empty", info.full.to_string()));
+            facts.push(("high-blocks", info.high_messages.to_string()));
+            facts.push(("requests", info.requests.to_string()));
         }
         Kind::Segment => {
             facts.push(("size", limit(info.capacity_bytes)));

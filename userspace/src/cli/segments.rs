@@ -1,6 +1,6 @@
-//! Segments, and grants of anything that has a name.
+//! Segments and pools, and grants of anything that has a name.
 
-use crate::args::{Grant, Grantee, MakeSegment, Revoke, Segment};
+use crate::args::{Grant, Grantee, MakeSegment, Pool, Revoke, Segment};
 use crate::{Failure, objects};
 use postbox::{Admin, ErrorKind, Pages, Rights, SegmentReader};
 use std::fs::File;
@@ -30,6 +30,23 @@ pub fn segment(args: &Segment) -> Result<(), Failure> {
             length,
         } => read(name, *offset, *length),
         Segment::Write { name, offset, file } => write(name, *offset, file),
+    }
+}
+
+pub fn pool(args: &Pool) -> Result<(), Failure> {
+    match args {
+        Pool::Create { make, blocks, size } => {
+            let mut options = postbox::Pool::options();
+            options.mode(make.mode).persist(true);
+            if make.huge {
+                options.pages(Pages::Huge);
+            }
+            let size = usize::try_from(*size).unwrap_or(usize::MAX);
+            exist_ok(
+                make,
+                options.create_new(&make.name, *blocks, size).map(drop),
+            )
+        }
     }
 }
 
