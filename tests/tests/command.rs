@@ -503,6 +503,66 @@ fn a_call_that_is_not_answered_says_so() {
 }
 
 #[test]
+fn a_pool_is_made_and_shown() {
+    let create = ["pool", "create", "command/pool", "--blocks", "8", "--size"];
+    run(0, &[&create[..], &["1K"]].concat());
+    run(1, &[&create[..], &["64"]].concat());
+    run(0, &[&create[..], &["64", "--exist-ok"]].concat());
+    run(
+        2,
+        &[
+            "pool",
+            "create",
+            "command/none",
+            "--blocks",
+            "0",
+            "--size",
+            "64",
+        ],
+    );
+    run(
+        2,
+        &[
+            "pool",
+            "create",
+            "command/none",
+            "--blocks",
+            "65537",
+            "--size",
+            "64",
+        ],
+    );
+    let row = || run(0, &["ls", "command/pool", "--plain", "--no-header"]);
+    let expected = "command/pool\tpool\t0600\troot\troot\t0\t1024B\t-\t0\t0\t0\t8/8\n";
+    assert_eq!(row(), expected);
+    let pool = postbox::Pool::options()
+        .keep(0)
+        .open("command/pool")
+        .expect("the command made it");
+    let loan = pool.loan(1000).expect("all are free");
+    let facts = run(0, &["stat", "command/pool"]);
+    let fact = |name: &str| {
+        let mut lines = facts.lines().map(|line| line.split_whitespace());
+        let mut found = lines.find_map(|mut words| (words.next() == Some(name)).then_some(words));
+        found
+            .as_mut()
+            .and_then(|words| words.next())
+            .map(str::to_owned)
+    };
+    for (name, value) in [
+        ("blocks", "8"),
+        ("free", "7"),
+        ("held", "1"),
+        ("under-way", "0"),
+    ] {
+        assert_eq!(fact(name).as_deref(), Some(value), "{name} in\n{facts}");
+    }
+    drop((loan, pool));
+    assert_eq!(row(), expected);
+    run(0, &["rm", "command/pool"]);
+}
+
+#[test]
 fn a_semaphore_is_acquired_for_good_and_released() {
     run(
         0,

@@ -179,6 +179,7 @@ fn man_pages_cover_every_subcommand() {
         "sem acquire",
         "sem try",
         "sem release",
+        "pool create",
         "latch create",
         "latch down",
         "latch wait",
