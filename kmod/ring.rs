@@ -165,12 +165,14 @@ impl Ring {
     }
 
     fn head(&self) -> u32 {
-        let head = Self::page(uapi::POSTBOX_RING_HEAD_PAGE);
+        let head =
+            Self::page(uapi::POSTBOX_RING_HEAD_PAGE) + offset_of!(uapi::postbox_ring_head, head);
         self.pages.word32(head).load(Acquire)
     }
 
     fn tail(&self) -> u32 {
-        let tail = Self::page(uapi::POSTBOX_RING_TAIL_PAGE);
+        let tail =
+            Self::page(uapi::POSTBOX_RING_TAIL_PAGE) + offset_of!(uapi::postbox_ring_tail, tail);
         self.pages.word64(tail).load(Acquire) as u32
     }
 

@@ -1240,18 +1240,33 @@ struct postbox_ring_status {
 };
 
 /**
- * struct postbox_ring_tail - the third page of a ring (the second begins with the
- *	head, a __u32)
+ * struct postbox_ring_head - the second page of a ring
+ * @reserved: not used; the words that are, here and in the other pages, are in
+ *	different lines of a cache, and of different sets
+ * @head: the position of the next record to be received
+ * @reserved2: not used
+ */
+struct postbox_ring_head {
+	__u64 reserved[16];
+	__u32 head;
+	__u32 reserved2;
+};
+
+/**
+ * struct postbox_ring_tail - the third page of a ring
+ * @reserved: not used
  * @tail: bits 0 to 31, the position behind the last record; with one producer,
  *	bits 32 to 63, the bytes of its payload, or zero
- * @reserved: not used
+ * @reserved2: not used
  * @lock: the number of the producer, of many, that moves the tail; 0: nobody
+ * @reserved3: not used
  */
 struct postbox_ring_tail {
+	__u64 reserved[32];
 	__u64 tail;
-	__u64 reserved[7];
+	__u64 reserved2[15];
 	__u32 lock;
-	__u32 reserved2;
+	__u32 reserved3;
 };
 
 #define POSTBOX_RING_CONSUMER	(1U << 8)	/* the side that receives */

@@ -465,7 +465,7 @@ fn ring_every_form_of_waiting() {
             if side == PRODUCER {
                 // Full.
                 let tail = both.map(TAIL, PAGE, RW).expect("rights");
-                tail.word(0).store(4096 / 8, SeqCst);
+                tail.word(256).store(4096 / 8, SeqCst);
             }
             assert_eq!(wait(&both, side, NEVER), Err(Errno::AGAIN));
             assert_eq!(wait(&both, side, within(5)), Err(Errno::TIMEDOUT));
@@ -484,13 +484,13 @@ fn ring_every_form_of_waiting() {
         assert_eq!(wait(&both, CONSUMER, FOREVER), Ok(()));
         let head = both.map(HEAD, PAGE, RW).expect("rights");
         // One less than half.
-        head.word(0).store(255, SeqCst);
+        head.word(128).store(255, SeqCst);
         assert_eq!(wait(&both, PRODUCER, NEVER), Err(Errno::AGAIN));
-        head.word(0).store(256, SeqCst);
+        head.word(128).store(256, SeqCst);
         assert_eq!(wait(&both, PRODUCER, NEVER), Ok(()));
         // What cannot be is no reason to sleep.
         for hostile in [513, 1 << 20, u64::from(u32::MAX)] {
-            head.word(0).store(hostile, SeqCst);
+            head.word(128).store(hostile, SeqCst);
             assert_eq!(wait(&both, PRODUCER, FOREVER), Ok(()));
             assert_eq!(wait(&both, CONSUMER, FOREVER), Ok(()));
             assert_eq!(both.ready(), POLLIN | POLLOUT);
@@ -934,7 +934,8 @@ fn ring_a_hostile_peer_spoils_the_ring_and_nothing_else() {
                     let which = seed.below(maps.len() as u64) as usize;
                     let len = parts[which].1 as u64;
                     let at = if seed.one_in(2) {
-                        0
+                        // An index.
+                        [128, 256, 384][seed.below(3) as usize]
                     } else {
                         seed.below(len / 8) as usize * 8
                     };

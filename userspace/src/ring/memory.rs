@@ -23,6 +23,8 @@ const _: () = {
         size_of::<Status>() == size_of::<sys::postbox_ring_status>()
             && offset_of!(Status, state) == offset_of!(sys::postbox_ring_status, state)
             && offset_of!(Status, producers) == offset_of!(sys::postbox_ring_status, producers)
+            && offset_of!(Head, head) == offset_of!(sys::postbox_ring_head, head)
+            && offset_of!(Tails, tail) == offset_of!(sys::postbox_ring_tail, tail)
             && offset_of!(Tails, lock) == offset_of!(sys::postbox_ring_tail, lock)
     );
 };

@@ -1087,24 +1087,45 @@ impl Default for postbox_ring_status {
 }
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
-pub struct postbox_ring_tail {
-    pub tail: __u64,
-    pub reserved: [__u64; 7usize],
-    pub lock: __u32,
+pub struct postbox_ring_head {
+    pub reserved: [__u64; 16usize],
+    pub head: __u32,
     pub reserved2: __u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of postbox_ring_tail"][::core::mem::size_of::<postbox_ring_tail>() - 72usize];
+    ["Size of postbox_ring_head"][::core::mem::size_of::<postbox_ring_head>() - 136usize];
+    ["Alignment of postbox_ring_head"][::core::mem::align_of::<postbox_ring_head>() - 8usize];
+    ["Offset of field: postbox_ring_head::reserved"]
+        [::core::mem::offset_of!(postbox_ring_head, reserved) - 0usize];
+    ["Offset of field: postbox_ring_head::head"]
+        [::core::mem::offset_of!(postbox_ring_head, head) - 128usize];
+    ["Offset of field: postbox_ring_head::reserved2"]
+        [::core::mem::offset_of!(postbox_ring_head, reserved2) - 132usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_ring_tail {
+    pub reserved: [__u64; 32usize],
+    pub tail: __u64,
+    pub reserved2: [__u64; 15usize],
+    pub lock: __u32,
+    pub reserved3: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_ring_tail"][::core::mem::size_of::<postbox_ring_tail>() - 392usize];
     ["Alignment of postbox_ring_tail"][::core::mem::align_of::<postbox_ring_tail>() - 8usize];
-    ["Offset of field: postbox_ring_tail::tail"]
-        [::core::mem::offset_of!(postbox_ring_tail, tail) - 0usize];
     ["Offset of field: postbox_ring_tail::reserved"]
-        [::core::mem::offset_of!(postbox_ring_tail, reserved) - 8usize];
-    ["Offset of field: postbox_ring_tail::lock"]
-        [::core::mem::offset_of!(postbox_ring_tail, lock) - 64usize];
+        [::core::mem::offset_of!(postbox_ring_tail, reserved) - 0usize];
+    ["Offset of field: postbox_ring_tail::tail"]
+        [::core::mem::offset_of!(postbox_ring_tail, tail) - 256usize];
     ["Offset of field: postbox_ring_tail::reserved2"]
-        [::core::mem::offset_of!(postbox_ring_tail, reserved2) - 68usize];
+        [::core::mem::offset_of!(postbox_ring_tail, reserved2) - 264usize];
+    ["Offset of field: postbox_ring_tail::lock"]
+        [::core::mem::offset_of!(postbox_ring_tail, lock) - 384usize];
+    ["Offset of field: postbox_ring_tail::reserved3"]
+        [::core::mem::offset_of!(postbox_ring_tail, reserved3) - 388usize];
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
