@@ -545,6 +545,44 @@ fn g11_faults_in_pipes_and_wait_objects() {
     });
 }
 
+#[test]
+fn g11_faults_in_segments_and_grants() {
+    let memfd = || (mailbox(), memory(PAGE, 0, SEALS));
+    faults(("make a segment", 1), memfd, |_, memfd| {
+        MakeSegment::default().open(None, Some(memfd)).map(drop)
+    });
+    let segment = || (Handle::segment(2), ());
+    faults(("map a segment", 1), segment, |handle, ()| {
+        handle.map(0, PAGE, RW).map(drop)
+    });
+    faults(("attach", 1), segment, |handle, ()| {
+        raw::attach(handle).map(drop)
+    });
+    faults(("wait for a word", 0), segment, |handle, ()| {
+        handle.wait_word(PAGE as u64, 5, NEVER).map(drop)
+    });
+    faults(("wake who waits for a word", 0), segment, |handle, ()| {
+        handle.wake_word(8, 1)
+    });
+    let args = sys::postbox_grant {
+        who: sys::POSTBOX_GRANT_UID,
+        id: 4321,
+        rights: SEND,
+        ..Default::default()
+    };
+    let named = || (mailbox(), ());
+    faults(("grant", 1), named, |handle, ()| raw::grant(handle, &args));
+    let granted = || {
+        let handle = mailbox();
+        raw::grant(&handle, &args).expect("it has none");
+        let name = name_of(&handle.info());
+        (handle, name)
+    };
+    faults(("open by a grant", 1), granted, |_, name| {
+        Handle::open(name, SEND).map(drop)
+    });
+}
+
 /// A request, and the thread that waits for the answer to it.
 struct Asked {
     token: u64,

@@ -340,6 +340,51 @@ fn g12_persistent_objects_of_every_kind_go_with_the_module() {
 }
 
 #[test]
+fn g12_segments_go_with_the_module_and_what_is_mapped_stays() {
+    const PAGES: usize = 256;
+    let module = Module::new();
+    module.idle();
+    let shmem = || {
+        let text = fs::read_to_string("/proc/meminfo").expect("procfs is mounted");
+        let line = text.lines().find_map(|line| line.strip_prefix("Shmem:"));
+        let number = line
+            .expect("the kernel tells")
+            .trim()
+            .trim_end_matches(" kB");
+        number.parse::<i64>().expect("a number")
+    };
+    let before = shmem();
+    for _ in 0..4 {
+        let make = MakeSegment {
+            flags: sys::POSTBOX_O_CREATE | sys::POSTBOX_O_PERSIST,
+            rights: SEND | RECEIVE | ADMIN,
+            ..MakeSegment::default()
+        };
+        let memfd = memory(PAGES * PAGE, 0, SEALS);
+        let segment = make.open("test/segment", Some(&memfd)).expect("new");
+        let grant = sys::postbox_grant {
+            who: sys::POSTBOX_GRANT_PID,
+            id: std::process::id(),
+            rights: SEND,
+            ..Default::default()
+        };
+        raw::grant(&segment, &grant).expect("it has none");
+        raw::attach(&segment).expect("both rights");
+        let mapped = segment.map(0, PAGES * PAGE, RW).expect("both rights");
+        (0..PAGES).for_each(|page| mapped.set(page * PAGE, 1));
+        drop((segment, memfd));
+        module.idle();
+        assert_eq!(module.unload(), Ok(()), "a mapping is not the module's");
+        (0..PAGES).for_each(|page| mapped.set(page * PAGE + 1, mapped.get(page * PAGE)));
+        drop(mapped);
+        assert_eq!(module.load(&module.parameters), Ok(()));
+        assert_eq!(list(), Vec::<String>::new());
+    }
+    // Four megabytes were touched.
+    wait_until("the memory to be freed", || shmem() < before + 1024);
+}
+
+#[test]
 fn g12_persistent_objects_go_with_the_module() {
     let module = Module::new();
     module.idle();

@@ -181,7 +181,8 @@ fn parts(at: *const u8, len: usize) -> (usize, usize, usize) {
 /// Copies from memory that others may write meanwhile, which may be mapped to be read only.
 ///
 /// # Safety
-/// Both are valid for so many bytes, `to` for this call alone.
+/// Both are valid for so many bytes, `to` for this call alone; `from` does not come from a reference to
+/// what is no atomic.
 pub(crate) unsafe fn copy_out(mut from: *const u8, mut to: *mut u8, len: usize) {
     let (head, words, tail) = parts(from, len);
     // SAFETY: In all of this, by the contract; words are aligned on the shared side. A relaxed load
@@ -241,7 +242,7 @@ mod tests {
                 // SAFETY: Both are long enough.
                 unsafe {
                     copy_in(source[3..].as_ptr(), shared[offset..].as_mut_ptr(), len);
-                    copy_out(shared[offset..].as_ptr(), back.as_mut_ptr(), len);
+                    copy_out(shared[offset..].as_mut_ptr(), back.as_mut_ptr(), len);
                 }
                 assert_eq!(shared[offset..][..len], source[3..][..len]);
                 assert!(shared[..offset].iter().all(|byte| *byte == 0xAA));
