@@ -1,4 +1,4 @@
-//! Random commands to several processes that call each other, share a link, or a semaphore, and plain models that say
+//! Random commands to several processes that call each other, share a link, a semaphore, or a pool, and plain models that say
 //! what each must see: the result of every call, who wakes when and with what, poll's events, and what the kernel
 //! reports. The same for mailboxes as such is in `model.rs`.
 //!
@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 
 use postbox::{raw, sys};
 use postbox_tests::{
-    ADMIN, Child, Exit, FOREVER, Handle, Ledger, Make, MakeSync, NEVER, RECEIVE, Result, Rng, SEND,
-    UNBOUNDED, UNDO, WATCHDOG, Wait, fresh_user, handle_signal, isolated, poll, readable, seed,
-    spawn, spawn_as, tell, unique, within,
+    ADMIN, Child, Exit, FOREVER, Handle, Ledger, Make, MakePool, MakeSync, NEVER, RECEIVE, Result,
+    Rng, SEND, SHARED, UNBOUNDED, UNDO, WATCHDOG, Wait, fresh_user, handle_signal, isolated,
+    open_pool, poll, readable, seed, spawn, spawn_as, tell, unique, within,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
@@ -152,10 +152,16 @@ enum Verb {
     WaitPeer,
     Acquire,
     Release,
+    OpenPool,
+    Borrow,
+    GiveBack,
+    SendLease,
+    ReceiveLease,
+    Settle,
 }
 
 impl Verb {
-    const ALL: [Verb; 14] = [
+    const ALL: [Verb; 20] = [
         Verb::OpenMailbox,
         Verb::OpenPort,
         Verb::OpenSemaphore,
@@ -170,6 +176,12 @@ impl Verb {
         Verb::WaitPeer,
         Verb::Acquire,
         Verb::Release,
+        Verb::OpenPool,
+        Verb::Borrow,
+        Verb::GiveBack,
+        Verb::SendLease,
+        Verb::ReceiveLease,
+        Verb::Settle,
     ];
 
     fn words<const N: usize>(self, words: [u64; N]) -> Vec<u64> {
@@ -206,8 +218,12 @@ fn answer_of(number: u64) -> u64 {
 struct Worker<'a> {
     name: &'a str,
     handle: Option<Handle>,
-    /// Of requests that are not answered.
+    /// Of requests that are not answered, or messages that are not acknowledged.
     tokens: Vec<u64>,
+    /// Where leases are sent.
+    mailbox: Option<Handle>,
+    /// Blocks that it holds.
+    held: Vec<u32>,
 }
 
 impl Worker<'_> {
@@ -243,6 +259,12 @@ impl Worker<'_> {
                 self.handle = Some(make.open(name(game).as_str())?);
                 return Ok(Done);
             }
+            (Verb::OpenPool, &[game, rights]) => {
+                self.handle = Some(open_pool(&name(game), rights as u32)?);
+                let mailbox = format!("{}.box", name(game));
+                self.mailbox = Some(Handle::open(&mailbox, SEND | RECEIVE)?);
+                return Ok(Done);
+            }
             (Verb::OpenPort, &[number, capacity, back_capacity]) => {
                 let handle = Handle::unbound();
                 let mut args = sys::postbox_open {
@@ -261,7 +283,9 @@ impl Worker<'_> {
             }
             (Verb::Close, _) => {
                 self.handle = None;
+                self.mailbox = None;
                 self.tokens.clear();
+                self.held.clear();
                 return Ok(Done);
             }
             _ => {}
@@ -338,6 +362,49 @@ impl Worker<'_> {
                 return Ok(Data(vec![state.into()]));
             }
             (Verb::Release, &[count, flags]) => raw::release(handle, &sync(count, flags, 0))?,
+            (Verb::Borrow, &[flags, time]) => {
+                self.held
+                    .extend(handle.borrow(1, Wait(flags as u32, time))?);
+            }
+            (Verb::GiveBack, &[which]) => {
+                handle.give_back(&[self.held[which as usize]])?;
+                self.held.remove(which as usize);
+            }
+            (verb, words) => return self.lease(verb, words),
+        }
+        Ok(Done)
+    }
+
+    fn lease(&mut self, verb: Verb, words: &[u64]) -> Result<Outcome> {
+        let open = (self.handle.as_ref(), self.mailbox.as_ref());
+        let (Some(pool), Some(mailbox)) = open else {
+            panic!("{verb:?} with {words:?}");
+        };
+        match (verb, words) {
+            (Verb::SendLease, &[which, flags]) => {
+                let entry = (self.held[which as usize], 8, flags as u32);
+                mailbox.send_leases("", pool, &[entry], NEVER)?;
+                if flags == 0 {
+                    self.held.remove(which as usize);
+                }
+            }
+            (Verb::ReceiveLease, &[flags]) => {
+                let received = mailbox.recv_leases_flags(pool, 1, NEVER, flags as u32);
+                let (got, entries) = received.0?;
+                let (block, _, lease) = entries[0];
+                if flags == 0 {
+                    self.held.push(block);
+                } else {
+                    self.tokens.push(got.token);
+                }
+                let shared = lease & SHARED != 0;
+                let kept = lease & sys::POSTBOX_LEASE_MESSAGE != 0;
+                let words = [shared, kept, got.redelivered].map(u64::from);
+                return Ok(Data(words.into()));
+            }
+            (Verb::Settle, &[which, flags]) => {
+                raw::ack(mailbox, self.tokens.remove(which as usize), flags as u32)?;
+            }
             (verb, words) => panic!("{verb:?} with {words:?}"),
         }
         Ok(Done)
@@ -401,6 +468,8 @@ impl Crew {
                 name: &self.name,
                 handle: own.map(|own| Handle(own.as_fd().try_clone_to_owned().expect("a copy"))),
                 tokens: Vec::new(),
+                mailbox: None,
+                held: Vec::new(),
             };
             if let Some(own) = own {
                 own.close_copy();
@@ -1355,6 +1424,320 @@ impl Game for Units {
 #[test]
 fn semaphores_do_what_the_model_says() {
     run::<Units>("semaphores");
+}
+
+// Pools.
+
+#[derive(Clone, Debug)]
+enum PoolCommand {
+    Open {
+        rights: u32,
+    },
+    Borrow {
+        patience: Patience,
+    },
+    /// One of those that it holds.
+    GiveBack {
+        which: usize,
+    },
+    Send {
+        which: usize,
+        share: bool,
+    },
+    Receive {
+        /// To be acknowledged.
+        take: bool,
+    },
+    /// One of those that it has taken.
+    Settle {
+        which: usize,
+        requeue: bool,
+    },
+    Poll,
+}
+
+/// A message with a lease.
+#[derive(Clone, Copy, Debug)]
+struct Parcel {
+    sequence: u64,
+    block: usize,
+    redelivered: bool,
+}
+
+/// What one worker has.
+#[derive(Clone, Debug, Default)]
+struct Pocket {
+    rights: u32,
+    held: Vec<usize>,
+    taken: Vec<Parcel>,
+}
+
+#[derive(Debug)]
+struct Lent {
+    table: Table,
+    game: u64,
+    blocks: u64,
+    capacity: usize,
+    /// Of each block that was ever lent, how many leases there are. It gets a new number with every loan.
+    leases: Vec<u32>,
+    queue: Vec<Parcel>,
+    sequence: u64,
+    open: Vec<Option<Pocket>>,
+    waiting: Vec<usize>,
+    /// Keeps the mailbox.
+    _mailbox: Handle,
+}
+
+impl Lent {
+    fn free(&self) -> u64 {
+        let lent = self.leases.iter().filter(|leases| **leases > 0).count();
+        self.blocks - lent as u64
+    }
+
+    fn pocket(&mut self, worker: usize) -> &mut Pocket {
+        self.open[worker].as_mut().expect("it is open")
+    }
+
+    fn borrow(&mut self, worker: usize) {
+        let block = self.leases.len();
+        self.leases.push(1);
+        self.pocket(worker).held.push(block);
+        self.table.done(worker, Done);
+    }
+
+    fn end(&mut self, block: usize) {
+        self.leases[block] -= 1;
+        while self.free() > 0 && !self.waiting.is_empty() {
+            let first = self.waiting.remove(0);
+            self.borrow(first);
+        }
+    }
+
+    /// Where it was, before those that came later.
+    fn put_back(&mut self, parcel: Parcel) {
+        let later = |other: &Parcel| other.sequence > parcel.sequence;
+        let at = self.queue.iter().position(later);
+        self.queue.insert(
+            at.unwrap_or(self.queue.len()),
+            Parcel {
+                redelivered: true,
+                ..parcel
+            },
+        );
+    }
+
+    fn under_way(&self) -> usize {
+        let open = self.open.iter().flatten();
+        self.queue.len() + open.map(|pocket| pocket.taken.len()).sum::<usize>()
+    }
+}
+
+impl Game for Lent {
+    /// Blocks, and messages that the mailbox holds.
+    type Shape = (u64, u64);
+    type Command = PoolCommand;
+
+    const TRIED: &'static [&'static str] = &["data", "done", "EAGAIN", "ETIMEDOUT", "EINTR"];
+
+    fn shape() -> BoxedStrategy<(u64, u64)> {
+        (1..5u64, 1..4u64).boxed()
+    }
+
+    fn command() -> BoxedStrategy<PoolCommand> {
+        use PoolCommand::*;
+        let which = || 0..8usize;
+        prop_oneof![
+            5 => rights().prop_map(|rights| Open { rights }),
+            10 => patience().prop_map(|patience| Borrow { patience }),
+            6 => which().prop_map(|which| GiveBack { which }),
+            8 => (which(), any::<bool>()).prop_map(|(which, share)| Send { which, share }),
+            8 => any::<bool>().prop_map(|take| Receive { take }),
+            4 => (which(), any::<bool>()).prop_map(|(which, requeue)| Settle { which, requeue }),
+            2 => Just(Poll),
+        ]
+        .boxed()
+    }
+
+    fn new(&(blocks, capacity): &(u64, u64), crew: &mut Crew) -> (Self, Option<Handle>) {
+        let name = format!("{}.{}", crew.name, crew.games);
+        let observer = MakePool {
+            rights: ADMIN,
+            ..MakePool::new(blocks, 64)
+        }
+        .make(name.as_str())
+        .expect("the name is new");
+        let model = Lent {
+            table: Table::default(),
+            game: crew.games,
+            blocks,
+            capacity: capacity as usize,
+            leases: Vec::new(),
+            queue: Vec::new(),
+            sequence: 0,
+            open: vec![None; WORKERS],
+            waiting: Vec::new(),
+            _mailbox: Handle::create(&format!("{name}.box"), capacity),
+        };
+        (model, Some(observer))
+    }
+
+    fn table(&mut self) -> &mut Table {
+        &mut self.table
+    }
+
+    fn open(&self, worker: usize) -> bool {
+        self.open[worker].is_some()
+    }
+
+    fn applies(&self, worker: usize, command: &PoolCommand) -> bool {
+        match (&self.open[worker], command) {
+            (pocket, PoolCommand::Open { .. }) => pocket.is_none(),
+            (None, _) => false,
+            (Some(pocket), PoolCommand::GiveBack { .. } | PoolCommand::Send { .. }) => {
+                !pocket.held.is_empty()
+            }
+            (Some(pocket), PoolCommand::Settle { .. }) => !pocket.taken.is_empty(),
+            (Some(_), _) => true,
+        }
+    }
+
+    fn apply(&mut self, worker: usize, command: &PoolCommand) -> Vec<u64> {
+        match *command {
+            PoolCommand::Open { rights } => {
+                self.open[worker] = Some(Pocket {
+                    rights,
+                    ..Pocket::default()
+                });
+                self.table.done(worker, Done);
+                Verb::OpenPool.words([self.game, rights.into()])
+            }
+            PoolCommand::Borrow { patience } => {
+                if self.pocket(worker).rights & SEND == 0 {
+                    self.table.done(worker, Failed(libc::EACCES));
+                } else if self.free() > 0 && self.waiting.is_empty() {
+                    self.borrow(worker);
+                } else if let Some(errno) = patience.errno() {
+                    self.table.done(worker, Failed(errno));
+                } else {
+                    self.table.busy[worker] = true;
+                    self.waiting.push(worker);
+                }
+                Verb::Borrow.words(patience.words())
+            }
+            PoolCommand::GiveBack { which } => {
+                let held = &mut self.pocket(worker).held;
+                let which = which % held.len();
+                let block = held.remove(which);
+                self.end(block);
+                self.table.done(worker, Done);
+                Verb::GiveBack.words([which as u64])
+            }
+            PoolCommand::Send { which, share } => {
+                let full = self.under_way() >= self.capacity;
+                let held = &mut self.pocket(worker).held;
+                let which = which % held.len();
+                if full {
+                    self.table.done(worker, Failed(libc::EAGAIN));
+                } else {
+                    let block = held[which];
+                    if share {
+                        self.leases[block] += 1;
+                    } else {
+                        held.remove(which);
+                    }
+                    self.sequence += 1;
+                    self.queue.push(Parcel {
+                        sequence: self.sequence,
+                        block,
+                        redelivered: false,
+                    });
+                    self.table.done(worker, Done);
+                }
+                let flags = if share { SHARED } else { 0 };
+                Verb::SendLease.words([which as u64, flags.into()])
+            }
+            PoolCommand::Receive { take } => {
+                let flags = if take { sys::POSTBOX_RECV_ACK } else { 0 };
+                if self.queue.is_empty() {
+                    self.table.done(worker, Failed(libc::EAGAIN));
+                } else {
+                    let parcel = self.queue.remove(0);
+                    let shared = self.leases[parcel.block] > 1;
+                    let pocket = self.pocket(worker);
+                    if take {
+                        pocket.taken.push(parcel);
+                    } else {
+                        pocket.held.push(parcel.block);
+                    }
+                    let words = [shared, take, parcel.redelivered].map(u64::from);
+                    self.table.done(worker, Data(words.into()));
+                }
+                Verb::ReceiveLease.words([flags.into()])
+            }
+            PoolCommand::Settle { which, requeue } => {
+                let taken = &mut self.pocket(worker).taken;
+                let which = which % taken.len();
+                let parcel = taken.remove(which);
+                if requeue {
+                    self.put_back(parcel);
+                } else {
+                    self.end(parcel.block);
+                }
+                self.table.done(worker, Done);
+                let flags = if requeue { sys::POSTBOX_ACK_REQUEUE } else { 0 };
+                Verb::Settle.words([which as u64, flags.into()])
+            }
+            PoolCommand::Poll => {
+                let available = self.free() > 0 && self.waiting.is_empty();
+                let sends = self.pocket(worker).rights & SEND != 0;
+                let none = (false, 0);
+                let outcome = events([(sends && available, OUT), none, none, none]);
+                self.table.done(worker, outcome);
+                Verb::Poll.words([])
+            }
+        }
+    }
+
+    fn leave(&mut self, worker: usize) {
+        self.table.busy[worker] = false;
+        self.waiting.retain(|waiting| *waiting != worker);
+    }
+
+    fn close(&mut self, worker: usize) {
+        if let Some(pocket) = self.open[worker].take() {
+            for parcel in pocket.taken {
+                self.put_back(parcel);
+            }
+            for block in pocket.held {
+                self.end(block);
+            }
+        }
+    }
+
+    fn expected(&self) -> Report {
+        let open = self.open.iter().flatten();
+        Self::found(&sys::postbox_info {
+            value: self.free(),
+            messages: self.under_way() as u64,
+            unacknowledged: open.map(|pocket| pocket.held.len() as u64).sum(),
+            waiting_senders: self.waiting.len() as u32,
+            ..Default::default()
+        })
+    }
+
+    fn found(info: &sys::postbox_info) -> Report {
+        vec![
+            ("free", info.value),
+            ("under way", info.messages),
+            ("held", info.unacknowledged),
+            ("waiting", info.waiting_senders.into()),
+        ]
+    }
+}
+
+#[test]
+fn pools_do_what_the_model_says() {
+    run::<Lent>("pools");
 }
 
 // Links.
