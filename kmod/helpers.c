@@ -542,7 +542,7 @@ int postbox_memory_map(struct vm_area_struct *vma, struct file *file, u64 size,
 	if (vma->vm_pgoff > pages || vma_pages(vma) > pages - vma->vm_pgoff)
 		return -EINVAL;
 	/* A private copy could find no page when it is first written to. */
-	if (is_file_hugepages(file) && !(vma->vm_flags & VM_SHARED))
+	if (is_file_hugepages(file) && !(vma->vm_flags & VM_MAYSHARE))
 		return -EINVAL;
 	if (vma->vm_flags & VM_EXEC)
 		return -EACCES;

@@ -339,6 +339,12 @@ impl Registry {
 
     /// Undoes an open that nobody has seen: who failed to join a link has not closed its end.
     pub(crate) fn undo(&self, opened: &Opened) {
+        if opened.created {
+            // Also what was to stay must not.
+            if let Some(entry) = self.inner.lock().objects.get_mut(&opened.id) {
+                entry.persistent = false;
+            }
+        }
         if opened.created || opened.end == 0 {
             return self.close(opened.id, opened.end);
         }

@@ -161,6 +161,18 @@ fn segment_read_only_holds_against_a_peer_that_tries() {
             for rights in [SEND, SEND | RECEIVE, ADMIN | RECEIVE] {
                 assert_eq!(handle.dup(rights).map(drop), Err(Errno::ACCESS));
             }
+            // A device that was opened to be read only.
+            let read_only = File::open(DEVICE).expect("alice may");
+            let mut args = sys::postbox_open {
+                kind: sys::POSTBOX_KIND_SEGMENT,
+                rights: RECEIVE,
+                ..Default::default()
+            };
+            postbox::raw::open(&read_only, Some(name.as_bytes()), &mut args).expect("the mode");
+            let read_only = Handle(read_only.into());
+            assert_eq!(read_only.map(0, PAGE, RW).map(drop), Err(Errno::ACCESS));
+            let other = read_only.map(0, PAGE, R).expect("the right to read");
+            assert_eq!((other.get(0), other.protect(RW)), (7, Err(Errno::ACCESS)));
             // The descriptor, opened again.
             let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
             if let Ok(again) = File::options().read(true).write(true).open(&path) {
@@ -331,6 +343,13 @@ fn segment_frozen_can_be_written_by_nobody() {
         seal(&memfd, SEALS | libc::F_SEAL_WRITE);
         assert_eq!(make(&memfd).map(drop), Err(Errno::ACCESS), "to write");
         let name = unique("frozen");
+        let persistent = MakeSegment {
+            flags: sys::POSTBOX_O_CREATE | sys::POSTBOX_O_PERSIST,
+            ..MakeSegment::default()
+        };
+        let refused = persistent.open(name.as_str(), Some(&memfd)).map(drop);
+        assert_eq!(refused, Err(Errno::ACCESS));
+        assert!(!list().contains(&name), "what failed left nothing");
         let read = MakeSegment {
             rights: RECEIVE | ADMIN,
             mode: 0o666,
