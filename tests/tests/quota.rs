@@ -870,6 +870,39 @@ impl Drop for Cgroup {
 const MIB: u64 = 1 << 20;
 
 #[test]
+fn g10_shared_memory_is_charged_to_the_memory_cgroup_of_who_touches_it_first() {
+    isolated(|| {
+        const PAGES: usize = 1024;
+        let cgroup = Cgroup::new();
+        let segment = Handle::segment(2 * PAGES);
+        let mine = segment.map(0, 2 * PAGES * PAGE, RW).expect("both rights");
+        // These are the maker's, whoever reads them.
+        (0..PAGES).for_each(|page| mine.set(page * PAGE, 1));
+        let done = Ledger::new(2);
+        spawn(|| {
+            cgroup.enter();
+            let theirs = segment.map(0, 2 * PAGES * PAGE, RW).expect("both rights");
+            let touch = |at: usize, pages: std::ops::Range<usize>| {
+                let before = cgroup.current();
+                pages.for_each(|page| theirs.set(page * PAGE, 1));
+                let grown = cgroup.current().saturating_sub(before);
+                done[at].store(grown, std::sync::atomic::Ordering::SeqCst);
+            };
+            touch(0, 0..PAGES);
+            touch(1, PAGES..2 * PAGES);
+        })
+        .ok();
+        let [read, touched] =
+            [0, 1].map(|at: usize| done[at].load(std::sync::atomic::Ordering::SeqCst));
+        assert!(read < MIB, "{read} bytes for the maker's pages");
+        assert!(
+            touched >= 4 * MIB - MIB / 4,
+            "{touched} bytes for new pages"
+        );
+    });
+}
+
+#[test]
 fn g10_what_is_queued_is_charged_to_the_senders_memory_cgroup() {
     let _parameters = Parameters::set(&[]);
     isolated(|| {

@@ -503,6 +503,26 @@ fn segment_word_a_signal_ends_a_wait_and_with_sa_restart_it_goes_on() {
 }
 
 #[test]
+fn segment_word_owners_are_those_of_one_segment() {
+    isolated(|| {
+        let memfd = memory(PAGE, 0, SEALS);
+        let make = || {
+            MakeSegment::default()
+                .open(None, Some(&memfd))
+                .expect("it is sealed")
+        };
+        let (one, other) = (make(), make());
+        let mapped = one.map(0, PAGE, RW).expect("both rights");
+        // The memory is the same, and who is attached to the one is a stranger to the other.
+        let me = raw::attach(&one).expect("both rights");
+        mapped.word(0).store(me, SeqCst);
+        assert_eq!(other.map(0, PAGE, R).expect("to read").get(0), me as u8);
+        assert_eq!(one.wait_word(0, me, NEVER), Err(Errno::AGAIN));
+        assert_eq!(other.wait_word(0, me, NEVER), Ok(true));
+    });
+}
+
+#[test]
 fn segment_word_places_and_arguments_are_checked() {
     isolated(|| {
         let segment = Handle::segment(2);
