@@ -26,7 +26,7 @@ pub enum Transport {
     Mq,
     /// Eventfds: eight bytes, which are a number.
     Eventfd,
-    /// The C library's semaphores, on futexes.
+    /// The C library's semaphores and mutexes, on futexes.
     Futex,
     /// A memfd that both processes have mapped, and an eventfd each way.
     MemfdEventfd,
@@ -63,6 +63,8 @@ pub enum Work {
     Call,
     /// A semaphore acquired and released by one process; nobody else wants it.
     Semaphore,
+    /// A lock in shared memory, which survives its holder, taken and given up by one process; nobody else wants it.
+    Lock,
     /// The call that sends a message to one of so many threads that sleep until it comes.
     WakeOne(usize),
     /// A buffer to the other process, which sleeps until it comes, and back. Where that is said, each side writes all of it
@@ -92,7 +94,7 @@ pub struct Case {
 }
 
 /// All cases.
-pub const CASES: [Case; 13] = [
+pub const CASES: [Case; 14] = [
     Case::new(Work::RoundTrip, 8),
     Case::new(Work::RoundTrip, 64),
     Case::new(Work::RoundTrip, 1024),
@@ -101,6 +103,7 @@ pub const CASES: [Case; 13] = [
     Case::new(Work::Batch, 64),
     Case::new(Work::Call, 64),
     Case::new(Work::Semaphore, 0),
+    Case::new(Work::Lock, 0),
     Case::new(Work::WakeOne(1), 8),
     Case::new(Work::WakeOne(1000), 8),
     Case::new(Work::Lease { touched: false }, 64),
@@ -122,6 +125,7 @@ impl Case {
             Work::Batch => format!("batch{BATCH}_{}", self.len),
             Work::Call => format!("call_{}", self.len),
             Work::Semaphore => "sem_uncontended".into(),
+            Work::Lock => "lock_uncontended".into(),
             Work::WakeOne(sleepers) => format!("wake_one_{sleepers}"),
             Work::Lease { touched } => {
                 let size = match self.len {
@@ -147,6 +151,7 @@ impl Case {
                 self.len
             ),
             Work::Semaphore => "semaphore acquired and released, nobody waits".into(),
+            Work::Lock => "robust lock in shared memory taken and given up, nobody waits".into(),
             Work::WakeOne(sleepers) => {
                 format!("the call that wakes one of {sleepers} sleeping threads with a message")
             }
@@ -169,7 +174,7 @@ impl Case {
             Work::RoundTrip | Work::Call | Work::Lease { .. } => 4 * self.len,
             Work::WakeOne(_) => self.len,
             Work::Queued | Work::Batch => 2 * self.len,
-            Work::Semaphore => 0,
+            Work::Semaphore | Work::Lock => 0,
         }
     }
 
@@ -187,6 +192,9 @@ impl Case {
                 work: Work::Semaphore,
                 ..
             } => &[Postbox, PostboxCrate, Futex],
+            Case {
+                work: Work::Lock, ..
+            } => &[Postbox, Futex],
             Case {
                 work: Work::WakeOne(_),
                 ..

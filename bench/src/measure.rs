@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use postbox::raw::{self, RecvEntry, SendEntry};
-use postbox::{Semaphore, sys};
+use postbox::{Segment, Semaphore, sys};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
@@ -83,6 +83,11 @@ pub fn measure(case: Case, transport: Transport, plan: Plan) -> io::Result<Figur
             Transport::Postbox => semaphore(plan),
             Transport::PostboxCrate => semaphore_by_type(plan),
             Transport::Futex => libc_semaphore(plan),
+            _ => cannot(transport),
+        },
+        Work::Lock => match transport {
+            Transport::Postbox => lock(plan),
+            Transport::Futex => libc_lock(plan),
             _ => cannot(transport),
         },
         Work::Lease { touched } => {
@@ -229,6 +234,38 @@ fn libc_semaphore(plan: Plan) -> io::Result<Figure> {
         match unsafe { libc::sem_wait(at) | libc::sem_post(at) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
+        }
+    })
+}
+
+fn lock(plan: Plan) -> io::Result<Figure> {
+    let mapping = Segment::options().anonymous(4096)?.attach()?;
+    let mutex = mapping.mutex::<u64>(0)?;
+    windows(plan, || {
+        drop(mutex.lock()?);
+        Ok(())
+    })
+}
+
+fn libc_lock(plan: Plan) -> io::Result<Figure> {
+    let mut attributes = MaybeUninit::<libc::pthread_mutexattr_t>::uninit();
+    let mut mutex = Box::new(MaybeUninit::<libc::pthread_mutex_t>::uninit());
+    let (how, at) = (attributes.as_mut_ptr(), mutex.as_mut_ptr());
+    // SAFETY: the places are valid, and the mutex stays where it is until this returns.
+    let error = unsafe {
+        libc::pthread_mutexattr_init(how)
+            | libc::pthread_mutexattr_setpshared(how, libc::PTHREAD_PROCESS_SHARED)
+            | libc::pthread_mutexattr_setrobust(how, libc::PTHREAD_MUTEX_ROBUST)
+            | libc::pthread_mutex_init(at, how)
+    };
+    if error != 0 {
+        return Err(io::Error::from_raw_os_error(error));
+    }
+    windows(plan, || {
+        // SAFETY: it was initialised, and is unlocked by who locked it.
+        match unsafe { libc::pthread_mutex_lock(at) | libc::pthread_mutex_unlock(at) } {
+            0 => Ok(()),
+            error => Err(io::Error::from_raw_os_error(error)),
         }
     })
 }
