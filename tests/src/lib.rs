@@ -26,7 +26,7 @@ pub use handle::{
     name_of, recv_args, send_args, unlink, until, until_realtime, within,
 };
 pub use memory::{MakeSegment, Mapped, R, RW, SEALS, memory, seal};
-pub use pool::{Entry, MakePool, Ride, SHARED, entries_from, entries_of, open_pool};
+pub use pool::{Entry, Leased, MakePool, Ride, SHARED, entries_from, entries_of, open_pool};
 pub use rng::{Rng, seed};
 pub use shared::{Gate, Ledger};
 pub use signal::handle_signal;

@@ -11,6 +11,9 @@ use crate::{FOREVER, NEVER, PAGE, SEALS, memory};
 /// A lease as it goes with a message: block, bytes, flags.
 pub type Entry = (u32, u64, u32);
 
+/// A message, and the leases that came with it.
+pub type Leased = (Got, Vec<Entry>);
+
 /// The sender keeps a lease of the block.
 pub const SHARED: u32 = sys::POSTBOX_LEASE_SHARED;
 
@@ -165,7 +168,7 @@ impl Handle {
     }
 
     /// Receives with room for so many leases.
-    pub fn recv_leases(&self, pool: &Handle, room: usize, wait: Wait) -> Result<(Got, Vec<Entry>)> {
+    pub fn recv_leases(&self, pool: &Handle, room: usize, wait: Wait) -> Result<Leased> {
         self.recv_leases_flags(pool, room, wait, 0).0
     }
 
@@ -176,7 +179,7 @@ impl Handle {
         room: usize,
         wait: Wait,
         flags: u32,
-    ) -> (Result<(Got, Vec<Entry>)>, (u32, u64)) {
+    ) -> (Result<Leased>, (u32, u64)) {
         let mut entries = vec![MaybeUninit::uninit(); room];
         let mut leases = raw::Leases::new(pool.as_fd()).room(&mut entries);
         let mut args = sys::postbox_recv {
