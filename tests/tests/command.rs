@@ -505,7 +505,7 @@ fn a_call_that_is_not_answered_says_so() {
 #[test]
 fn a_pool_is_made_and_shown() {
     let create = ["pool", "create", "command/pool", "--blocks", "8", "--size"];
-    run(0, &[&create[..], &["1K"]].concat());
+    run(0, &[&create[..], &["1KiB"]].concat());
     run(1, &[&create[..], &["64"]].concat());
     run(0, &[&create[..], &["64", "--exist-ok"]].concat());
     run(

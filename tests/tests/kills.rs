@@ -1097,8 +1097,8 @@ fn stamp(loan: &mut Loan, number: u64) {
 /// Not for ever: the others may all have what they have for as long as this one waits.
 fn soon(rng: &mut Rng) -> Wait {
     match rng.below(3) {
-        0 => Wait::Never,
-        _ => Wait::Timeout(Duration::from_micros(rng.below(3000))),
+        0 => Wait::Timeout(Duration::from_micros(rng.below(1500))),
+        _ => Wait::Never,
     }
 }
 
@@ -1176,7 +1176,18 @@ fn borrower(board: &Board, slot: usize, mut rng: Rng, pool: &Pool, mailbox: &Mai
                 assert_eq!(shared.get::<u64>(0), Ok(numbers), "somebody has written it");
             }
             4 => kept.push(Kept::Alone(loan, numbers)),
-            _ => Kept::Alone(loan, numbers).check(),
+            _ => {
+                Kept::Alone(loan, numbers).check();
+                for _ in 0..20 {
+                    let Ok(mut loan) = pool.try_loan(BLOCK) else {
+                        break;
+                    };
+                    board.beat(slot);
+                    numbers += 1;
+                    stamp(&mut loan, numbers);
+                    Kept::Alone(loan, numbers).check();
+                }
+            }
         }
     }
 }
