@@ -1371,7 +1371,10 @@ fn g11_reserved_fields_and_values_out_of_range() {
             ),
             (sys::postbox_open { kind: 0, ..open }, Err(Errno::OPNOTSUPP)),
             (sys::postbox_open { kind: 2, ..open }, Err(Errno::OPNOTSUPP)),
-            (sys::postbox_open { kind: 9, ..open }, Err(Errno::OPNOTSUPP)),
+            (
+                sys::postbox_open { kind: 12, ..open },
+                Err(Errno::OPNOTSUPP),
+            ),
             (
                 sys::postbox_open {
                     kind: u32::MAX,
@@ -2350,7 +2353,7 @@ fn g11_files_that_cannot_be_received() {
         }
         // What the message needs is touched, and no more.
         assert_eq!(recv(end - 24, u32::MAX, 0), Ok(()));
-        assert_eq!(descriptors() as u64, others[11] + 3);
+        assert_eq!(descriptors() as u64, others[12] + 3);
         let entries = good.arena.get(end - 24, 24);
         for chunk in entries.chunks(8) {
             let fd = i32::from_ne_bytes(chunk[..4].try_into().expect("four bytes"));
