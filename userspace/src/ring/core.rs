@@ -264,15 +264,12 @@ impl Spin {
 
     /// Looks until something is there. What `look` fails with is an end, too.
     fn run<T>(&mut self, mut look: impl FnMut() -> Option<T>) -> Option<T> {
-        for turn in 0..self.now {
+        for _ in 0..self.now {
             if let Some(found) = look() {
                 self.now = self.now.saturating_mul(2).clamp(1, self.most);
                 return Some(found);
             }
-            // At first without a pause, which on some machines is longer than a round trip.
-            if turn > 128 {
-                std::hint::spin_loop();
-            }
+            std::hint::spin_loop();
         }
         // Never quite off, so that it finds out when it would be worth it again.
         self.now = (self.now / 2).max(self.most / 64);
