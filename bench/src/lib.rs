@@ -6,6 +6,7 @@
 mod lease;
 mod measure;
 mod peers;
+mod ring;
 
 pub use measure::{Figure, Plan, clock_counts_instructions, measure};
 
@@ -65,6 +66,8 @@ pub enum Work {
     Semaphore,
     /// A lock in shared memory, which survives its holder, taken and given up by one process; nobody else wants it.
     Lock,
+    /// One of many records that stream to the other process.
+    Stream,
     /// The call that sends a message to one of so many threads that sleep until it comes.
     WakeOne(usize),
     /// A buffer to the other process, which sleeps until it comes, and back. Where that is said, each side writes all of it
@@ -94,7 +97,7 @@ pub struct Case {
 }
 
 /// All cases.
-pub const CASES: [Case; 14] = [
+pub const CASES: [Case; 15] = [
     Case::new(Work::RoundTrip, 8),
     Case::new(Work::RoundTrip, 64),
     Case::new(Work::RoundTrip, 1024),
@@ -106,6 +109,7 @@ pub const CASES: [Case; 14] = [
     Case::new(Work::Lock, 0),
     Case::new(Work::WakeOne(1), 8),
     Case::new(Work::WakeOne(1000), 8),
+    Case::new(Work::Stream, 64),
     Case::new(Work::Lease { touched: false }, 64),
     Case::new(Work::Lease { touched: false }, LARGE),
     Case::new(Work::Lease { touched: true }, LARGE),
@@ -126,6 +130,7 @@ impl Case {
             Work::Call => format!("call_{}", self.len),
             Work::Semaphore => "sem_uncontended".into(),
             Work::Lock => "lock_uncontended".into(),
+            Work::Stream => format!("ring_{}", self.len),
             Work::WakeOne(sleepers) => format!("wake_one_{sleepers}"),
             Work::Lease { touched } => {
                 let size = match self.len {
@@ -152,6 +157,10 @@ impl Case {
             ),
             Work::Semaphore => "semaphore acquired and released, nobody waits".into(),
             Work::Lock => "robust lock in shared memory taken and given up, nobody waits".into(),
+            Work::Stream => format!(
+                "one of many records of {} bytes that stream to another process",
+                self.len
+            ),
             Work::WakeOne(sleepers) => {
                 format!("the call that wakes one of {sleepers} sleeping threads with a message")
             }
@@ -173,7 +182,7 @@ impl Case {
         match self.work {
             Work::RoundTrip | Work::Call | Work::Lease { .. } => 4 * self.len,
             Work::WakeOne(_) => self.len,
-            Work::Queued | Work::Batch => 2 * self.len,
+            Work::Queued | Work::Batch | Work::Stream => 2 * self.len,
             Work::Semaphore | Work::Lock => 0,
         }
     }
@@ -192,6 +201,9 @@ impl Case {
                 work: Work::Semaphore,
                 ..
             } => &[Postbox, PostboxCrate, Futex],
+            Case {
+                work: Work::Stream, ..
+            } => &[Postbox, Pipe],
             Case {
                 work: Work::Lock, ..
             } => &[Postbox, Futex],

@@ -16,6 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::lease;
 use crate::peers::{Bytes, Carrier, Eventfd, Mq, Packets, Pipe, Raw, Seqpacket, Typed};
+use crate::ring;
 use crate::{BATCH, Case, LONGEST, Transport, Work};
 
 /// After this many seconds for one figure something hangs.
@@ -104,6 +105,11 @@ pub fn measure(case: Case, transport: Transport, plan: Plan) -> io::Result<Figur
                 _ => cannot(transport),
             }
         }
+        Work::Stream => match transport {
+            Transport::Postbox => ring::by_ring(case.len, plan),
+            Transport::Pipe => ring::by_pipe(case.len, plan),
+            _ => cannot(transport),
+        },
         Work::WakeOne(sleepers) => match transport {
             Transport::Postbox => wake_one::<Bytes>(sleepers, case.len, plan),
             Transport::PostboxIoctl => wake_one::<Raw>(sleepers, case.len, plan),
