@@ -9,5 +9,6 @@ mod model;
 mod order;
 mod pipe;
 mod pool;
+mod ring;
 mod semaphore;
 mod task;
