@@ -332,6 +332,31 @@ static void layout(void)
 	AT(postbox_word, count, 32);
 	AT(postbox_word, state, 36);
 
+	SIZE(postbox_ring_status, 320);
+	AT(postbox_ring_status, consumer_waiting, 0);
+	AT(postbox_ring_status, producer_waiting, 4);
+	AT(postbox_ring_status, state, 8);
+	AT(postbox_ring_status, producers, 64);
+
+	SIZE(postbox_ring_head, 136);
+	AT(postbox_ring_head, head, 128);
+
+	SIZE(postbox_ring_tail, 392);
+	AT(postbox_ring_tail, tail, 256);
+	AT(postbox_ring_tail, lock, 384);
+
+	SIZE(postbox_ring_attach, 24);
+	AT(postbox_ring_attach, size, 0);
+	AT(postbox_ring_attach, flags, 4);
+	AT(postbox_ring_attach, id, 8);
+	AT(postbox_ring_attach, options, 12);
+	AT(postbox_ring_attach, capacity, 16);
+
+	SIZE(postbox_ring, 16);
+	AT(postbox_ring, size, 0);
+	AT(postbox_ring, flags, 4);
+	AT(postbox_ring, timeout_ns, 8);
+
 	SIZE(postbox_loan, 48);
 	AT(postbox_loan, size, 0);
 	AT(postbox_loan, flags, 4);
@@ -403,6 +428,10 @@ static void requests(void)
 	REQUEST(POSTBOX_WAIT_WORD);
 	REQUEST(POSTBOX_WAKE_WORD);
 	REQUEST(POSTBOX_LOAN);
+	REQUEST(POSTBOX_RING_ATTACH);
+	REQUEST(POSTBOX_RING_DETACH);
+	REQUEST(POSTBOX_RING_WAIT);
+	REQUEST(POSTBOX_RING_WAKE);
 }
 
 /* A message that is received without waiting, into buf. */

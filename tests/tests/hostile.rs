@@ -18,7 +18,7 @@ macro_rules! requests {
 }
 
 /// The requests, and the sizes of their arguments.
-const REQUESTS: [(&str, u32, usize); 38] = requests![
+const REQUESTS: [(&str, u32, usize); 42] = requests![
     "VERSION" POSTBOX_VERSION postbox_version,
     "OPEN" POSTBOX_OPEN postbox_open,
     "DUP" POSTBOX_DUP postbox_dup,
@@ -57,6 +57,10 @@ const REQUESTS: [(&str, u32, usize); 38] = requests![
     "WAIT_WORD" POSTBOX_WAIT_WORD postbox_word,
     "WAKE_WORD" POSTBOX_WAKE_WORD postbox_word,
     "LOAN" POSTBOX_LOAN postbox_loan,
+    "RING_ATTACH" POSTBOX_RING_ATTACH postbox_ring_attach,
+    "RING_DETACH" POSTBOX_RING_DETACH postbox_ring,
+    "RING_WAIT" POSTBOX_RING_WAIT postbox_ring,
+    "RING_WAKE" POSTBOX_RING_WAKE postbox_ring,
 ];
 
 /// The number of a request.
@@ -264,6 +268,8 @@ struct Good {
     barrier: Handle,
     pool: Handle,
     segment: Handle,
+    /// Is never over.
+    ring: Handle,
     /// Has a name.
     granted: Handle,
 }
@@ -298,6 +304,7 @@ impl Good {
             barrier: Handle::barrier(1 << 20),
             pool: Handle::pool(8, 64),
             segment: Handle::segment(1),
+            ring: ring(),
             granted: Make {
                 rights,
                 ..Make::default()
@@ -341,6 +348,7 @@ impl Good {
             "WAIT" => &self.open_latch,
             "JOIN" | "LEAVE" => &self.barrier,
             "LOAN" => &self.pool,
+            "RING_ATTACH" | "RING_DETACH" | "RING_WAIT" | "RING_WAKE" => &self.ring,
             "ATTACH" | "WAIT_WORD" | "WAKE_WORD" => &self.segment,
             "GRANT" | "REVOKE" => &self.granted,
             _ => &self.mailbox,
@@ -600,6 +608,29 @@ impl Good {
                 bytes(&sync).to_vec()
             }
             "RELEASE" | "COUNT_DOWN" | "JOIN" => bytes(&sync).to_vec(),
+            "RING_ATTACH" => bytes(&sys::postbox_ring_attach {
+                size: self_size::<sys::postbox_ring_attach>(),
+                flags: sys::POSTBOX_RING_CONSUMER,
+                ..Default::default()
+            })
+            .to_vec(),
+            "RING_DETACH" | "RING_WAIT" | "RING_WAKE" => {
+                let flags = match name {
+                    "RING_DETACH" => {
+                        // It may be one still.
+                        let _ = raw::ring_attach(&self.ring, sys::POSTBOX_RING_PRODUCER);
+                        sys::POSTBOX_RING_PRODUCER
+                    }
+                    "RING_WAIT" => sys::POSTBOX_RING_PRODUCER | nonblock,
+                    _ => sys::POSTBOX_RING_CONSUMER,
+                };
+                bytes(&sys::postbox_ring {
+                    size: self_size::<sys::postbox_ring>(),
+                    flags,
+                    ..Default::default()
+                })
+                .to_vec()
+            }
             "LOAN" => bytes(&sys::postbox_loan {
                 size: self_size::<sys::postbox_loan>(),
                 flags: nonblock,
@@ -682,6 +713,10 @@ impl Good {
             "ACQUIRE" => self.semaphore.release(1, 0).expect("it was there"),
             "RELEASE" => assert_eq!(self.semaphore.acquire(1, 0, NEVER), Ok(false)),
             "JOIN" => self.barrier.leave(1).expect("just joined"),
+            "RING_ATTACH" => {
+                let detached = raw::ring_detach(&self.ring, sys::POSTBOX_RING_CONSUMER);
+                detached.expect("just attached");
+            }
             "LOAN" => {
                 let block = self.arena.get(self.arena.at + 2 * PAGE as u64, 4);
                 let block = u32::from_ne_bytes(block.try_into().expect("four bytes"));
@@ -872,6 +907,9 @@ fn g11_arguments_that_cannot_be_written_back() {
                     | "GRANT"
                     | "REVOKE"
                     | "WAKE_WORD"
+                    | "RING_DETACH"
+                    | "RING_WAIT"
+                    | "RING_WAKE"
             ) && !matches!(
                 name,
                 // These, only what is not the usual.
@@ -1479,8 +1517,24 @@ fn g11_reserved_fields_and_values_out_of_range() {
     });
 }
 
+/// A ring for one producer that is never over, and has no name any more.
+fn ring() -> Handle {
+    let name = unique("ring");
+    let handle = Handle::unbound();
+    let mut args = sys::postbox_open {
+        kind: sys::POSTBOX_KIND_RING,
+        flags: sys::POSTBOX_O_CREATE | sys::POSTBOX_O_PERSIST,
+        rights: SEND | RECEIVE,
+        mode: 0o600,
+        ..Default::default()
+    };
+    raw::open(&handle, Some(name.as_bytes()), &mut args).expect("new");
+    unlink(&name).expect("ours");
+    handle
+}
+
 /// One of each kind, with both rights, and what it is.
-fn kinds(good: &Good) -> [(&'static str, Handle); 10] {
+fn kinds(good: &Good) -> [(&'static str, Handle); 11] {
     let both = |handle: &Handle| handle.dup(SEND | RECEIVE).expect("it has them");
     [
         ("mailbox", both(&good.mailbox)),
@@ -1493,6 +1547,7 @@ fn kinds(good: &Good) -> [(&'static str, Handle); 10] {
         ("barrier", both(&good.barrier)),
         ("pool", both(&good.pool)),
         ("segment", both(&good.segment)),
+        ("ring", both(&good.ring)),
     ]
 }
 
@@ -1509,6 +1564,7 @@ fn able(name: &str) -> &'static [&'static str] {
         "COUNT_DOWN" => &["latch"],
         "WAIT" | "JOIN" | "LEAVE" => &["latch", "barrier"],
         "LOAN" => &["pool"],
+        "RING_ATTACH" | "RING_DETACH" | "RING_WAIT" | "RING_WAKE" => &["ring"],
         "ATTACH" | "WAIT_WORD" | "WAKE_WORD" => &["segment"],
         other => panic!("{other} can be asked of all, or of none"),
     }
@@ -1578,7 +1634,7 @@ fn g11_requests_without_the_right_to_them() {
             // Which right each kind asks for.
             let needed = |kind: &str| match (name, kind) {
                 ("RECV" | "ACK" | "RECV_BATCH" | "REPLY" | "REPLY_RECV" | "READ", _) => RECEIVE,
-                ("ACCEPT" | "ACQUIRE", _) | ("WAIT", "latch") => RECEIVE,
+                ("ACCEPT" | "ACQUIRE" | "RING_ATTACH", _) | ("WAIT", "latch") => RECEIVE,
                 _ => SEND,
             };
             if matches!(

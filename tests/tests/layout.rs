@@ -50,6 +50,7 @@ fn ours() -> BTreeMap<String, u64> {
         POSTBOX_ACQUIRE POSTBOX_RELEASE POSTBOX_COUNT_DOWN POSTBOX_WAIT POSTBOX_JOIN POSTBOX_LEAVE
         POSTBOX_ATTACH POSTBOX_WAIT_WORD POSTBOX_WAKE_WORD
         POSTBOX_LOAN
+        POSTBOX_RING_ATTACH POSTBOX_RING_DETACH POSTBOX_RING_WAIT POSTBOX_RING_WAKE
     );
     let sizes = sizes!(
         postbox_version postbox_open postbox_dup postbox_unlink postbox_attr postbox_info postbox_list postbox_usage
@@ -58,6 +59,7 @@ fn ours() -> BTreeMap<String, u64> {
         postbox_pair postbox_connect postbox_accept postbox_peer postbox_wait_peer postbox_shutdown
         postbox_io postbox_capacity postbox_sync
         postbox_grant postbox_attach postbox_word
+        postbox_ring_status postbox_ring_head postbox_ring_tail postbox_ring_attach postbox_ring
         postbox_loan postbox_lease postbox_leases
     );
     requests.into_iter().chain(sizes).collect()
