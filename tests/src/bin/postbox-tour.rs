@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use postbox::{
     Admin, Capacity, Endpoint, ErrorKind, Grantee, Latch, Link, Mailbox, Mapping, Options, Pipe,
-    Pool, Port, Receiver, Rights, Segment, Semaphore, SendError, Sender, Wait,
+    Pool, Port, Receiver, Rights, Ring, Segment, Semaphore, SendError, Sender, Wait,
 };
 use postbox_bench::{Case, Plan, Transport, Work, measure};
 use postbox_tests::{
@@ -28,7 +28,7 @@ struct Scene {
     show: fn(&mut Notes) -> Result<()>,
 }
 
-const SCENES: [Scene; 19] = [
+const SCENES: [Scene; 20] = [
     Scene {
         title: "producer and consumer",
         promise: "every message once, in order, never more inside than the mailbox holds",
@@ -123,6 +123,11 @@ const SCENES: [Scene; 19] = [
         title: "shared memory",
         promise: "P1 allocates and grants, P2 attaches; both update it, and who is not granted cannot",
         show: shared_memory,
+    },
+    Scene {
+        title: "a ring",
+        promise: "records stream through shared memory, and the kernel is called for few of them",
+        show: ring,
     },
 ];
 
@@ -1065,6 +1070,53 @@ fn holder_dies(notes: &mut Notes) -> Result<()> {
     notes.expect("was it told", "yes", yes_or_no(told[0].load(SeqCst) == 1));
     notes.expect("its value in the end", 1, semaphore.value()?);
     notes.summary = "given back; the next one knew that its holder had died".into();
+    Ok(())
+}
+
+fn ring(notes: &mut Notes) -> Result<()> {
+    const COUNT: u64 = 100_000;
+    let (sender, receiver) = Ring::options().capacity(1 << 16).pair()?;
+    let mut consumer = receiver.attach()?;
+    let producer = spawn(|| {
+        let mut producer = sender.attach().expect("attach");
+        let mut record = [0; 64];
+        for number in 0..COUNT {
+            record[..8].copy_from_slice(&number.to_le_bytes());
+            producer.send(&record).expect("send");
+        }
+        // It is killed with a record that it has not finished.
+        let mut half = producer.reserve(64).expect("room");
+        half.write(b"half a");
+        // SAFETY: no pointers.
+        unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    });
+    notes.tell(&format!(
+        "process {} streams {COUNT} records of 64 bytes, and is killed",
+        producer.pid()
+    ));
+    let (mut received, mut ordered) = (0, 0);
+    let end = loop {
+        let record = match consumer.recv() {
+            Ok(record) => record,
+            Err(error) => break error.kind,
+        };
+        let mut number = [0; 8];
+        record.read_at(0, &mut number);
+        ordered += u64::from(u64::from_le_bytes(number) == received);
+        received += 1;
+    };
+    notes.expect("records received", COUNT, received);
+    notes.expect("of them in order", COUNT, ordered);
+    notes.expect("and then", ErrorKind::OwnerDied, end);
+    let info = receiver.info()?;
+    // Doorbells of either side, and sleeps.
+    let calls = info.sent + info.received + info.redelivered + info.full;
+    notes.expect(
+        "was the kernel called for less than a record in twenty",
+        "yes",
+        yes_or_no(calls < COUNT / 20),
+    );
+    notes.summary = format!("{received} records, {calls} calls of the kernel; the end was told");
     Ok(())
 }
 
