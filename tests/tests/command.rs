@@ -503,6 +503,26 @@ fn a_call_that_is_not_answered_says_so() {
 }
 
 #[test]
+fn a_ring_is_made_written_and_read() {
+    run(
+        0,
+        &["ring", "create", "command/ring", "--size", "8KiB", "--many"],
+    );
+    run(1, &["ring", "create", "command/ring"]);
+    run(0, &["ring", "create", "command/ring", "--exist-ok"]);
+    let mut writer = start(&["ring", "write", "command/ring"]);
+    writer.write("one\n\nthree\n");
+    writer.end().with(0);
+    let read = run(0, &["ring", "read", "command/ring", "--count", "2"]);
+    assert_eq!(read, "one\n\n");
+    let read = run(0, &["ring", "read", "command/ring", "--count", "1"]);
+    assert_eq!(read, "three\n");
+    let info = postbox::stat("command/ring").expect("it stays");
+    assert_eq!((info.kind, info.bytes), (postbox::Kind::Ring, 0));
+    run(0, &["rm", "command/ring"]);
+}
+
+#[test]
 fn a_pool_is_made_and_shown() {
     let create = ["pool", "create", "command/pool", "--blocks", "8", "--size"];
     run(0, &[&create[..], &["1KiB"]].concat());

@@ -178,6 +178,9 @@ pub enum Command {
     /// Make pools of shared memory for messages that are not copied
     #[command(subcommand)]
     Pool(Pool),
+    /// Make rings, and send and receive records through them
+    #[command(subcommand)]
+    Ring(Ring),
     /// Let somebody else open an object
     ///
     /// Whoever it is granted to can open it by its name, also where its mode forbids that. For its
@@ -573,6 +576,42 @@ pub enum Pool {
         /// Bytes of each, which become a multiple of 64
         #[arg(long, short, value_parser = size)]
         size: u64,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Ring {
+    /// Make a ring that stays until it is removed
+    Create {
+        /// Its name
+        name: String,
+        /// Permission bits: w to send, r to receive
+        #[arg(long, short, default_value = "0600", value_parser = mode)]
+        mode: u32,
+        /// Bytes that it holds, rounded up to a power of two; 64 KiB if this is not given
+        #[arg(long, short, value_parser = size)]
+        size: Option<u64>,
+        /// For up to 64 who send at a time
+        #[arg(long)]
+        many: bool,
+        /// Do not fail if there is one of that name (which keeps what it has)
+        #[arg(long)]
+        exist_ok: bool,
+    },
+    /// Send each line of standard input as a record
+    Write {
+        /// The ring
+        name: String,
+    },
+    /// Print each record as a line
+    Read {
+        /// The ring
+        name: String,
+        /// End after so many
+        #[arg(long, short)]
+        count: Option<u64>,
+        #[command(flatten)]
+        wait: Wait,
     },
 }
 

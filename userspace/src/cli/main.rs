@@ -10,6 +10,7 @@ mod messages;
 mod objects;
 mod output;
 mod pipes;
+mod rings;
 mod segments;
 mod sync;
 
@@ -132,6 +133,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Barrier(args) => sync::barrier(&args)?,
         Command::Segment(args) => segments::segment(&args)?,
         Command::Pool(args) => segments::pool(&args)?,
+        Command::Ring(args) => rings::ring(&args)?,
         Command::Grant(args) => segments::grant(&args)?,
         Command::Revoke(args) => segments::revoke(&args)?,
         Command::To(args) => messages::to(&args)?,
