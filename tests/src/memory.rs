@@ -77,6 +77,17 @@ impl MakeSegment {
         memfd: Option<&OwnedFd>,
     ) -> Result<Handle> {
         let handle = Handle::unbound();
+        self.bind(&handle, name, memfd)?;
+        Ok(handle)
+    }
+
+    /// Binds that handle.
+    pub fn bind<'n>(
+        &self,
+        handle: &Handle,
+        name: impl Into<Option<&'n str>>,
+        memfd: Option<&OwnedFd>,
+    ) -> Result<()> {
         let mut args = sys::postbox_open {
             kind: sys::POSTBOX_KIND_SEGMENT,
             flags: self.flags,
@@ -85,8 +96,7 @@ impl MakeSegment {
             memfd: memfd.map_or(0, AsRawFd::as_raw_fd),
             ..Default::default()
         };
-        raw::open(&handle, name.into().map(str::as_bytes), &mut args)?;
-        Ok(handle)
+        raw::open(handle, name.into().map(str::as_bytes), &mut args)
     }
 }
 

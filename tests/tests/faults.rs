@@ -547,9 +547,9 @@ fn g11_faults_in_pipes_and_wait_objects() {
 
 #[test]
 fn g11_faults_in_segments_and_grants() {
-    let memfd = || (mailbox(), memory(PAGE, 0, SEALS));
-    faults(("make a segment", 1), memfd, |_, memfd| {
-        MakeSegment::default().open(None, Some(memfd)).map(drop)
+    let memfd = || (mailbox(), (Handle::unbound(), memory(PAGE, 0, SEALS)));
+    faults(("make a segment", 1), memfd, |_, (handle, memfd)| {
+        MakeSegment::default().bind(handle, None, Some(memfd))
     });
     let segment = || (Handle::segment(2), ());
     faults(("map a segment", 1), segment, |handle, ()| {
@@ -572,15 +572,6 @@ fn g11_faults_in_segments_and_grants() {
     };
     let named = || (mailbox(), ());
     faults(("grant", 1), named, |handle, ()| raw::grant(handle, &args));
-    let granted = || {
-        let handle = mailbox();
-        raw::grant(&handle, &args).expect("it has none");
-        let name = name_of(&handle.info());
-        (handle, name)
-    };
-    faults(("open by a grant", 1), granted, |_, name| {
-        Handle::open(name, SEND).map(drop)
-    });
 }
 
 /// A request, and the thread that waits for the answer to it.
