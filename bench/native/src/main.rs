@@ -78,7 +78,7 @@ struct Rings {
 impl Rings {
     fn pair(len: usize) -> Result<(Self, Self)> {
         // Some records of the longest, and many of the others.
-        let room = (4 * len).max(65_536);
+        let room = (8 * len).max(65_536);
         let ring = || -> Result<_> {
             let (mut tx, mut rx) = Ring::options().capacity(room as u64).local()?;
             // Whoever is measured against never sleeps.

@@ -1181,8 +1181,10 @@ struct postbox_word {
  * with POSTBOX_RIGHT_RECEIVE, and tail and data with POSTBOX_RIGHT_SEND (EACCES).
  *
  * Positions count units of eight bytes and run on through 32 bits. From the head
- * up to the tail there are records: a header of eight bytes, the payload, and
- * padding to eight. A record, with its header, is no longer than half of the data.
+ * up to the tail there are records: a header of eight bytes, the payload, padding
+ * to eight, and behind a payload of more than 4,096 bytes 320 bytes more, so that
+ * headers are in different sets of a cache. A record, with all of that, is no
+ * longer than half of the data.
  *
  * A header is: bits 0 to 31, the bytes of the payload; bits 32 to 61, with
  * POSTBOX_RING_BUSY, the number of the producer that writes it, and zero otherwise;

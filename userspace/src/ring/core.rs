@@ -514,8 +514,13 @@ impl<D: Doorbell> Tx<D> {
             self.calls.doorbells += 1;
             self.bell.ring(&self.area, Side::Consumer);
         }
-        // Where the next record goes, which is late to find out when it is there.
+        // Now there is time for what the next record needs: its line, and where the consumer is.
         prepare(self.area.header(self.tail.position));
+        let geometry = self.area.geometry;
+        let used = geometry.used(self.head, self.tail.position);
+        if used.is_none_or(|used| used > geometry.half()) {
+            self.head = self.area.head().load(Acquire);
+        }
     }
 }
 

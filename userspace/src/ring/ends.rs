@@ -128,7 +128,8 @@ impl RingOptions {
     }
 
     /// How many bytes it holds, at least: the number is rounded up to a power of two. Each record
-    /// takes eight bytes more than it has, and is rounded up to eight. 0: as many as usual.
+    /// takes eight bytes more than it has (328 where it has more than 4,096), and is rounded up to
+    /// eight. 0: as many as usual.
     pub fn capacity(&mut self, bytes: u64) -> &mut Self {
         self.args.capacity_bytes = bytes;
         self
@@ -397,7 +398,7 @@ impl<T: Trust, D: Doorbell> Producer<T, D> {
         }
     }
 
-    /// Bytes of the longest record: half of the ring, less eight.
+    /// Bytes of the longest record, which takes half of the ring.
     pub fn longest(&self) -> usize {
         self.tx.area.geometry.longest() as usize
     }

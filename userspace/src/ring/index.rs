@@ -9,9 +9,16 @@ pub(crate) const UNIT: usize = 8;
 /// The largest ring, in bytes. Positions wrap around 64 times as far.
 pub(crate) const LARGEST: u64 = 1 << 30;
 
+/// Records of more bytes than this are large.
+const LARGE: u32 = 4096;
+
+/// Units behind a large record that stay empty, so that the headers of records of equal size are not
+/// all in lines of one set of a cache, where they would drive each other out.
+const SKEW: u32 = 40;
+
 /// Units of a record, with its header.
 pub(crate) const fn units(len: u32) -> u32 {
-    1 + len.div_ceil(UNIT as u32)
+    1 + len.div_ceil(UNIT as u32) + if len > LARGE { SKEW } else { 0 }
 }
 
 /// The size of a ring: a power of two.
@@ -49,7 +56,12 @@ impl Geometry {
 
     /// Bytes of the longest record.
     pub(crate) const fn longest(self) -> u32 {
-        (self.half() - 1) * UNIT as u32
+        let small = (self.half() - 1) * UNIT as u32;
+        if small > LARGE {
+            small - SKEW * UNIT as u32
+        } else {
+            small
+        }
     }
 
     /// The unit that a position is in.
