@@ -647,6 +647,7 @@ impl<T: Trust, D: Doorbell> Slot<'_, T, D> {
     }
 
     /// Sends it.
+    #[inline]
     pub fn commit(self) {
         let slot = ManuallyDrop::new(self);
         // SAFETY: the slot is not used again, nor dropped.
@@ -667,6 +668,7 @@ impl<T: Trust, D: Doorbell> Drop for Slot<'_, T, D> {
 impl<D: Doorbell> Deref for Slot<'_, Trusting, D> {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         let at = self.tx.area.payload(self.position);
         // SAFETY: so many bytes are reserved there, and initialised from the beginning. That nobody
@@ -676,6 +678,7 @@ impl<D: Doorbell> Deref for Slot<'_, Trusting, D> {
 }
 
 impl<D: Doorbell> DerefMut for Slot<'_, Trusting, D> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         let at = self.tx.area.payload(self.position);
         // SAFETY: as above; the slot is mutably borrowed.
@@ -713,6 +716,7 @@ impl<T: Trust, D: Doorbell> SendBatch<'_, T, D> {
     ///
     /// # Errors
     /// As there. What was sent before stays sent.
+    #[inline]
     pub fn reserve_with(&mut self, len: usize, wait: Wait) -> Result<Slot<'_, T, D>> {
         let position = self.producer.position(len, wait)?;
         Ok(Slot {
@@ -925,6 +929,7 @@ impl<T: Trust, D: Doorbell> Drop for Record<'_, T, D> {
 impl<D: Doorbell> Deref for Record<'_, Trusting, D> {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         // SAFETY: so many bytes are there, whose length was checked against the ring. That nobody
         // writes to them is what `trusting` was promised.
@@ -955,6 +960,7 @@ impl<T: Trust, D: Doorbell> RecvBatch<'_, T, D> {
 
     /// The next record that is there now; `None`: there is none, or an error that the next receive
     /// will say.
+    #[inline]
     pub fn try_next(&mut self) -> Option<Record<'_, T, D>> {
         let found = self.consumer.rx.peek().ok().flatten()?;
         Some(Record {
