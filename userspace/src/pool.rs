@@ -924,8 +924,8 @@ impl<T: Trust> Buffer<T> {
 /// let pool = Pool::options().anonymous(4, 4096)?;
 /// let readers = Mailbox::options().anonymous()?;
 /// let news = pool.loan(100)?.share();
-/// readers.send_buffer(news.clone())?;
-/// readers.send_buffer(news.clone())?;
+/// readers.send_buffer(&news).map_err(|error| error.error)?;
+/// readers.send_buffer(&news).map_err(|error| error.error)?;
 /// assert!(readers.recv_buffers(&pool)?.buffers[0].is_shared());
 /// assert_eq!(news.len(), 100);
 /// # Ok(())
