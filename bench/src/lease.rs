@@ -94,72 +94,97 @@ impl Drop for Shared {
     }
 }
 
-/// A pool by the raw calls.
+/// A pool, and where its blocks are.
 struct Lender {
     pool: Pool,
     memory: Shared,
 }
 
 impl Lender {
-    fn send(&self, tx: &Sender, block: u32, len: usize) -> io::Result<()> {
-        let entries = [sys::postbox_lease {
-            block,
-            flags: 0,
-            len: len as u64,
-        }];
-        let mut leases = Leases::new(self.pool.as_fd()).entries(&entries);
-        let args = sys::postbox_send::default();
-        Ok(raw::send_leases(tx, &[], &[], &mut leases, &args)?)
-    }
-
-    fn recv(&self, rx: &Receiver) -> io::Result<sys::postbox_lease> {
-        let mut room = [MaybeUninit::uninit()];
-        let mut leases = Leases::new(self.pool.as_fd()).room(&mut room);
-        let mut args = sys::postbox_recv::default();
-        raw::recv_leases(rx, &mut [], &mut Vec::new(), &mut leases, &mut args)?;
-        expect(1, leases.args().count as usize)?;
-        // SAFETY: the kernel has written one.
-        Ok(unsafe { room[0].assume_init() })
-    }
-
     fn bytes(&self, lease: &sys::postbox_lease) -> &mut [u8] {
         let at = lease.block as usize * self.pool.block_len();
         self.memory.part(at, lease.len as usize)
     }
 }
 
+/// A request with a lease, and a reply with the same one.
 pub fn by_lease(len: usize, touched: bool, plan: Plan) -> io::Result<Figure> {
     let touch = Touch(touched);
     let pool = Pool::options().anonymous(16, len)?;
     let size = pool.info()?.message_max as usize;
     let memory = Shared::new(&pool, size)?;
     let lender = Lender { pool, memory };
-    let [(tx, rx), (far_tx, far_rx)] = Raw::pair(len)?;
+    let (tx, rx) = Raw::lane(len)?;
     let mut loans = [0];
     let mut args = sys::postbox_loan::default();
     raw::loan(&lender.pool, &[], &mut loans, &mut args)?;
-    let block = loans[0];
-    loops(
-        plan,
-        |round| {
-            touch.write(
-                lender
-                    .memory
-                    .part(block as usize * lender.pool.block_len(), len),
-                round,
-            );
-            lender.send(&tx, block, len)?;
-            let lease = lender.recv(&rx)?;
-            touch.read(lender.bytes(&lease), round + 1)
-        },
-        |round| {
-            let lease = lender.recv(&far_rx)?;
-            let bytes = lender.bytes(&lease);
-            touch.read(bytes, round)?;
-            touch.write(bytes, round + 1);
-            lender.send(&far_tx, lease.block, len)
-        },
-    )
+    let mut lease = sys::postbox_lease {
+        block: loans[0],
+        flags: 0,
+        len: len as u64,
+    };
+    let rounds = (plan.windows + 1) * plan.rounds;
+    let server = Echo::fork(|| {
+        let fd = lender.pool.as_fd();
+        let mut args = sys::postbox_reply_recv::default();
+        // The first has nothing to answer.
+        let mut lease = lease;
+        for round in 0..rounds {
+            let (entries, mut room) = ([lease], [MaybeUninit::uninit()]);
+            let mut reply = Leases::new(fd).entries(&entries);
+            let mut next = Leases::new(fd).room(&mut room);
+            let mut files = Vec::new();
+            raw::reply_recv_leases(
+                &rx,
+                &[],
+                &[],
+                &mut reply,
+                &mut [],
+                &mut files,
+                &mut next,
+                &mut args,
+            )?;
+            expect(1, next.args().count as usize)?;
+            // SAFETY: the kernel has written one.
+            lease = unsafe { room[0].assume_init() };
+            touch.read(lender.bytes(&lease), round)?;
+            touch.write(lender.bytes(&lease), round + 1);
+            args.reply.token = args.recv.token;
+        }
+        let entries = [lease];
+        let mut reply = Leases::new(fd).entries(&entries);
+        let args = sys::postbox_reply {
+            token: args.reply.token,
+            ..Default::default()
+        };
+        Ok(raw::reply_leases(&rx, &[], &[], &mut reply, &args)?)
+    })?;
+    let mut round = 0;
+    let figure = windows(plan, || {
+        touch.write(lender.bytes(&lease), round);
+        let (entries, mut room) = ([lease], [MaybeUninit::uninit()]);
+        let mut request = Leases::new(lender.pool.as_fd()).entries(&entries);
+        let mut reply = Leases::new(lender.pool.as_fd()).room(&mut room);
+        let mut args = sys::postbox_call::default();
+        let mut files = Vec::new();
+        raw::call_leases(
+            &tx,
+            &[],
+            &[],
+            &mut request,
+            &mut [],
+            &mut files,
+            &mut reply,
+            &mut args,
+        )?;
+        expect(1, reply.args().count as usize)?;
+        // SAFETY: the kernel has written one.
+        lease = unsafe { room[0].assume_init() };
+        round += 1;
+        touch.read(lender.bytes(&lease), round)
+    })?;
+    server.wait()?;
+    Ok(figure)
 }
 
 /// The same by the crate's types: every buffer is borrowed, sent, received and dropped.

@@ -1066,3 +1066,32 @@ pub fn reply_leases(
     // SAFETY: as in `reply` and `send_leases`.
     unsafe { ioctl(fd, sys::POSTBOX_REPLY, &mut args) }
 }
+
+/// As [`reply_recv`], with leases: `reply` go with the answer, and `next` says where those of the
+/// next message go.
+///
+/// *References*: `POSTBOX_REPLY_RECV`, `POSTBOX_LEASES`.
+#[allow(clippy::too_many_arguments)] // It is both a send and a receive.
+pub fn reply_recv_leases<'b>(
+    fd: impl AsFd,
+    data: &[u8],
+    fds: &[SendFd<'_>],
+    reply: &mut Leases<'_>,
+    buf: &'b mut [MaybeUninit<u8>],
+    files: &mut Vec<ReceivedFd>,
+    next: &mut Leases<'_>,
+    args: &mut sys::postbox_reply_recv,
+) -> Result<&'b mut [u8]> {
+    let mut room = Room::new();
+    args.size = size_of::<sys::postbox_reply_recv>();
+    args.reply = reply_args(data, fds, &args.reply);
+    args.reply.fds = reply.place(args.reply.fds);
+    args.reply.flags |= sys::POSTBOX_LEASES;
+    recv_args(buf, &mut room, &mut args.recv);
+    args.recv.fds = next.place(args.recv.fds);
+    args.recv.flags |= sys::POSTBOX_LEASES;
+    // SAFETY: as in `reply_recv` and `send_leases`.
+    unsafe { ioctl(fd, sys::POSTBOX_REPLY_RECV, args)? };
+    // SAFETY: the message has just been received.
+    Ok(unsafe { received(buf, &room, files, &args.recv) })
+}
