@@ -561,8 +561,9 @@ fn a_pool_is_made_and_shown() {
         .expect("the command made it");
     let loan = pool.loan(1000).expect("all are free");
     let facts = run(0, &["stat", "command/pool"]);
+    // The object's name comes first.
     let fact = |name: &str| {
-        let mut lines = facts.lines().map(|line| line.split_whitespace());
+        let mut lines = facts.lines().map(|line| line.split_whitespace().skip(1));
         let mut found = lines.find_map(|mut words| (words.next() == Some(name)).then_some(words));
         found
             .as_mut()
