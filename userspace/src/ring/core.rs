@@ -10,7 +10,7 @@
 //!   is committed. The word that orders them says who has it: of a producer that died with it, it is
 //!   taken over, as the only thing that it guards is the store of the tail.
 
-use super::index::{Geometry, Header, Tail, UNIT, checked, units};
+use super::index::{Geometry, Header, LARGE, Tail, UNIT, checked, small_units, units};
 use crate::wait::Wait;
 use rustix::io::Errno;
 use std::ptr::NonNull;
@@ -299,6 +299,8 @@ pub(crate) struct Tx<D: Doorbell> {
     tail: Tail,
     /// Whether there is something that the consumer may not have been woken for.
     unpublished: bool,
+    /// With one producer: records of fewer bytes than this are reserved in line.
+    small: usize,
     pub(crate) spin: Spin,
     pub(crate) calls: RingCalls,
 }
@@ -307,6 +309,10 @@ impl<D: Doorbell> Tx<D> {
     pub(crate) fn new(area: Area, bell: D, id: u32, spin: u32) -> Self {
         let head = area.head().load(Acquire);
         let tail = area.tail();
+        let small = match area.many {
+            true => 0,
+            false => area.geometry.longest().min(LARGE) as usize + 1,
+        };
         Tx {
             area,
             bell,
@@ -314,6 +320,7 @@ impl<D: Doorbell> Tx<D> {
             head,
             tail,
             unpublished: false,
+            small,
             spin: Spin::new(spin),
             calls: RingCalls::default(),
         }
@@ -414,16 +421,29 @@ impl<D: Doorbell> Tx<D> {
     }
 
     /// Reserves a record, and waits for room.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn reserve(&mut self, len: usize, wait: Wait) -> Result<u32, Stop> {
-        match self.try_reserve(len) {
-            Err(Stop::NotNow) => self.reserve_slowly(len, wait),
-            done => done,
+        const ENDED: u32 = CONSUMER_CLOSED | CONSUMER_DIED;
+        let state = self.area.status().state.load(Acquire);
+        if len < self.small && state & ENDED == 0 {
+            let position = self.tail.position;
+            // What the head says that cannot be is more than the ring has.
+            let used = position.wrapping_sub(self.head);
+            if used <= self.area.geometry.units() - small_units(len as u32) {
+                let header = Header::Committed { len: len as u32 };
+                self.area.header(position).store(header.pack(), Relaxed);
+                return Ok(position);
+            }
         }
+        self.reserve_slowly(len, wait)
     }
 
     #[inline(never)]
     fn reserve_slowly(&mut self, len: usize, wait: Wait) -> Result<u32, Stop> {
+        match self.try_reserve(len) {
+            Err(Stop::NotNow) => {}
+            done => return done,
+        }
         self.publish();
         if wait == Wait::Never {
             self.bell.watch(&self.area, Side::Producer);
@@ -536,6 +556,8 @@ impl<D: Doorbell> Drop for Tx<D> {
 pub(crate) struct Found {
     pub(crate) position: u32,
     pub(crate) len: u32,
+    /// Its units, with its header.
+    pub(crate) units: u32,
 }
 
 /// The receiving side.
@@ -546,6 +568,8 @@ pub(crate) struct Rx<D: Doorbell> {
     head: u32,
     /// Where producers were at last.
     tail: Tail,
+    /// The units of the last record before it, where that says how long it is; 0: it does not.
+    alone: u32,
     /// Whether the head has moved since it was published.
     unpublished: bool,
     pub(crate) spin: Spin,
@@ -563,6 +587,7 @@ impl<D: Doorbell> Rx<D> {
                 position: head,
                 last: 0,
             },
+            alone: 0,
             unpublished: false,
             spin: Spin::new(spin),
             calls: RingCalls::default(),
@@ -570,22 +595,58 @@ impl<D: Doorbell> Rx<D> {
     }
 
     /// The next record, if it is there. It stays until it is [released](Self::release).
-    #[inline]
+    #[inline(always)]
     pub(crate) fn peek(&mut self) -> Result<Option<Found>, Stop> {
+        match self.at_hand() {
+            None => self.peek_slowly(),
+            found => Ok(found),
+        }
+    }
+
+    /// The same of one that is known to be there, and not large: mostly.
+    #[inline(always)]
+    pub(crate) fn at_hand(&self) -> Option<Found> {
+        let position = self.head;
+        let used = self.tail.position.wrapping_sub(position);
+        // Neither nothing nor what cannot be.
+        if used.wrapping_sub(1) >= self.area.geometry.units() {
+            return None;
+        }
+        let (len, units) = if used == self.alone {
+            (self.tail.last, used)
+        } else {
+            let len = Header::small(self.area.header(position).load(Acquire))?;
+            (len, small_units(len))
+        };
+        (units <= used).then_some(Found {
+            position,
+            len,
+            units,
+        })
+    }
+
+    #[inline(never)]
+    pub(crate) fn peek_slowly(&mut self) -> Result<Option<Found>, Stop> {
         loop {
             if self.head == self.tail.position {
                 self.tail = self.area.tail();
                 if self.head == self.tail.position {
                     return Ok(None);
                 }
+                self.alone = match self.area.many {
+                    true => 0,
+                    false => self.tail.alone(self.area.geometry),
+                };
             }
             let position = self.head;
             let used = self.area.geometry.used(position, self.tail.position);
             let used = used.ok_or(Stop::Corrupt)?;
-            if !self.area.many
-                && let Some(len) = self.tail.only(used)
-            {
-                return Ok(Some(Found { position, len }));
+            if used == self.alone {
+                return Ok(Some(Found {
+                    position,
+                    len: self.tail.last,
+                    units: used,
+                }));
             }
             // Of one producer, the tail has ordered it.
             let word = self.area.header(position).load(Acquire);
@@ -600,8 +661,12 @@ impl<D: Doorbell> Rx<D> {
             }
             match header {
                 Header::Committed { len } => {
-                    checked(len, used).ok_or(Stop::Corrupt)?;
-                    return Ok(Some(Found { position, len }));
+                    let units = checked(len, used).ok_or(Stop::Corrupt)?;
+                    return Ok(Some(Found {
+                        position,
+                        len,
+                        units,
+                    }));
                 }
                 Header::Aborted { len } | Header::Busy { len, .. } => {
                     let units = checked(len, used).ok_or(Stop::Corrupt)?;
@@ -702,7 +767,7 @@ impl<D: Doorbell> Rx<D> {
     /// The record that was found is done with. To be published.
     #[inline]
     pub(crate) fn release(&mut self, found: Found) {
-        self.head = found.position.wrapping_add(units(found.len));
+        self.head = found.position.wrapping_add(found.units);
         self.unpublished = true;
     }
 

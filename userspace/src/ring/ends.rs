@@ -456,7 +456,7 @@ impl<T: Trust, D: Doorbell> Producer<T, D> {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn position(&mut self, len: usize, wait: Wait) -> Result<u32> {
         match self.tx.reserve(len, wait) {
             Ok(position) => Ok(position),
@@ -811,7 +811,7 @@ impl<T: Trust, D: Doorbell> Consumer<T, D> {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn found(&mut self, wait: Wait) -> Result<Found> {
         match self.rx.next(wait) {
             Ok(found) => Ok(found),
@@ -962,9 +962,13 @@ impl<T: Trust, D: Doorbell> RecvBatch<'_, T, D> {
     /// will say.
     #[inline]
     pub fn try_next(&mut self) -> Option<Record<'_, T, D>> {
-        let found = self.consumer.rx.peek().ok().flatten()?;
+        let rx = &mut self.consumer.rx;
+        let found = match rx.at_hand() {
+            Some(found) => found,
+            None => rx.peek_slowly().ok().flatten()?,
+        };
         Some(Record {
-            rx: &mut self.consumer.rx,
+            rx,
             found,
             publish: false,
             trust: PhantomData,

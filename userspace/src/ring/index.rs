@@ -10,7 +10,7 @@ pub(crate) const UNIT: usize = 8;
 pub(crate) const LARGEST: u64 = 1 << 30;
 
 /// Records of more bytes than this are large.
-const LARGE: u32 = 4096;
+pub(crate) const LARGE: u32 = 4096;
 
 /// Units behind a large record that stay empty, so that the headers of records of equal size are not
 /// all in lines of one set of a cache, where they would drive each other out.
@@ -19,6 +19,12 @@ const SKEW: u32 = 40;
 /// Units of a record, with its header.
 pub(crate) const fn units(len: u32) -> u32 {
     1 + len.div_ceil(UNIT as u32) + if len > LARGE { SKEW } else { 0 }
+}
+
+/// The same of one that is not large.
+#[inline(always)]
+pub(crate) const fn small_units(len: u32) -> u32 {
+    (len + (2 * UNIT as u32 - 1)) / UNIT as u32
 }
 
 /// The size of a ring: a power of two.
@@ -96,14 +102,14 @@ impl Tail {
         self.position as u64 | (self.last as u64) << 32
     }
 
-    /// The length of the only record from `head` on, if there is one alone and it says how long it
-    /// is. `used` are the units in between.
-    pub(crate) const fn only(self, used: u32) -> Option<u32> {
+    /// The units of the last record, if it says how long it is and can be: where there are so many up
+    /// to here, it is the only one.
+    pub(crate) const fn alone(self, geometry: Geometry) -> u32 {
         // A record of no bytes is as good as nothing said; its header is looked at.
-        if self.last != 0 && self.last <= LARGEST as u32 && units(self.last) == used {
-            Some(self.last)
+        if self.last != 0 && self.last <= geometry.longest() {
+            units(self.last)
         } else {
-            None
+            0
         }
     }
 }
@@ -134,6 +140,17 @@ impl Header {
             Self::COMMITTED if owner == 0 => Some(Header::Committed { len }),
             Self::ABORTED if owner == 0 => Some(Header::Aborted { len }),
             _ => None,
+        }
+    }
+
+    /// The length of a record that is there and not large: the usual case.
+    #[inline(always)]
+    pub(crate) const fn small(word: u64) -> Option<u32> {
+        let len = word ^ (Self::COMMITTED << 62);
+        if len <= LARGE as u64 {
+            Some(len as u32)
+        } else {
+            None
         }
     }
 
@@ -180,25 +197,29 @@ mod tests {
 
     #[test]
     fn a_record_that_came_alone_is_told_from_several() {
-        let alone = Tail {
-            position: 9,
-            last: 60,
-        };
-        assert_eq!(alone.only(units(60)), Some(60));
-        assert_eq!(alone.only(units(60) + 1), None);
-        assert_eq!(
-            Tail {
-                position: 9,
-                last: 0
-            }
-            .only(1),
-            None
-        );
-        let hostile = Tail {
-            position: 9,
-            last: u32::MAX,
-        };
-        assert_eq!(hostile.only(1 << 29), None);
+        let ring = Geometry::new(4096).expect("a size");
+        let alone = |last| Tail { position: 9, last }.alone(ring);
+        assert_eq!(alone(60), units(60));
+        assert_eq!(alone(0), 0);
+        assert_eq!(alone(ring.longest()), ring.half());
+        assert_eq!(alone(ring.longest() + 1), 0, "it cannot be");
+        assert_eq!(alone(u32::MAX), 0);
+    }
+
+    #[test]
+    fn small_records_are_told_by_their_header_alone() {
+        let small = |header: Header| Header::small(header.pack());
+        for len in [0, 1, 7, 8, 9, LARGE - 1, LARGE] {
+            assert_eq!(small(Header::Committed { len }), Some(len));
+            assert_eq!(small_units(len), units(len));
+            assert_eq!(small(Header::Aborted { len }), None);
+            assert_eq!(small(Header::Busy { len, owner: 1 }), None);
+        }
+        assert_eq!(small(Header::Committed { len: LARGE + 1 }), None);
+        assert_eq!(Header::small(0), None);
+        // A number that is not to be there.
+        let header = Header::Committed { len: 1 };
+        assert_eq!(Header::small(header.pack() | 1 << 32), None);
     }
 
     fn any_ring() -> impl Strategy<Value = Geometry> {
@@ -216,8 +237,11 @@ mod tests {
             prop_assert!(ring.at(head) < ring.units() as usize);
             let Some(used) = ring.used(head, tail.position) else { return Ok(()) };
             prop_assert!(used <= ring.units());
-            if let Some(len) = tail.only(used) {
-                prop_assert_eq!(checked(len, used), Some(used));
+            if used != 0 && tail.alone(ring) == used {
+                prop_assert_eq!(checked(tail.last, used), Some(used));
+            }
+            if let Some(len) = Header::small(header) {
+                prop_assert_eq!(Header::unpack(header), Some(Header::Committed { len }));
             }
             let Some(header) = Header::unpack(header) else { return Ok(()) };
             prop_assert_eq!(Header::unpack(header.pack()), Some(header));
@@ -249,8 +273,8 @@ mod tests {
                 inside.push_back(len);
                 tail = tail.wrapping_add(units(len));
                 let used = ring.used(head, tail).expect("honest");
-                let only = Tail { position: tail, last: len }.only(used);
-                prop_assert_eq!(only.is_some(), inside.len() == 1 && len != 0);
+                let alone = Tail { position: tail, last: len }.alone(ring) == used;
+                prop_assert_eq!(alone, inside.len() == 1 && len != 0);
             }
         }
 
