@@ -255,7 +255,8 @@ fn g11_faults_in_receive() {
     faults(("take", 1), with_message, |handle, ()| {
         handle.take(NEVER).map(drop)
     });
-    faults(("read", 1), with_message, |handle, ()| {
+    // A copy that fails is made again in another way.
+    faults(("read", 0), with_message, |handle, ()| {
         rustix::io::read(handle, &mut [0; 100]).map(drop)
     });
     faults(("recv a batch of one", 1), with_message, |handle, ()| {
