@@ -263,6 +263,7 @@ mod loom_tests {
 
         /// What it guards is only touched by who has it.
         fn touch(&self) {
+            // SAFETY: the caller has the lock; that it excludes others is what loom checks here.
             self.guarded.with_mut(|at| unsafe { *at += 1 });
         }
     }
@@ -324,6 +325,7 @@ mod loom_tests {
             for thread in threads {
                 thread.join().unwrap();
             }
+            // SAFETY: all threads have been joined.
             kernel.guarded.with(|at| assert_eq!(unsafe { *at }, 3));
         });
     }
