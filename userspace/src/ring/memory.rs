@@ -9,7 +9,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 #[cfg(not(miri))]
 use rustix::param::page_size;
 use std::ffi::c_void;
-use std::ptr::{NonNull, null_mut};
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 const STATUS: usize = sys::POSTBOX_RING_STATUS_PAGE as usize;
@@ -77,7 +77,7 @@ impl Pages {
         };
         #[cfg(not(miri))]
         // SAFETY: the kernel chooses the address.
-        let at = unsafe { mmap_anonymous(null_mut(), len, prot, flags)? };
+        let at = unsafe { mmap_anonymous(std::ptr::null_mut(), len, prot, flags)? };
         let at = NonNull::new(at).ok_or(Errno::NOMEM)?;
         Ok(Pages { at, len })
     }

@@ -137,16 +137,20 @@ fn a_full_ring_says_so_and_a_full_one_waits_for_half_of_it() {
     let late = producer.send_timeout(&[1; 56], Duration::from_millis(5));
     assert!(late.is_err_and(|error| error.is_timeout()));
     producer.set_spin(0);
+    let before = producer.calls().sleeps;
     let sends = thread::spawn(move || {
         producer.send(&[2; 56]).expect("room");
-        producer.calls()
+        producer.calls().sleeps
     });
     for _ in 0..sent {
         assert_eq!(consumer.recv().expect("there").to_vec(), [1; 56]);
     }
     assert_eq!(consumer.recv().expect("there").to_vec(), [2; 56]);
-    let calls = sends.join().expect("it sends");
-    assert!(calls.sleeps <= 1 && consumer.calls().doorbells <= 1);
+    let sleeps = sends.join().expect("it sends");
+    // Under Miri a sleep is a yield, and there are as many as it takes.
+    assert!(sleeps - before <= 1 || cfg!(miri), "{sleeps} {before}");
+    let rung = consumer.calls().doorbells;
+    assert!(rung <= sleeps, "{rung} for {sleeps} sleeps");
     assert!(consumer.recv().is_err_and(|error| error.is_disconnected()));
 }
 
