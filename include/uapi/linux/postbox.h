@@ -27,7 +27,8 @@
  *   EBADFD     the handle is not bound to an object
  *   EBUSY      a pipe cannot be resized while bytes are being copied; a ring has its
  *              consumer, or as many producers as it can have
- *   ECANCELED  call: the server dropped the request
+ *   ECANCELED  call: the server dropped the request;
+ *              io_uring: the command was cancelled; nothing was sent or taken
  *   EDQUOT     a quota of this user, or a limit of this handle, is used up
  *   EEXIST     POSTBOX_O_EXCL, and the name is taken
  *   EFAULT     a pointer is bad; a message that was to be received stays
@@ -36,6 +37,7 @@
  *   EISCONN    the handle is bound already
  *   ELOOP      the handle would be kept by a message that only it can receive
  *   EMFILE     the receiver has no free descriptors; the message stays
+ *   ENOBUFS    multishot: the group has no buffer left; the message stays
  *   EMSGSIZE   receive: the buffer, or the array for files or for leases, is
  *              too small; msg_len, fd_count and POSTBOX_MSG_LEASES say what
  *              is needed, and the message stays at the head;
@@ -48,7 +50,8 @@
  *   ENOTTY     no such request
  *   EOPNOTSUPP the object is of another kind, or cannot do this
  *   EOVERFLOW  the semaphore would pass its maximum, or the latch zero; or more
- *              would have joined a barrier than it has parties
+ *              would have joined a barrier than it has parties;
+ *              multishot: the completion queue is full; the message stays
  *   EOWNERDEAD call: the server died with the request;
  *              wait: a participant died before it did its part
  *   EPERM      only the owner (or CAP_IPC_OWNER) may do this
@@ -125,6 +128,8 @@
 
 #define POSTBOX_LOAN		_IO(POSTBOX_IOC, 0x58)	/* struct postbox_loan */
 
+#define POSTBOX_CANCEL		_IO(POSTBOX_IOC, 0x70)	/* io_uring only: see struct postbox_uring */
+
 /* Object kinds. */
 #define POSTBOX_KIND_MAILBOX	1
 #define POSTBOX_KIND_LINK	2	/* a connection: one of its two ends */
@@ -168,11 +173,13 @@
 #define POSTBOX_DEADLINE	(1U << 2)	/* wait until timeout_ns on CLOCK_MONOTONIC */
 #define POSTBOX_REALTIME	(1U << 3)	/* with DEADLINE: on CLOCK_REALTIME */
 
+#define POSTBOX_FEATURE_URING	(1U << 0)	/* operations as io_uring commands */
+
 /**
  * struct postbox_version - what this module is
  * @size: size of this struct
  * @abi: POSTBOX_ABI of the module
- * @features: features beyond the first release; none yet
+ * @features: POSTBOX_FEATURE_*: features beyond the first release
  * @message_max: the most bytes that any message can have
  * @batch_max: the most entries of a batch
  * @reserved: zero
@@ -1323,6 +1330,96 @@ struct postbox_ring {
 	__u32 size;
 	__u32 flags;
 	__u64 timeout_ns;
+};
+
+/*
+ * io_uring: an operation is submitted as IORING_OP_URING_CMD. fd is the handle,
+ * cmd_op the request as for ioctl(), addr the address of the same argument
+ * struct, and the 16 bytes of cmd are a struct postbox_uring. The struct, and
+ * what it points to, stay the kernel's until the last completion of the command.
+ *
+ * POSTBOX_SEND, _RECV, _SEND_BATCH, _RECV_BATCH, _ACK, _RESERVE, _CALL, _REPLY,
+ * _REPLY_RECV, _READ, _WRITE, _ACCEPT, _CONNECT, _WAIT_PEER, _ACQUIRE, _RELEASE,
+ * _COUNT_DOWN, _WAIT, _RING_WAIT, _RING_WAKE and _LOAN can be submitted; others
+ * complete with ENOTTY.
+ *
+ * A command that would wait is parked where a task would sleep, in its place in
+ * the order, and waits as long as its argument says. It ends once, in one way.
+ * io_uring's own ways of ending it early (IORING_OP_ASYNC_CANCEL, linked
+ * timeouts) do not reach it; POSTBOX_CANCEL, timeout_ns and the end of the ring
+ * do. The result is that of the ioctl, but where this is 0:
+ *
+ *   POSTBOX_RECV, _CALL, _REPLY_RECV     bytes of the payload that was received
+ *   POSTBOX_READ, _WRITE                 bytes that were moved
+ *   POSTBOX_SEND_BATCH, _RECV_BATCH      entries that were done
+ *   POSTBOX_ACCEPT                       the descriptor
+ */
+#define POSTBOX_URING_DIRECT	(1U << 14)	/* addr is the payload itself */
+#define POSTBOX_URING_ALL	(1U << 15)	/* POSTBOX_CANCEL: all of the handle */
+
+/**
+ * struct postbox_uring - the 16 bytes of a command
+ * @flags: zero; or POSTBOX_URING_DIRECT and how to wait; or see below
+ * @priority: POSTBOX_SEND with POSTBOX_URING_DIRECT: of the message
+ * @len: with POSTBOX_URING_DIRECT: bytes at addr
+ * @timeout_ns: as in the argument structs, where there is none
+ *
+ * With POSTBOX_URING_DIRECT there is no argument struct: addr and @len are the
+ * payload of a POSTBOX_SEND, the buffer of a POSTBOX_RECV, or the bytes of a
+ * POSTBOX_READ or POSTBOX_WRITE. With IORING_URING_CMD_FIXED as well, they are in
+ * the registered buffer buf_index. Such a receive takes neither files nor leases,
+ * and drops requests, as read() does.
+ *
+ * POSTBOX_RECV and POSTBOX_ACCEPT can be multishot: IORING_URING_CMD_MULTISHOT with
+ * IOSQE_BUFFER_SELECT. addr is zero, and @flags may have POSTBOX_RECV_ACK. Each
+ * message is put into a buffer of the group behind a struct postbox_record, and
+ * has a completion with IORING_CQE_F_MORE, whose result is the bytes of both. A
+ * completion without that flag is the last: ECANCELED; EPIPE; ETIMEDOUT if
+ * @flags said how long to wait for the first message or the next one; ENOBUFS
+ * when the group has no buffer; EOVERFLOW when the completion queue is full;
+ * EMSGSIZE when the buffer is too small, or the message has files or leases. The message that
+ * it was about stays at the head, and a new command receives it. With EOVERFLOW a
+ * buffer may have been used up without being reported
+ * (IORING_REGISTER_PBUF_STATUS tells).
+ *
+ * POSTBOX_CANCEL ends commands that are parked: those of this handle and this ring
+ * whose user_data is addr; with POSTBOX_URING_ALL, where addr is zero, those of
+ * the handle on whatever ring. They complete with ECANCELED if nothing else ended
+ * them before. Its own result is how many were told, or ENOENT.
+ */
+struct postbox_uring {
+	__u16 flags;
+	__u16 priority;
+	__u32 len;
+	__u64 timeout_ns;
+};
+
+/**
+ * struct postbox_record - what is in front of each message of a multishot receive
+ * @size: bytes of this struct; the payload follows
+ * @msg_flags: as in struct postbox_recv
+ * @msg_len: bytes of the payload; of POSTBOX_ACCEPT: 0
+ * @token: as in struct postbox_recv; of POSTBOX_ACCEPT: the number of the link
+ * @priority: of the message
+ * @fd: of POSTBOX_ACCEPT: the descriptor of the new handle; else -1
+ * @pid: who sent it, as in struct postbox_recv; of POSTBOX_ACCEPT: who connected
+ * @tid: likewise
+ * @uid: likewise
+ * @gid: likewise
+ * @pidfd_ino: likewise
+ */
+struct postbox_record {
+	__u32 size;
+	__u32 msg_flags;
+	__u64 msg_len;
+	__u64 token;
+	__u32 priority;
+	__s32 fd;
+	__u32 pid;
+	__u32 tid;
+	__u32 uid;
+	__u32 gid;
+	__u64 pidfd_ino;
 };
 
 #endif /* _UAPI_LINUX_POSTBOX_H */

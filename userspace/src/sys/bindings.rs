@@ -24,6 +24,7 @@ pub const POSTBOX_NONBLOCK: u32 = 1;
 pub const POSTBOX_TIMEOUT: u32 = 2;
 pub const POSTBOX_DEADLINE: u32 = 4;
 pub const POSTBOX_REALTIME: u32 = 8;
+pub const POSTBOX_FEATURE_URING: u32 = 1;
 pub const POSTBOX_O_CREATE: u32 = 1;
 pub const POSTBOX_O_EXCL: u32 = 2;
 pub const POSTBOX_O_PERSIST: u32 = 4;
@@ -86,6 +87,9 @@ pub const POSTBOX_RING_CONSUMER_DIED: u32 = 8;
 pub const POSTBOX_RING_PRODUCERS: u32 = 64;
 pub const POSTBOX_RING_CONSUMER: u32 = 256;
 pub const POSTBOX_RING_PRODUCER: u32 = 512;
+pub const POSTBOX_URING_DIRECT: u32 = 16384;
+pub const POSTBOX_URING_ALL: u32 = 32768;
+pub type __u16 = ::core::ffi::c_ushort;
 pub type __s32 = ::core::ffi::c_int;
 pub type __u32 = ::core::ffi::c_uint;
 pub type __u64 = ::core::ffi::c_ulonglong;
@@ -131,6 +135,7 @@ pub const POSTBOX_ATTACH: __u32 = 48736;
 pub const POSTBOX_WAIT_WORD: __u32 = 48737;
 pub const POSTBOX_WAKE_WORD: __u32 = 48738;
 pub const POSTBOX_LOAN: __u32 = 48728;
+pub const POSTBOX_CANCEL: __u32 = 48752;
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
 pub struct postbox_version {
@@ -1166,4 +1171,65 @@ const _: () = {
     ["Offset of field: postbox_ring::flags"][::core::mem::offset_of!(postbox_ring, flags) - 4usize];
     ["Offset of field: postbox_ring::timeout_ns"]
         [::core::mem::offset_of!(postbox_ring, timeout_ns) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_uring {
+    pub flags: __u16,
+    pub priority: __u16,
+    pub len: __u32,
+    pub timeout_ns: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_uring"][::core::mem::size_of::<postbox_uring>() - 16usize];
+    ["Alignment of postbox_uring"][::core::mem::align_of::<postbox_uring>() - 8usize];
+    ["Offset of field: postbox_uring::flags"]
+        [::core::mem::offset_of!(postbox_uring, flags) - 0usize];
+    ["Offset of field: postbox_uring::priority"]
+        [::core::mem::offset_of!(postbox_uring, priority) - 2usize];
+    ["Offset of field: postbox_uring::len"][::core::mem::offset_of!(postbox_uring, len) - 4usize];
+    ["Offset of field: postbox_uring::timeout_ns"]
+        [::core::mem::offset_of!(postbox_uring, timeout_ns) - 8usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_record {
+    pub size: __u32,
+    pub msg_flags: __u32,
+    pub msg_len: __u64,
+    pub token: __u64,
+    pub priority: __u32,
+    pub fd: __s32,
+    pub pid: __u32,
+    pub tid: __u32,
+    pub uid: __u32,
+    pub gid: __u32,
+    pub pidfd_ino: __u64,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_record"][::core::mem::size_of::<postbox_record>() - 56usize];
+    ["Alignment of postbox_record"][::core::mem::align_of::<postbox_record>() - 8usize];
+    ["Offset of field: postbox_record::size"]
+        [::core::mem::offset_of!(postbox_record, size) - 0usize];
+    ["Offset of field: postbox_record::msg_flags"]
+        [::core::mem::offset_of!(postbox_record, msg_flags) - 4usize];
+    ["Offset of field: postbox_record::msg_len"]
+        [::core::mem::offset_of!(postbox_record, msg_len) - 8usize];
+    ["Offset of field: postbox_record::token"]
+        [::core::mem::offset_of!(postbox_record, token) - 16usize];
+    ["Offset of field: postbox_record::priority"]
+        [::core::mem::offset_of!(postbox_record, priority) - 24usize];
+    ["Offset of field: postbox_record::fd"][::core::mem::offset_of!(postbox_record, fd) - 28usize];
+    ["Offset of field: postbox_record::pid"]
+        [::core::mem::offset_of!(postbox_record, pid) - 32usize];
+    ["Offset of field: postbox_record::tid"]
+        [::core::mem::offset_of!(postbox_record, tid) - 36usize];
+    ["Offset of field: postbox_record::uid"]
+        [::core::mem::offset_of!(postbox_record, uid) - 40usize];
+    ["Offset of field: postbox_record::gid"]
+        [::core::mem::offset_of!(postbox_record, gid) - 44usize];
+    ["Offset of field: postbox_record::pidfd_ino"]
+        [::core::mem::offset_of!(postbox_record, pidfd_ino) - 48usize];
 };
