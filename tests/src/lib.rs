@@ -5,6 +5,7 @@
 //! time only tells a hang from slowness.
 
 mod child;
+mod door;
 mod fds;
 mod handle;
 mod memory;
@@ -12,14 +13,17 @@ mod pool;
 mod rng;
 mod shared;
 mod signal;
+mod skipped;
 mod slow;
 mod sync;
+pub mod uring;
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub use child::{ALICE, BOB, Child, Exit, Spawn, User, isolated, spawn, spawn_as};
+pub use door::{Door, Kind, door, passed};
 pub use fds::{receive_fd, send_fd};
 pub use handle::{
     ADMIN, Errno, FOREVER, Got, Handle, Make, NEVER, RECEIVE, Result, SEND, UNBOUNDED, Wait, list,
@@ -30,6 +34,7 @@ pub use pool::{Entry, Leased, MakePool, Ride, SHARED, entries_from, entries_of, 
 pub use rng::{Rng, seed};
 pub use shared::{Gate, Ledger};
 pub use signal::handle_signal;
+pub use skipped::{SKIPPED, Skip};
 pub use slow::{Fault, PAGE, SlowPage};
 pub use sync::{MakeSync, ReadOnly, UNDO};
 

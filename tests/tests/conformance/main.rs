@@ -6,6 +6,7 @@ mod buffers;
 mod calls;
 mod copying;
 mod delivery;
+mod doors;
 mod endpoints;
 mod ends;
 mod files;
