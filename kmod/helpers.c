@@ -819,11 +819,51 @@ static enum hrtimer_restart time_up(struct hrtimer *timer)
 	return HRTIMER_NORESTART;
 }
 
-void postbox_timer_start(struct hrtimer *timer, s64 until, bool realtime)
+void postbox_timer_init(struct hrtimer *timer, bool realtime)
 {
 	hrtimer_setup(timer, time_up, realtime ? CLOCK_REALTIME : CLOCK_MONOTONIC,
 		      HRTIMER_MODE_ABS);
+}
+
+void postbox_timer_start(struct hrtimer *timer, s64 until)
+{
 	hrtimer_start(timer, ns_to_ktime(until), HRTIMER_MODE_ABS);
+}
+
+/*
+ * Commands must not be kicked under the lock of another wait queue, so the
+ * timer does it: its time is up at once.
+ */
+static int exited(struct wait_queue_entry *entry, unsigned int mode, int flags,
+		  void *key)
+{
+	struct postbox_watch *watch = container_of(entry, struct postbox_watch, entry);
+
+	WRITE_ONCE(watch->exited, true);
+	hrtimer_start(watch->timer, 0, HRTIMER_MODE_ABS);
+	return 0;
+}
+
+/* Until postbox_watch_stop(), the timer runs out when @process exits. */
+void postbox_watch_start(struct postbox_watch *watch, struct pid *process,
+			 struct hrtimer *timer)
+{
+	watch->timer = timer;
+	watch->exited = false;
+	watch->process = get_pid(process);
+	init_waitqueue_func_entry(&watch->entry, exited);
+	add_wait_queue(&process->wait_pidfd, &watch->entry);
+}
+
+bool postbox_watch_exited(const struct postbox_watch *watch)
+{
+	return READ_ONCE(watch->exited);
+}
+
+void postbox_watch_stop(struct postbox_watch *watch)
+{
+	remove_wait_queue(&watch->process->wait_pidfd, &watch->entry);
+	put_pid(watch->process);
 }
 
 void postbox_timer_stop(struct hrtimer *timer)

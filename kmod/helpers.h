@@ -7,6 +7,7 @@
 #define POSTBOX_HELPERS_H
 
 #include <linux/types.h>
+#include <linux/wait.h>
 
 struct file;
 struct file_operations;
@@ -18,7 +19,6 @@ struct pid;
 struct poll_table_struct;
 struct task_struct;
 struct vm_area_struct;
-struct wait_queue_head;
 
 /* Who sends: references to the pids, and ids as the kernel keeps them. */
 struct postbox_identity {
@@ -171,8 +171,22 @@ int postbox_uring_import(struct io_uring_cmd *cmd, u64 addr, u32 len, bool dest,
 int postbox_uring_post(struct io_uring_cmd *cmd, u16 group, const void *record,
 		       size_t record_size, const void *payload, size_t len,
 		       unsigned int issue_flags);
-void postbox_timer_start(struct hrtimer *timer, s64 until, bool realtime);
+void postbox_timer_init(struct hrtimer *timer, bool realtime);
+void postbox_timer_start(struct hrtimer *timer, s64 until);
 void postbox_timer_stop(struct hrtimer *timer);
+
+/* Who tells a command that a process exits. */
+struct postbox_watch {
+	struct wait_queue_entry entry;
+	struct hrtimer *timer;
+	struct pid *process;
+	bool exited;
+};
+
+void postbox_watch_start(struct postbox_watch *watch, struct pid *process,
+			 struct hrtimer *timer);
+bool postbox_watch_exited(const struct postbox_watch *watch);
+void postbox_watch_stop(struct postbox_watch *watch);
 
 /* In Rust. */
 void postbox_uring_run(struct io_uring_cmd *cmd, unsigned int issue_flags,

@@ -53,6 +53,15 @@ pub(crate) struct RawPages {
     pub(crate) count: usize,
 }
 
+/// Who tells a command that a process exits.
+#[repr(C)]
+pub(crate) struct RawWatch {
+    entry: bindings::wait_queue_entry,
+    timer: *mut bindings::hrtimer,
+    process: *mut bindings::pid,
+    exited: bool,
+}
+
 /// An io_uring command as it was submitted.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
@@ -205,12 +214,16 @@ pub(crate) mod c {
             len: usize,
             issue_flags: u32,
         ) -> i32;
-        pub(crate) fn postbox_timer_start(
-            timer: *mut bindings::hrtimer,
-            until: i64,
-            realtime: bool,
-        );
+        pub(crate) fn postbox_timer_init(timer: *mut bindings::hrtimer, realtime: bool);
+        pub(crate) fn postbox_timer_start(timer: *mut bindings::hrtimer, until: i64);
         pub(crate) fn postbox_timer_stop(timer: *mut bindings::hrtimer);
+        pub(crate) fn postbox_watch_start(
+            watch: *mut RawWatch,
+            process: *mut bindings::pid,
+            timer: *mut bindings::hrtimer,
+        );
+        pub(crate) fn postbox_watch_exited(watch: *const RawWatch) -> bool;
+        pub(crate) fn postbox_watch_stop(watch: *mut RawWatch);
 
         pub(super) fn postbox_page_size() -> usize;
         pub(super) fn postbox_exiting() -> bool;

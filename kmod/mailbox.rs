@@ -774,9 +774,12 @@ impl Mailbox {
     ) -> Result<KBox<Message>, Failure> {
         let stack = pin!(Waiter::wanting(how.from.map_or(0, |from| from.number)));
         let mut waiter = stack.as_ref();
-        if let (Wait::Parks(_), true) = (how.wait, how.wait.may_wait()) {
+        if let (Wait::Parks(issue), true) = (how.wait, how.wait.may_wait()) {
             drop(inner);
             waiter = how.wait.waiter(waiter, Parked::Receive)?;
+            if let Some(process) = how.from.and_then(|from| from.process.as_ref()) {
+                issue.watch(process);
+            }
             inner = self.inner.lock();
         }
         {

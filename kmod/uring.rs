@@ -20,7 +20,7 @@ use crate::{
     chardev,
     compat::{ecanceled, eiocbqueued, eopnotsupp, etimedout},
     handle::Handle,
-    helpers::{c, Look, UserBytes},
+    helpers::{c, Look, Process, RawWatch, UserBytes},
     link::Listener,
     mailbox::{sent, Failure, Mailbox, Receive},
     message::{Message, Source},
@@ -107,9 +107,11 @@ pub(crate) struct Command {
     reason: Atomic<u32>,
     #[pin]
     timer: Opaque<bindings::hrtimer>,
-    timed: bool,
+    #[pin]
+    watch: Opaque<RawWatch>,
     look: Look,
     /// The rest is for whoever runs it.
+    watches: Cell<bool>,
     parked: Cell<Parked>,
     progress: Cell<u64>,
     may_wait: Cell<bool>,
@@ -133,7 +135,6 @@ impl Command {
                 c::postbox_uring_user_data(cmd),
             )
         };
-        let timed = issue.until.get();
         let command = Arc::pin_init(
             pin_init!(Self {
                 waiter: Waiter::of_command(),
@@ -145,7 +146,8 @@ impl Command {
                 kicked: Atomic::new(1),
                 reason: Atomic::new(0),
                 timer: Opaque::zeroed(),
-                timed: timed.is_some(),
+                watch: Opaque::uninit(),
+                watches: Cell::new(false),
                 look: issue.look,
                 parked: Cell::new(Parked::Nowhere),
                 progress: Cell::new(0),
@@ -155,9 +157,14 @@ impl Command {
             }),
             GFP_KERNEL_ACCOUNT,
         )?;
-        if let Some((at, realtime)) = timed {
-            // SAFETY: The timer is pinned, and stopped before the command is freed: by `retire`.
-            unsafe { c::postbox_timer_start(command.timer.get(), at, realtime) };
+        let until = issue.until.get();
+        let realtime = until.is_some_and(|(_, realtime)| realtime);
+        // SAFETY: The timer is pinned, and stopped before the command is freed: by `retire`.
+        unsafe {
+            c::postbox_timer_init(command.timer.get(), realtime);
+            if let Some((at, _)) = until {
+                c::postbox_timer_start(command.timer.get(), at);
+            }
         }
         Ok(command)
     }
@@ -220,12 +227,24 @@ impl Command {
         self.reason.load(Acquire)
     }
 
+    /// What it ends with where there is no outcome.
+    fn ended(&self) -> Error {
+        // SAFETY: The watch is valid if it was started.
+        let exited = self.watches.get() && unsafe { c::postbox_watch_exited(self.watch.get()) };
+        if self.reasons() & reason::CANCELED != 0 {
+            ecanceled()
+        } else if exited {
+            EPIPE
+        } else {
+            etimedout()
+        }
+    }
+
     /// Fails if there is a reason to end it.
     fn check(&self) -> Result {
         match self.reasons() & !reason::START {
             0 => Ok(()),
-            reasons if reasons & reason::CANCELED != 0 => Err(ecanceled()),
-            _ => Err(etimedout()),
+            _ => Err(self.ended()),
         }
     }
 
@@ -243,9 +262,13 @@ impl Command {
 
     /// It will wait no more: takes it off the handle's list, and stops its timer. Before it is done.
     fn retire(&self, handle: &Handle) {
-        if self.timed {
-            // SAFETY: It was started in `new`.
-            unsafe { c::postbox_timer_stop(self.timer.get()) };
+        // SAFETY: The timer was initialised in `new`; the watch was started if it is said so, and
+        // starts the timer no more when it is stopped.
+        unsafe {
+            if self.watches.get() {
+                c::postbox_watch_stop(self.watch.get());
+            }
+            c::postbox_timer_stop(self.timer.get());
         }
         let listed = handle.commands.remove(self);
         drop(listed);
@@ -552,6 +575,17 @@ impl<'a> Issue<'a> {
         Ok(command.waiter())
     }
 
+    /// Has it end with `EPIPE` when a process exits. After [`Self::prepare`].
+    pub(crate) fn watch(&self, process: &Process) {
+        if let Some(command) = self.command().filter(|command| !command.watches.get()) {
+            command.watches.set(true);
+            // SAFETY: Both are pinned, and `retire` stops them; the timer is initialised.
+            unsafe {
+                c::postbox_watch_start(command.watch.get(), process.as_ptr(), command.timer.get());
+            }
+        }
+    }
+
     /// The waiter is on a list, whose lock is held: the command can be kicked.
     pub(crate) fn listed(&self) {
         if let Some(command) = self.command() {
@@ -736,9 +770,9 @@ fn go_on(issue: &Issue<'_>, command: &Command, dead: bool) -> Result<i32> {
         }
     };
     let Some(outcome) = outcome else {
-        return Err(match dead || command.reasons() & reason::CANCELED != 0 {
+        return Err(match dead {
             true => ecanceled(),
-            false => etimedout(),
+            false => command.ended(),
         });
     };
     if dead {
@@ -807,17 +841,13 @@ fn direct(issue: &Issue<'_>, uring: &uapi::postbox_uring) -> Result<i32> {
     let done = match look.request {
         uapi::POSTBOX_SEND => {
             let tx = handle.tx()?;
-            match look.fixed {
+            if look.fixed {
                 // SAFETY: It was initialised above, as a source.
-                true => send_one(
-                    handle,
-                    tx,
-                    uring,
-                    unsafe { IovIterSource::from_raw(fixed) },
-                    &wait,
-                ),
-                false => send_one(handle, tx, uring, &mut { at }, &wait),
-            }?;
+                let from = unsafe { IovIterSource::from_raw(fixed) };
+                send_one(handle, tx, uring, from, &wait)?;
+            } else {
+                send_one(handle, tx, uring, &mut { at }, &wait)?;
+            }
             0
         }
         uapi::POSTBOX_RECV => {
@@ -828,9 +858,10 @@ fn direct(issue: &Issue<'_>, uring: &uapi::postbox_uring) -> Result<i32> {
                     let payload = message.payload();
                     at.copy_from(payload).map(|()| payload.len())
                 }),
-                // SAFETY: It was initialised above, as a destination.
                 (true, _) => {
-                    chardev::receive_iter(rx, unsafe { IovIterDest::from_raw(fixed) }, wait)
+                    // SAFETY: It was initialised above, as a destination.
+                    let to = unsafe { IovIterDest::from_raw(fixed) };
+                    chardev::receive_iter(rx, to, wait)
                 }
             };
             received.map_err(Failure::into_error)?
