@@ -300,7 +300,7 @@ impl<'a> Access<'a> {
         loans: u64,
         max: u32,
         count: &mut u32,
-        wait: Option<&Wait>,
+        wait: Option<&Wait<'_>>,
     ) -> Result {
         ensure(max <= uapi::POSTBOX_LOANS_MAX && *count <= max)?;
         if max == *count {
@@ -338,7 +338,7 @@ impl<'a> Access<'a> {
     }
 
     /// Borrows one, and then others as far as that harms nobody.
-    fn borrow_first(&self, wait: &Wait, blocks: &mut [u32]) -> Result<usize> {
+    fn borrow_first(&self, wait: &Wait<'_>, blocks: &mut [u32]) -> Result<usize> {
         let (first, rest) = blocks.split_first_mut().ok_or(EINVAL)?;
         *first = self.borrow_one(wait)?;
         // The first is lent in any case.
@@ -365,7 +365,7 @@ impl<'a> Access<'a> {
         Err(EBADF)
     }
 
-    fn borrow_one(&self, wait: &Wait) -> Result<u32> {
+    fn borrow_one(&self, wait: &Wait<'_>) -> Result<u32> {
         let waiter = pin!(Waiter::new());
         let waiter = waiter.as_ref();
         {

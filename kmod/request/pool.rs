@@ -10,7 +10,7 @@ use crate::{
     message::{Message, Needs, Room},
     pool::{Access, Outgoing},
     uapi,
-    wait::Wait,
+    wait::{How, Wait},
 };
 use core::mem::offset_of;
 use kernel::prelude::*;
@@ -19,10 +19,10 @@ pub(super) fn loan(
     handle: &Handle,
     at: Place,
     args: &mut uapi::postbox_loan,
-    nonblocking: bool,
+    how: How<'_>,
 ) -> Result {
     ensure(args.flags & !Wait::FLAGS == 0 && args.reserved == 0)?;
-    let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
+    let wait = Wait::new(args.flags, args.timeout_ns, how)?;
     let access = Access::new(handle)?;
     access.pool().requested();
     // That it cannot be written is found while nothing has happened yet.
