@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub use child::{ALICE, BOB, Child, Exit, Spawn, User, isolated, spawn, spawn_as};
-pub use door::{Door, Kind, door, passed};
+pub use door::{Door, Kind, door, passed, run_wild};
 pub use fds::{receive_fd, send_fd};
 pub use handle::{
     ADMIN, Errno, FOREVER, Got, Handle, Make, NEVER, RECEIVE, Result, SEND, UNBOUNDED, Wait, list,

@@ -430,7 +430,7 @@ impl Ring {
     }
 
     /// The next completion, if there is one. It does not wait.
-    pub fn next(&mut self) -> Option<Cqe> {
+    pub fn pop(&mut self) -> Option<Cqe> {
         let (head, tail) = (
             self.rings.index(self.cq[HEAD]),
             self.rings.index(self.cq[TAIL]),
@@ -451,7 +451,7 @@ impl Ring {
     /// Submits what is new, and waits for a completion, whatever signals come.
     pub fn wait(&mut self) -> Cqe {
         loop {
-            if let (false, Some(cqe)) = (self.unsubmitted(), self.next()) {
+            if let (false, Some(cqe)) = (self.unsubmitted(), self.pop()) {
                 return cqe;
             }
             match self.enter(1) {
@@ -467,12 +467,12 @@ impl Ring {
     pub fn wait_at_most(&mut self, time: std::time::Duration) -> Option<Cqe> {
         let end = std::time::Instant::now() + time;
         loop {
-            if let (false, Some(cqe)) = (self.unsubmitted(), self.next()) {
+            if let (false, Some(cqe)) = (self.unsubmitted(), self.pop()) {
                 return Some(cqe);
             }
             let left = end.saturating_duration_since(std::time::Instant::now());
             match self.enter_within(1, left.as_nanos() as u64) {
-                Err(error) if error.raw_os_error() == Some(libc::ETIME) => return self.next(),
+                Err(error) if error.raw_os_error() == Some(libc::ETIME) => return self.pop(),
                 Err(error) if error.raw_os_error() != Some(libc::EINTR) => {
                     panic!("io_uring_enter: {error}")
                 }
