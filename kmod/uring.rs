@@ -971,6 +971,8 @@ fn receive_all(issue: &Issue<'_>, command: &Command) -> Result<i32> {
             receive_one(issue, wait, acknowledged)?;
         }
     }
+    // It waits for nobody until it runs again: its last outcome is taken.
+    issue.prepare(0, Parked::Nowhere)?;
     command.start();
     Err(eiocbqueued())
 }
