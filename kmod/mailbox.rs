@@ -399,7 +399,10 @@ impl Mailbox {
     fn send_or_wait(&self, message: KBox<Message>, wait: &Wait<'_>) -> Result {
         let stack = pin!(Waiter::new());
         let place = NonNull::from(&*message);
-        let waiter = wait.waiter(stack.as_ref(), Parked::Send(place))?;
+        let mut waiter = stack.as_ref();
+        if self.rendezvous || wait.may_wait() {
+            waiter = wait.waiter(waiter, Parked::Send(place))?;
+        }
         // SAFETY: The waiter is pinned here, and `wait_sent` returns when it is done, or took its
         // pointer back; or it is a command's.
         let sending = unsafe {

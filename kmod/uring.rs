@@ -25,6 +25,7 @@ use crate::{
     mailbox::{sent, Failure, Mailbox, Receive},
     message::{Message, Source},
     object::Object,
+    pool::Kept,
     queue::{self, Arrival, Linked, Links, Received, RingSide, Sent, Turn},
     request::{self, ensure, pipe},
     uapi,
@@ -115,6 +116,7 @@ pub(crate) struct Command {
     parked: Cell<Parked>,
     progress: Cell<u64>,
     may_wait: Cell<bool>,
+    leases: Cell<Option<Kept>>,
     args: UnsafeCell<Args>,
 }
 
@@ -152,6 +154,7 @@ impl Command {
                 parked: Cell::new(Parked::Nowhere),
                 progress: Cell::new(0),
                 may_wait: Cell::new(true),
+                leases: Cell::new(None),
                 // SAFETY: Only this task has the issue.
                 args: UnsafeCell::new(unsafe { *issue.args.get() }),
             }),
@@ -208,7 +211,7 @@ impl Command {
         }
     }
 
-    /// Has it run for the first time, or once more.
+    /// Has it run for the first time, or once more. By who runs it, while it is not listed.
     fn start(&self) {
         self.kicked.store(0, Release);
         self.kick_because(reason::START);
@@ -470,6 +473,7 @@ pub(crate) struct Issue<'a> {
     outcome: Cell<Option<Outcome>>,
     resumes: Cell<bool>,
     progress: Cell<u64>,
+    leases: Cell<Option<Kept>>,
     args: UnsafeCell<Args>,
 }
 
@@ -495,6 +499,7 @@ impl<'a> Issue<'a> {
             outcome: Cell::new(None),
             resumes: Cell::new(false),
             progress: Cell::new(0),
+            leases: Cell::new(None),
             args: UnsafeCell::new(Args::NONE),
         }
     }
@@ -549,6 +554,25 @@ impl<'a> Issue<'a> {
         self.progress.set(progress);
     }
 
+    /// Leases go along with what it sends now.
+    pub(crate) fn take_along(&self, leases: Option<Kept>) {
+        self.leases.set(leases);
+    }
+
+    /// What they went with was sent, or was not.
+    pub(crate) fn settle(&self, sent: bool) {
+        let moved = self.command().and_then(|command| command.leases.take());
+        let Some(leases) = self.leases.take().or(moved) else {
+            return;
+        };
+        if leases.settle(sent) || self.request() != uapi::POSTBOX_CALL {
+            return;
+        }
+        // SAFETY: It is what such a request has, and only who runs it is here.
+        let args = unsafe { (*self.args.get()).view::<uapi::postbox_call>() };
+        request::pool::gone(args.request.fds);
+    }
+
     /// Whether it has a waiter already.
     pub(crate) fn prepared(&self) -> bool {
         self.command().is_some()
@@ -572,6 +596,7 @@ impl<'a> Issue<'a> {
         command.parked.set(parked);
         command.progress.set(self.progress.get());
         command.may_wait.set(self.may_wait.get());
+        command.leases.set(self.leases.take());
         Ok(command.waiter())
     }
 
@@ -618,6 +643,9 @@ impl<'a> Issue<'a> {
     fn end(&self, result: Result<i32>) -> i32 {
         let parked = eiocbqueued().to_errno();
         let result = result.unwrap_or_else(|error| error.to_errno());
+        if result != parked {
+            self.settle(result >= 0);
+        }
         let Some(command) = self.command() else {
             if result != EAGAIN.to_errno() {
                 return result;
@@ -726,6 +754,7 @@ impl<'a> Issue<'a> {
             outcome: Cell::new(None),
             resumes: Cell::new(false),
             progress: Cell::new(command.progress.get()),
+            leases: Cell::new(command.leases.take()),
             // SAFETY: Only who runs the command is here.
             args: UnsafeCell::new(unsafe { *command.args.get() }),
             command: UnsafeCell::new(Some(command)),
@@ -759,6 +788,10 @@ fn run(issue: &Issue<'_>) -> Result<i32> {
 /// What is left of a command in its own task, or elsewhere, when that is `dead`.
 fn go_on(issue: &Issue<'_>, command: &Command, dead: bool) -> Result<i32> {
     let handle = issue.handle;
+    if dead {
+        // Before anybody could be told.
+        drop(issue.leases.take());
+    }
     let done = command.waiter.done();
     let outcome = match done && !dead {
         true => command.waiter.outcome(),
@@ -938,7 +971,8 @@ fn receive_all(issue: &Issue<'_>, command: &Command) -> Result<i32> {
             receive_one(issue, wait, acknowledged)?;
         }
     }
-    issue.listed();
+    // It waits for nobody until it runs again: its last outcome is taken.
+    issue.prepare(0, Parked::Nowhere)?;
     command.start();
     Err(eiocbqueued())
 }

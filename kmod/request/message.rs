@@ -7,7 +7,7 @@ use super::{
     with, Args, Place,
 };
 use crate::{
-    compat::{edquot, eiocbqueued, eopnotsupp},
+    compat::{edquot, eiocbqueued},
     files::{Files, Installed},
     handle::Handle,
     helpers::{limits, Process, UserBytes},
@@ -113,6 +113,12 @@ fn send_leases(handle: &Handle, args: &uapi::postbox_send, wait: &Wait<'_>) -> R
     with_leases(args.fds, |leasing| {
         let leases = leasing.outgoing()?;
         let content = Content::of(args).leased(leasing);
+        if let Wait::Parks(issue) = wait {
+            let mailbox = handle.tx()?;
+            let message = content.compose(handle, mailbox, true, Some(&leases))?;
+            issue.take_along(leases.keep(leasing.pool));
+            return pass(handle, args, wait, mailbox, message);
+        }
         send_content(handle, args, wait, &content, Some(&leases))?;
         leases.sent();
         Ok(())
@@ -129,6 +135,17 @@ fn send_content(
 ) -> Result {
     let mailbox = handle.tx()?;
     let message = content.compose(handle, mailbox, true, leases)?;
+    pass(handle, args, wait, mailbox, message)
+}
+
+#[inline]
+fn pass(
+    handle: &Handle,
+    args: &uapi::postbox_send,
+    wait: &Wait<'_>,
+    mailbox: &Mailbox,
+    message: KBox<Message>,
+) -> Result {
     if args.flags & uapi::POSTBOX_SEND_RESERVED != 0 {
         mailbox.send_reserved(&handle.state, message, args.reserved_len)
     } else {
@@ -140,14 +157,7 @@ pub(super) fn send(handle: &Handle, args: &uapi::postbox_send, how: How<'_>) -> 
     const FLAGS: u32 = Wait::FLAGS | uapi::POSTBOX_SEND_RESERVED | uapi::POSTBOX_LEASES;
     ensure(args.flags & !FLAGS == 0)?;
     ensure(args.flags & uapi::POSTBOX_SEND_RESERVED != 0 || args.reserved_len == 0)?;
-    let mut wait = Wait::new(args.flags, args.timeout_ns, how)?;
-    if let (Wait::Parks(_), true) = (wait, args.flags & uapi::POSTBOX_LEASES != 0) {
-        // What lends them is not kept until the end.
-        if handle.tx()?.rendezvous() {
-            return Err(eopnotsupp());
-        }
-        wait = Wait::Never;
-    }
+    let wait = Wait::new(args.flags, args.timeout_ns, how)?;
     send_one(handle, args, &wait)
 }
 
@@ -377,6 +387,7 @@ fn batch<T: Args>(
         if issue.request() == uapi::POSTBOX_SEND_BATCH {
             if let Some(outcome) = issue.resume() {
                 result = sent(Some(outcome));
+                issue.settle(result.is_ok());
                 done += u32::from(result.is_ok());
             }
         }
@@ -394,6 +405,9 @@ fn batch<T: Args>(
         })();
         if result.is_err() {
             break;
+        }
+        if let How::Command(issue) = how {
+            issue.settle(true);
         }
         done += 1;
     }
@@ -474,21 +488,19 @@ pub(super) fn call(
     ensure(reply.flags & !LEASES == 0)?;
     ensure(request.flags & !FLAGS == 0 && request.reserved_len == 0)?;
     let wait = Wait::new(request.flags, request.timeout_ns, how)?;
-    if (request.flags | reply.flags) & LEASES != 0 {
-        if let Wait::Parks(_) = wait {
-            // What lends them is not kept until the end.
-            return Err(eopnotsupp());
+    if let Wait::Parks(issue) = wait {
+        if let Some(outcome) = issue.resume() {
+            let answer = replied(Some(outcome))?;
+            issue.settle(true);
+            return answered_later(handle, mailbox, at, reply, answer);
         }
+    }
+    if (request.flags | reply.flags) & LEASES != 0 {
         return call_leases(handle, mailbox, at, request, reply, &wait);
     }
-    let answer = match wait.resume() {
-        Some(outcome) => replied(Some(outcome))?,
-        None => {
-            let mut message = Content::of(request).compose(handle, mailbox, true, None)?;
-            message.make_request();
-            mailbox.call(message, &wait)?
-        }
-    };
+    let mut message = Content::of(request).compose(handle, mailbox, true, None)?;
+    message.make_request();
+    let answer = mailbox.call(message, &wait)?;
     answered(handle, mailbox, at, reply, answer, None)
 }
 
@@ -527,6 +539,9 @@ fn call_leases(
             }
             let mut message = content.compose(handle, mailbox, true, leases.as_ref())?;
             message.make_request();
+            if let (Wait::Parks(issue), Some(leasing)) = (wait, &leasing) {
+                issue.take_along(leases.take().and_then(|leases| leases.keep(leasing.pool)));
+            }
             let answer = mailbox.call(message, wait);
             match (answer, leases) {
                 (Ok(answer), leases) => {
@@ -545,6 +560,28 @@ fn call_leases(
             }
         })
     })
+}
+
+/// Gives a caller that was parked its answer.
+#[inline(never)]
+fn answered_later(
+    handle: &Handle,
+    mailbox: &Mailbox,
+    at: Place,
+    reply: &mut uapi::postbox_recv,
+    answer: KBox<Message>,
+) -> Result {
+    let (flags, fds) = (reply.flags, reply.fds);
+    let mut answer = Some(answer);
+    let done = optionally(flags, fds, |incoming| {
+        let answer = answer.take().ok_or(EINVAL)?;
+        answered(handle, mailbox, at, reply, answer, incoming)
+    });
+    if let (Some(answer), Err(error)) = (answer, done) {
+        // Where its leases go cannot be read any more.
+        return undelivered(handle, at, reply, answer, None, error);
+    }
+    done
 }
 
 /// Gives the caller its answer, or keeps it.
@@ -576,18 +613,29 @@ fn answered(
             mailbox.recycle(answer);
             Ok(())
         }
-        Err(error) => {
-            let needs = answer.needs();
-            args.token = keep(handle, answer).unwrap_or(0);
-            if let Err(error) = tell_needs(at, args, &needs, leasing) {
-                // Nobody would ever ask for it.
-                let lost = handle.state.lock().fetch(args.token);
-                drop(lost);
-                return Err(error);
-            }
-            Err(error)
-        }
+        Err(error) => undelivered(handle, at, args, answer, leasing, error),
     }
+}
+
+/// Keeps an answer that could not be delivered, to be fetched.
+#[cold]
+fn undelivered(
+    handle: &Handle,
+    at: Place,
+    args: &mut uapi::postbox_recv,
+    answer: KBox<Message>,
+    leasing: Option<&mut Leasing<'_>>,
+    error: Error,
+) -> Result {
+    let needs = answer.needs();
+    args.token = keep(handle, answer).unwrap_or(0);
+    if let Err(error) = tell_needs(at, args, &needs, leasing) {
+        // Nobody would ever ask for it.
+        let lost = handle.state.lock().fetch(args.token);
+        drop(lost);
+        return Err(error);
+    }
+    Err(error)
 }
 
 /// Keeps an answer that could not be delivered, at the caller's cost.

@@ -23,7 +23,7 @@ pub(crate) mod link;
 mod message;
 mod object;
 pub(crate) mod pipe;
-mod pool;
+pub(crate) mod pool;
 mod ring;
 mod segment;
 mod sync;
