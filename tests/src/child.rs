@@ -327,7 +327,9 @@ impl Child {
             );
         }
         self.reaped = true;
-        wait_for(self.pid)
+        let exit = wait_for(self.pid);
+        door::ended(self.pid);
+        exit
     }
 
     /// Waits for its end, which must be a good one.

@@ -15,6 +15,7 @@
 //! poll also calls, to wait for a peer, and barriers. What a door cannot keep is in `skipped.rs`.
 
 use std::cell::RefCell;
+use std::ffi::CStr;
 use std::mem::{ManuallyDrop, offset_of};
 use std::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::*,
@@ -74,7 +75,7 @@ pub fn door() -> Door {
             c"ioctl"
         } else {
             // SAFETY: what getenv returns is a string, which stays.
-            unsafe { std::ffi::CStr::from_ptr(name) }
+            unsafe { CStr::from_ptr(name) }
         };
         let place = DOORS
             .iter()
@@ -354,6 +355,11 @@ pub(crate) fn prepare() {
     if door() != Door::Ioctl {
         table();
     }
+    if matches!(door(), Door::Uring(_)) {
+        let (flags, mode) = (libc::O_RDONLY | libc::O_CREAT | libc::O_CLOEXEC, 0o644);
+        // SAFETY: the path is a string; the descriptor is closed by who made it.
+        unsafe { libc::close(libc::open(LOCKS.as_ptr(), flags, mode)) };
+    }
 }
 
 fn alive(pid: u32) -> bool {
@@ -368,12 +374,8 @@ fn alive(pid: u32) -> bool {
 impl Waiting {
     /// This process waits for that.
     fn begin(fd: c_int, sends: bool) -> &'static Waiting {
-        let mut info = sys::postbox_info {
-            size: size_of::<sys::postbox_info>() as u32,
-            ..Default::default()
-        };
         // Where it is not bound, its number is 0.
-        let _ = by_ioctl(fd, sys::POSTBOX_INFO.into(), (&raw mut info) as u64);
+        let id = about(fd).id;
         // SAFETY: no pointers.
         let me = unsafe { libc::getpid() } as u32;
         let claim = |entry: &&Waiting| {
@@ -383,7 +385,7 @@ impl Waiting {
         };
         let entry = table().iter().find(claim);
         let entry = entry.unwrap_or_else(|| broken("more wait than can be counted"));
-        entry.what.store(info.id << 1 | u64::from(sends), Release);
+        entry.what.store(id << 1 | u64::from(sends), Release);
         entry
     }
 
@@ -491,8 +493,15 @@ impl Limit {
     }
 }
 
-/// Waits until poll says that it is worth another try: `ETIMEDOUT`, `EINTR`. `tried`: so many were in vain.
-fn await_events(fd: c_int, events: i16, limit: Limit, tried: u32) -> Result<(), c_int> {
+/// Waits until poll says that it is worth another try: `ETIMEDOUT`, `EINTR`. `whole`: nothing is done so far. `tried`: so
+/// many tries were in vain.
+fn await_events(
+    fd: c_int,
+    events: i16,
+    limit: Limit,
+    whole: bool,
+    tried: u32,
+) -> Result<(), c_int> {
     let left = limit.left();
     if left == 0 {
         return Err(libc::ETIMEDOUT);
@@ -512,7 +521,7 @@ fn await_events(fd: c_int, events: i16, limit: Limit, tried: u32) -> Result<(), 
     if ready < 0 && errno() != libc::EINTR {
         return Err(errno());
     }
-    if signal::interrupts(before, limit.restarts()) {
+    if signal::interrupts(before, whole && limit.restarts()) {
         return Err(libc::EINTR);
     }
     if ready > 0 && tried > 1 {
@@ -610,22 +619,33 @@ impl Part {
     }
 }
 
+/// What the kernel says of an object, or zeros.
+fn about(fd: c_int) -> sys::postbox_info {
+    let mut info = sys::postbox_info {
+        size: size_of::<sys::postbox_info>() as u32,
+        ..Default::default()
+    };
+    let _ = by_ioctl(fd, sys::POSTBOX_INFO.into(), (&raw mut info) as u64);
+    info
+}
+
+/// Whether two sides that only poll never meet there: then it is the sender that waits in a call. Of a link it is said
+/// what this end receives.
+fn rendezvous(fd: c_int) -> bool {
+    const MESSAGES: [u32; 3] = [
+        sys::POSTBOX_KIND_MAILBOX,
+        sys::POSTBOX_KIND_ENDPOINT,
+        sys::POSTBOX_KIND_LINK,
+    ];
+    let info = about(fd);
+    MESSAGES.contains(&info.kind) && info.capacity == 0
+}
+
 /// A ring's side says what it waits for. A barrier whose arrivals are polled is another thing: they are not taken back.
 fn events_of(fd: c_int, request: u32, flags: u32, events: i16) -> i16 {
     match request {
         sys::POSTBOX_RING_WAIT if flags & sys::POSTBOX_RING_PRODUCER != 0 => OUT,
-        sys::POSTBOX_WAIT => {
-            let mut info = sys::postbox_info {
-                size: size_of::<sys::postbox_info>() as u32,
-                ..Default::default()
-            };
-            let _ = by_ioctl(fd, sys::POSTBOX_INFO.into(), (&raw mut info) as u64);
-            if info.kind == sys::POSTBOX_KIND_BARRIER {
-                0
-            } else {
-                events
-            }
-        }
+        sys::POSTBOX_WAIT if about(fd).kind == sys::POSTBOX_KIND_BARRIER => 0,
         _ => events,
     }
 }
@@ -648,7 +668,9 @@ fn by_poll(fd: c_int, request: &Request, argument: u64) -> Result<c_int, c_int> 
         return plain();
     };
     let events = events_of(fd, request.number, flags, request.events);
-    if events == 0 || nonblocking(fd) {
+    let takes_back =
+        request.number == sys::POSTBOX_RESERVE && flags & sys::POSTBOX_RESERVE_CANCEL != 0;
+    if events == 0 || takes_back || nonblocking(fd) {
         return plain();
     }
     let mut part = Part::of(request.number, argument);
@@ -658,13 +680,20 @@ fn by_poll(fd: c_int, request: &Request, argument: u64) -> Result<c_int, c_int> 
     PASSED.fetch_add(1, Relaxed);
     let mut counted = Counted::default();
     let mut tried = 0;
+    let mut met = true;
     let result = loop {
         match plain() {
             Ok(_) if part.as_mut().is_some_and(|part| !part.advance()) => tried = 0,
             Err(libc::EAGAIN) => {
-                counted.begin(fd, events == OUT);
                 tried += 1;
-                if let Err(error) = await_events(fd, events, limit, tried) {
+                if tried == 1 && events == OUT && rendezvous(fd) {
+                    met = false;
+                    break Err(libc::EAGAIN);
+                }
+                counted.begin(fd, events == OUT);
+                // After a part, a signal is the end.
+                let whole = part.as_ref().is_none_or(|part| part.total == 0);
+                if let Err(error) = await_events(fd, events, limit, whole, tried) {
                     break Err(error);
                 }
             }
@@ -675,6 +704,7 @@ fn by_poll(fd: c_int, request: &Request, argument: u64) -> Result<c_int, c_int> 
     poke_u64(time_at, time);
     match part.map(|part| part.finish()) {
         Some(true) => Ok(0),
+        _ if !met => plain(),
         _ => result,
     }
 }
@@ -709,6 +739,64 @@ impl Drop for End {
     }
 }
 
+// The kernel ends a ring, and what is parked in it, some time after its process. Each ring has a file of its own, with a
+// lock that goes with it.
+
+const LOCKS: &CStr = c"/tmp/postbox-doors";
+
+/// A file of its own; -1: there is none, for want of descriptors.
+fn lock_file() -> c_int {
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+    // SAFETY: the path is a string.
+    unsafe { libc::open(LOCKS.as_ptr(), flags) }
+}
+
+/// A lock of a process.
+fn lock(kind: c_int, pid: libc::pid_t) -> libc::flock {
+    // SAFETY: all-zero is a valid flock.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = kind as _;
+    lock.l_start = pid.into();
+    lock.l_len = 1;
+    lock
+}
+
+/// Locks what says that a process has a ring, for as long as that is there.
+fn attach_lock(ring: &Ring, pid: libc::pid_t) {
+    let fd = lock_file();
+    if fd == -1 {
+        return;
+    }
+    // SAFETY: a valid lock, and a descriptor that nobody else knows.
+    let locked = unsafe { libc::fcntl(fd, libc::F_OFD_SETLK, &lock(libc::F_RDLCK, pid)) };
+    if locked == -1 || ring.register_files(&[fd]).is_err() {
+        broken("the lock of a ring");
+    }
+    // SAFETY: as above; the ring has the file now.
+    unsafe { libc::close(fd) };
+}
+
+/// Waits until the rings of a process that is gone are gone, too.
+pub(crate) fn ended(pid: libc::pid_t) {
+    if !matches!(door(), Door::Uring(_)) {
+        return;
+    }
+    let fd = lock_file();
+    let held = || {
+        let mut lock = lock(libc::F_WRLCK, pid);
+        // SAFETY: a valid lock, which is written to.
+        let asked = unsafe { libc::fcntl(fd, libc::F_OFD_GETLK, &mut lock) };
+        asked == 0 && lock.l_type != libc::F_UNLCK as _
+    };
+    if fd != -1 && held() {
+        crate::wait_until("the rings of a process to go", || !held());
+        // Their other files go at about the same time.
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    // SAFETY: a descriptor that nobody else knows, or none.
+    unsafe { libc::close(fd) };
+}
+
 /// Room for a request and its cancellation, and for what went wrong with one before.
 const ENTRIES: u32 = 8;
 
@@ -726,6 +814,7 @@ fn with_ring<T>(kind: Kind, f: impl FnOnce(&mut Thread) -> T) -> T {
             };
             let ring = Ring::new(ENTRIES, flags)
                 .unwrap_or_else(|error| broken(&format!("io_uring_setup: {error}")));
+            attach_lock(&ring, pid);
             *slot = Some(ManuallyDrop::new(Thread { pid, ring, tag: 0 }));
         }
         f(slot.as_mut().expect("it was just made"))
@@ -733,12 +822,32 @@ fn with_ring<T>(kind: Kind, f: impl FnOnce(&mut Thread) -> T) -> T {
 }
 
 impl Thread {
-    /// Submits an entry and waits for its completion. `cancel` makes, of its tag, the entry that ends it when a signal
-    /// does.
-    fn run(&mut self, sqe: Sqe, restarts: bool, cancel: impl Fn(u64) -> Sqe) -> (i32, bool) {
+    /// Submits an entry and waits for its completion. When a signal's handler has run, it is cancelled, by the entry that
+    /// `cancel` makes of its tag; and, if that is what ended it, submitted again where the call would be restarted.
+    fn run(&mut self, sqe: Sqe, restarts: bool, cancel: impl Fn(u64) -> Sqe) -> Result<u32, c_int> {
+        loop {
+            let before = signal::handled();
+            let (result, cancelled) = self.run_once(&sqe, before, &cancel);
+            match result {
+                0.. => return Ok(result as u32),
+                _ if cancelled && [-libc::ECANCELED, -libc::EINTR].contains(&result) => {
+                    if signal::interrupts(before, restarts) {
+                        return Err(libc::EINTR);
+                    }
+                }
+                _ => return Err(-result),
+            }
+        }
+    }
+
+    fn run_once(
+        &mut self,
+        sqe: &Sqe,
+        before: (u32, u32),
+        cancel: impl Fn(u64) -> Sqe,
+    ) -> (i32, bool) {
         self.tag += 2;
         let tag = self.tag;
-        let before = signal::handled();
         self.ring.push(&sqe.tag(tag));
         let mut cancelled = None;
         let mut result = None;
@@ -757,7 +866,7 @@ impl Thread {
                 (Some(result), Some(Some(_))) => return (result, true),
                 _ => {}
             }
-            if cancelled.is_none() && signal::interrupts(before, restarts) {
+            if cancelled.is_none() && signal::interrupts(before, false) {
                 self.ring.push(&cancel(tag).tag(tag + 1));
                 cancelled = Some(None);
             }
@@ -792,29 +901,21 @@ fn by_command(
         flags: async_flag(kind),
         ..Sqe::command(fd, number, argument)
     };
-    let (result, cancelled) = with_ring(kind, |thread| {
-        thread.run(sqe, restarts, |tag| {
-            Sqe::command(fd, sys::POSTBOX_CANCEL, tag)
-        })
+    let result = with_ring(kind, |thread| {
+        thread.run(sqe, restarts, |tag| Sqe::cancel(fd, tag))
     });
-    match result {
-        0.. => {}
-        _ if cancelled && result == -libc::ECANCELED => return Err(libc::EINTR),
-        _ if result == -libc::EAGAIN
-            && IMPATIENT.contains(&number)
-            && flags & sys::POSTBOX_NONBLOCK == 0 =>
-        {
-            return by_ioctl(fd, number.into(), argument);
-        }
-        _ => return Err(-result),
-    }
+    let waits = IMPATIENT.contains(&number) && flags & sys::POSTBOX_NONBLOCK == 0;
+    let result = match result {
+        Err(libc::EAGAIN) if waits => return by_ioctl(fd, number.into(), argument),
+        result => result?,
+    };
     // What the argument says must be what the result does.
     let said = match request.map_or(Told::Nothing, |request| request.told) {
         Told::Nothing => Some(0),
         Told::U32(offset) => peek_u32(argument + offset as u64).map(u64::from),
         Told::U64(offset) => peek_u64(argument + offset as u64),
     };
-    if !WILD.load(Relaxed) && said.is_some_and(|said| said != result as u64) {
+    if !WILD.load(Relaxed) && said.is_some_and(|said| said != u64::from(result)) {
         broken(&format!(
             "request {number:#x}: the result is {result}, and the argument says {said:?}"
         ));
@@ -832,8 +933,8 @@ struct Transfer {
 }
 
 impl Transfer {
-    /// Without waiting: `EAGAIN`. The same on a ring, or by a system call.
-    fn attempt(&self, waits: bool, kind: Option<Kind>) -> Result<usize, c_int> {
+    /// On a ring, or by a system call. `whole`: nothing is done so far.
+    fn attempt(&self, waits: bool, whole: bool, kind: Option<Kind>) -> Result<usize, c_int> {
         let flags = if waits { 0 } else { libc::RWF_NOWAIT };
         let Some(kind) = kind else {
             let number = if self.writes {
@@ -872,20 +973,14 @@ impl Transfer {
             op_flags: flags as u32,
             ..Sqe::default()
         };
-        let (result, cancelled) = with_ring(kind, |thread| {
-            thread.run(sqe, true, |tag| Sqe {
+        let result = with_ring(kind, |thread| {
+            thread.run(sqe, whole, |tag| Sqe {
                 opcode: uring::OP_ASYNC_CANCEL,
                 addr: tag,
                 ..Sqe::default()
             })
         });
-        match result {
-            0.. => Ok(result as usize),
-            _ if cancelled && [-libc::ECANCELED, -libc::EINTR].contains(&result) => {
-                Err(libc::EINTR)
-            }
-            _ => Err(-result),
-        }
+        result.map(|done| done as usize)
     }
 
     fn left(&self) -> usize {
@@ -913,16 +1008,18 @@ impl Transfer {
         let mut counted = Counted::default();
         let (mut total, mut tried) = (0, 0);
         let result = loop {
-            let mut result = self.attempt(false, kind);
+            let mut result = self.attempt(false, true, kind);
             if let (Err(libc::EAGAIN), true) = (&result, waits) {
                 counted.begin(self.fd, self.writes);
                 tried += 1;
                 result = match kind {
-                    Some(_) => self.attempt(true, kind),
-                    None => match await_events(self.fd, events, Limit::Forever, tried) {
-                        Ok(()) => continue,
-                        Err(error) => Err(error),
-                    },
+                    Some(_) => self.attempt(true, total == 0, kind),
+                    None => {
+                        match await_events(self.fd, events, Limit::Forever, total == 0, tried) {
+                            Ok(()) => continue,
+                            Err(error) => Err(error),
+                        }
+                    }
                 };
             }
             match result {
@@ -957,6 +1054,8 @@ fn transfer(
     if let Some(kind) = kind
         && ours(fd)
         && let Some(parts) = parts()
+        // Of no bytes the kernel passes only read and write on.
+        && (kind.is_some() || parts.iter().any(|part| part.iov_len != 0))
     {
         return give(Transfer { fd, writes, parts }.run(kind));
     }

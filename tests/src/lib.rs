@@ -4,6 +4,7 @@
 //! The VM is emulated and slow. Nothing here or in the tests may assume that something happens soon; the watchdog's
 //! time only tells a hang from slowness.
 
+mod arena;
 mod child;
 mod door;
 mod fds;
@@ -22,6 +23,7 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+pub use arena::{Arena, bytes};
 pub use child::{ALICE, BOB, Child, Exit, Spawn, User, isolated, spawn, spawn_as};
 pub use door::{Door, Kind, door, passed, run_wild};
 pub use fds::{receive_fd, send_fd};

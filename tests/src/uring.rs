@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use postbox::sys;
 
+use crate::WATCHDOG;
+use crate::handle::Wait;
+
 /// Nothing, which completes at once.
 pub const OP_NOP: u8 = 0;
 /// `readv`.
@@ -135,6 +138,44 @@ impl Sqe {
             cmd: [flags | u64::from(uring.len) << 32, uring.timeout_ns],
             ..self
         }
+    }
+
+    /// A payload or a buffer without an argument struct.
+    pub fn direct(fd: RawFd, request: u32, address: u64, len: u32, wait: Wait) -> Self {
+        Sqe::command(fd, request, address).with(&sys::postbox_uring {
+            flags: (sys::POSTBOX_URING_DIRECT | wait.0) as u16,
+            len,
+            timeout_ns: wait.1,
+            ..Default::default()
+        })
+    }
+
+    /// A receive or an accept that goes on, into buffers of a group.
+    pub fn multishot(fd: RawFd, request: u32, group: u16, flags: u32, wait: Wait) -> Self {
+        Sqe {
+            flags: BUFFER_SELECT,
+            op_flags: CMD_MULTISHOT,
+            buf: group,
+            ..Sqe::command(fd, request, 0)
+        }
+        .with(&sys::postbox_uring {
+            flags: (flags | wait.0) as u16,
+            timeout_ns: wait.1,
+            ..Default::default()
+        })
+    }
+
+    /// Cancels what is known by that.
+    pub fn cancel(fd: RawFd, user_data: u64) -> Self {
+        Sqe::command(fd, sys::POSTBOX_CANCEL, user_data)
+    }
+
+    /// Cancels everything of a handle.
+    pub fn cancel_all(fd: RawFd) -> Self {
+        Sqe::command(fd, sys::POSTBOX_CANCEL, 0).with(&sys::postbox_uring {
+            flags: sys::POSTBOX_URING_ALL as u16,
+            ..Default::default()
+        })
     }
 
     /// The same, with what its completion is known by.
@@ -358,17 +399,10 @@ impl Ring {
 
     /// Adds an entry. The kernel sees it with the next `enter`; of a ring with `SQPOLL`, at once.
     pub fn push(&mut self, sqe: &Sqe) {
+        assert!(self.has_room(), "the ring is full");
         let place = self.place();
-        let (head, tail) = (
-            self.rings.index(self.sq[HEAD]),
-            self.rings.index(self.sq[TAIL]),
-        );
+        let tail = self.rings.index(self.sq[TAIL]);
         let at = tail.load(Ordering::Relaxed);
-        let mask = self.rings.index(self.sq[MASK]).load(Ordering::Relaxed);
-        assert!(
-            at.wrapping_sub(head.load(Ordering::Acquire)) <= mask,
-            "the ring is full"
-        );
         // SAFETY: the place of an entry that the kernel does not read before the tail has moved; what is behind it, in a
         // ring with entries twice as large, is zero.
         unsafe { place.write(*sqe) };
@@ -424,6 +458,13 @@ impl Ring {
         Ok(submitted)
     }
 
+    /// Whether there is a place for one more entry.
+    pub fn has_room(&self) -> bool {
+        let [head, tail, mask] =
+            [HEAD, TAIL, MASK].map(|i| self.rings.index(self.sq[i]).load(Ordering::Acquire));
+        tail.wrapping_sub(head) <= mask
+    }
+
     /// Whether there are entries that the kernel has not taken.
     pub fn unsubmitted(&self) -> bool {
         self.new != 0
@@ -449,18 +490,27 @@ impl Ring {
     }
 
     /// Submits what is new, and waits for a completion, whatever signals come.
+    #[track_caller]
     pub fn wait(&mut self) -> Cqe {
-        loop {
-            if let (false, Some(cqe)) = (self.unsubmitted(), self.pop()) {
-                return cqe;
-            }
-            match self.enter(1) {
-                Err(error) if error.raw_os_error() != Some(libc::EINTR) => {
-                    panic!("io_uring_enter: {error}")
-                }
-                _ => {}
-            }
+        self.wait_at_most(WATCHDOG).expect("a completion comes")
+    }
+
+    /// Submits what is new, and does what is left to do for this task. Nothing has completed.
+    #[track_caller]
+    pub fn park(&mut self) {
+        while self.unsubmitted() {
+            self.enter(0).expect("io_uring_enter");
         }
+        assert_eq!(self.pop(), None, "it was to wait");
+    }
+
+    /// Submits an entry and waits for its completion, which is the next one.
+    #[track_caller]
+    pub fn run(&mut self, sqe: &Sqe) -> i32 {
+        self.push(sqe);
+        let cqe = self.wait();
+        assert_eq!((cqe.user_data, cqe.more()), (sqe.user_data, false));
+        cqe.res
     }
 
     /// Submits what is new, and waits for a completion for as long as the watchdog lets it: `None`, and it hangs.
@@ -560,6 +610,12 @@ struct Description {
 impl Buffers {
     /// So many buffers (a power of two) of that size, all of them there to be used, as the group `group` of a ring.
     pub fn new(ring: &Ring, group: u16, entries: u32, size: usize) -> io::Result<Buffers> {
+        let mut buffers = Buffers::empty(ring, group, entries, size)?;
+        (0..entries as u16).for_each(|number| buffers.give(number));
+        Ok(buffers)
+    }
+
+    fn empty(ring: &Ring, group: u16, entries: u32, size: usize) -> io::Result<Buffers> {
         let descriptions = (entries as usize * size_of::<Description>()).next_multiple_of(4096);
         let len = descriptions + entries as usize * size;
         let (protection, flags) = (
@@ -572,7 +628,7 @@ impl Buffers {
             return Err(io::Error::last_os_error());
         }
         let at = NonNull::new(at.cast()).expect("mmap does not return NULL");
-        let mut buffers = Buffers {
+        let buffers = Buffers {
             map: Map { at, len },
             entries,
             size,
@@ -580,7 +636,13 @@ impl Buffers {
             tail: 0,
         };
         ring.register_group(group, at.as_ptr(), entries)?;
-        (0..entries as u16).for_each(|number| buffers.give(number));
+        Ok(buffers)
+    }
+
+    /// A group with one buffer, which may be anywhere.
+    pub fn at(ring: &Ring, group: u16, address: u64, len: u32) -> io::Result<Buffers> {
+        let mut buffers = Buffers::empty(ring, group, 1, 0)?;
+        buffers.offer(0, address, len);
         Ok(buffers)
     }
 
@@ -599,9 +661,12 @@ impl Buffers {
 
     /// Lets the kernel use a buffer again.
     pub fn give(&mut self, number: u16) {
+        self.offer(number, self.address(number), self.size as u32);
+    }
+
+    fn offer(&mut self, number: u16, addr: u64, len: u32) {
         let place = (u32::from(self.tail) % self.entries) as usize * size_of::<Description>();
         let description = self.map.at::<Description>(place);
-        let (addr, len) = (self.address(number), self.size as u32);
         // The first description's last field is the tail: it is left alone.
         // SAFETY: within the mapping; the kernel does not read it before the tail has moved.
         unsafe {
@@ -614,5 +679,40 @@ impl Buffers {
         // SAFETY: within the mapping, aligned, and never accessed but as an atomic.
         let at: &std::sync::atomic::AtomicU16 = unsafe { &*self.map.at(tail) };
         at.store(self.tail, Ordering::Release);
+    }
+}
+
+/// What the kernel reads and writes while a command is under way: an argument, or a buffer.
+#[derive(Debug)]
+pub struct Kept<T>(NonNull<T>);
+
+impl<T: Copy> Kept<T> {
+    /// A copy of it, in a place of its own.
+    pub fn new(value: T) -> Self {
+        Kept(NonNull::from(Box::leak(Box::new(value))))
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> u64 {
+        self.0.as_ptr() as u64
+    }
+
+    /// What it is now.
+    pub fn get(&self) -> T {
+        // SAFETY: it was made of a `T`, and the kernel writes whole integers.
+        unsafe { self.0.read_volatile() }
+    }
+
+    /// Makes it something else.
+    pub fn set(&self, value: T) {
+        // SAFETY: as above; no reference leads there.
+        unsafe { self.0.write_volatile(value) }
+    }
+}
+
+impl<T> Drop for Kept<T> {
+    fn drop(&mut self) {
+        // SAFETY: it came from a box.
+        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
     }
 }

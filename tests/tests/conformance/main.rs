@@ -30,4 +30,5 @@ mod segment_mutexes;
 mod segments;
 mod semaphores;
 mod typed;
+mod uring;
 mod waiting;
