@@ -135,9 +135,9 @@ pub use raw::DEVICE;
 pub use recv::{Delivery, Identity, IntoIter, Iter, Message, Process, Received};
 #[cfg(not(loom))]
 pub use ring::{
-    Consumer, Doorbell, FutexDoorbell, KernelDoorbell, LocalPair, Producer, Record, RecvBatch,
-    Ring, RingCalls, RingEnd, RingOptions, RingReceiver, RingReceiving, RingSender, RingSending,
-    RingSide, SendBatch, Slot,
+    BatchRecord, Consumer, Doorbell, FutexDoorbell, KernelDoorbell, LocalPair, Producer, Record,
+    Records, RecvBatch, Ring, RingCalls, RingEnd, RingOptions, RingReceiver, RingReceiving,
+    RingSender, RingSending, RingSide, SendBatch, Slot,
 };
 #[doc(no_inline)]
 pub use rustix::event::PollFlags;
