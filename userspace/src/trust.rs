@@ -1,7 +1,8 @@
 //! How much those who share memory trust each other with what is in it.
 
 mod sealed {
-    pub trait Sealed {}
+    /// Types of which there are no values.
+    pub trait Sealed: Send + Sync + Unpin + 'static {}
 }
 
 /// Whether a side trusts its peers with contents, of a pool's blocks or a ring's records:

@@ -447,13 +447,7 @@ impl<T: Trust, D: Doorbell> Producer<T, D> {
     #[inline]
     pub fn reserve_with(&mut self, len: usize, wait: Wait) -> Result<Slot<'_, T, D>> {
         let position = self.position(len, wait)?;
-        Ok(Slot {
-            tx: &mut self.tx,
-            position,
-            len,
-            publish: true,
-            trust: PhantomData,
-        })
+        Ok(self.slot(position, len))
     }
 
     #[inline(always)]
@@ -537,6 +531,27 @@ impl<T: Trust, D: Doorbell> Producer<T, D> {
         SendBatch { producer: self }
     }
 
+    pub(crate) fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// Reserves a record, as [`reserve_with`](Self::reserve_with), of which [`slot`](Self::slot)
+    /// has to be made.
+    pub(crate) fn try_position(&mut self, len: usize) -> Result<u32> {
+        self.position(len, Wait::Never)
+    }
+
+    /// The record that was reserved there.
+    pub(crate) fn slot(&mut self, position: u32, len: usize) -> Slot<'_, T, D> {
+        Slot {
+            tx: &mut self.tx,
+            position,
+            len,
+            publish: true,
+            trust: PhantomData,
+        }
+    }
+
     /// The same producer, whose reserved records are slices.
     ///
     /// # Safety
@@ -555,6 +570,11 @@ impl<T: Trust> Producer<T, KernelDoorbell> {
     /// None that a program can bring about.
     pub fn set_nonblocking(&self, nonblocking: bool) -> Result<()> {
         set_nonblocking(&self.tx.bell, &self.subject, nonblocking)
+    }
+
+    /// An event loop is told of room from now on; but what waits still does.
+    pub(crate) fn watch(&self, on: bool) {
+        self.tx.bell.nonblocking.store(on, Relaxed);
     }
 }
 
@@ -803,12 +823,26 @@ impl<T: Trust, D: Doorbell> Consumer<T, D> {
     #[inline]
     pub fn recv_with(&mut self, wait: Wait) -> Result<Record<'_, T, D>> {
         let found = self.found(wait)?;
-        Ok(Record {
+        Ok(self.record(found))
+    }
+
+    /// Finds the next record, which [`record`](Self::record) makes, without taking it.
+    pub(crate) fn try_found(&mut self) -> Result<Found> {
+        self.found(Wait::Never)
+    }
+
+    /// The record that was found last.
+    pub(crate) fn record(&mut self, found: Found) -> Record<'_, T, D> {
+        Record {
             rx: &mut self.rx,
             found,
             publish: true,
             trust: PhantomData,
-        })
+        }
+    }
+
+    pub(crate) fn subject(&self) -> &Subject {
+        &self.subject
     }
 
     #[inline(always)]
@@ -847,6 +881,11 @@ impl<T: Trust> Consumer<T, KernelDoorbell> {
     /// None that a program can bring about.
     pub fn set_nonblocking(&self, nonblocking: bool) -> Result<()> {
         set_nonblocking(&self.rx.bell, &self.subject, nonblocking)
+    }
+
+    /// An event loop is told of records from now on; but what waits still does.
+    pub(crate) fn watch(&self, on: bool) {
+        self.rx.bell.nonblocking.store(on, Relaxed);
     }
 }
 
