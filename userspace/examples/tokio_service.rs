@@ -107,13 +107,13 @@ async fn run(by_signal: bool) -> Result<(), Box<dyn Error>> {
     // A client would be another process. A call waits on a thread, and so has a limit.
     let client: Typed<_, Ask, Postcard> = Async::new(Sender::open(NAME)?)?.typed();
     let client = Arc::new(client);
-    let mut calls = JoinSet::new();
+    let mut calls = JoinSet::<postbox::Result<()>>::new();
     for number in 0..20 {
         let client = client.clone();
         calls.spawn(async move {
             let answer: Value<Answer> = client.call_timeout(&Ask::Square(number), LONG).await?;
             assert_eq!(answer.value, Answer::Number(number * number));
-            postbox::Result::Ok(())
+            Ok(())
         });
     }
     while let Some(called) = calls.join_next().await {

@@ -297,6 +297,16 @@ impl<'a> Request<'a> {
         &self.inner.subject
     }
 
+    /// The message; an empty one is left in its place.
+    #[cfg(not(loom))]
+    pub(crate) fn take_message(&mut self) -> Message {
+        Message {
+            payload: std::mem::take(&mut self.message.payload),
+            files: std::mem::take(&mut self.message.files),
+            ..self.message
+        }
+    }
+
     fn open_token(&self) -> Result<u64> {
         if self.is_open() {
             return Ok(self.token);

@@ -116,17 +116,18 @@ impl<A: CanReceive, R: Reactor> Async<Handle<A>, R> {
     /// # Cancel safety
     /// When it is dropped, the request that `answer` is at is not answered: its caller is told so.
     /// No other one is lost.
-    pub async fn serve<B: AsRef<[u8]>>(
-        &self,
-        mut answer: impl AsyncFnMut(&Message) -> B,
-    ) -> Result<()> {
+    pub async fn serve<B, F>(&self, mut answer: impl FnMut(Message) -> F) -> Result<()>
+    where
+        B: AsRef<[u8]>,
+        F: Future<Output = B>,
+    {
         loop {
             let mut request = match self.recv_request().await {
                 Err(error) if error.is_disconnected() => return Ok(()),
                 request => request?,
             };
             loop {
-                let reply = answer(&request).await;
+                let reply = answer(request.take_message()).await;
                 // Together with the next one, if that is there.
                 match request.try_reply_recv(&reply) {
                     Ok(()) => {}

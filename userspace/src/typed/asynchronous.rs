@@ -1,7 +1,8 @@
 //! Values through handles that are async.
 
 use super::{
-    Decode, Decoded, Encode, RecvError, Requested, Typed, decoded, encoded, replied, requested,
+    Decode, Decoded, Encode, RecvError, Requested, Typed, TypedRequest, decoded, encoded, replied,
+    requested,
 };
 use crate::aio::{Async, Interest, Reactor};
 use crate::call::Request;
@@ -147,15 +148,16 @@ impl<A: CanReceive, R: Reactor, T, C: Decode<T>> Typed<Async<Handle<A>, R>, T, C
     /// # Cancel safety
     /// When it is dropped, the request that `answer` is at is not answered: its caller is told so.
     /// No other one is lost.
-    pub async fn serve<B>(&self, mut answer: impl AsyncFnMut(&T) -> B) -> Result<()>
+    pub async fn serve<B, F>(&self, mut answer: impl FnMut(T) -> F) -> Result<()>
     where
         C: Encode<B>,
+        F: Future<Output = B>,
     {
         loop {
             match self.recv_request().await {
-                Ok(mut request) => {
-                    let reply = answer(&request).await;
-                    replied(&mut request, &reply)?;
+                Ok(TypedRequest { value, request, .. }) => {
+                    let reply = answer(value).await;
+                    replied::<C, B>(request, &reply)?;
                 }
                 Err(RecvError::Malformed(_)) => {}
                 Err(RecvError::Receive(error)) if error.is_disconnected() => return Ok(()),

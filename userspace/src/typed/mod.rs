@@ -189,15 +189,7 @@ impl<T, C> TypedRequest<'_, T, C> {
     where
         C: Encode<R>,
     {
-        let bytes = C::encode(reply).map_err(|error| {
-            Error::because(
-                Action::Reply,
-                self.request.subject(),
-                ErrorKind::Encode,
-                &error,
-            )
-        })?;
-        self.request.reply(&*bytes).map_err(|failed| failed.error)
+        reply_with::<C, R>(&mut self.request, reply)
     }
 }
 
@@ -438,9 +430,9 @@ impl<A: CanReceive, T, C: Decode<T>> Typed<Handle<A>, T, C> {
     {
         loop {
             match self.recv_request() {
-                Ok(mut request) => {
+                Ok(request) => {
                     let reply = answer(&request);
-                    replied(&mut request, &reply)?;
+                    replied::<C, R>(request.request, &reply)?;
                 }
                 Err(RecvError::Malformed(_)) => {}
                 Err(RecvError::Receive(error)) if error.is_disconnected() => return Ok(()),
@@ -452,12 +444,20 @@ impl<A: CanReceive, T, C: Decode<T>> Typed<Handle<A>, T, C> {
 
 /// Replies where somebody waits for it. A caller that has given up, or gets nothing because it
 /// cannot be encoded, does not end a server.
-fn replied<T, C: Encode<R>, R>(request: &mut TypedRequest<'_, T, C>, reply: &R) -> Result<()> {
-    if !request.request.is_open() {
+fn replied<C: Encode<R>, R>(mut request: Request<'_>, reply: &R) -> Result<()> {
+    if !request.is_open() {
         return Ok(());
     }
-    match request.reply(reply) {
+    match reply_with::<C, R>(&mut request, reply) {
         Err(error) if matches!(error.kind, ErrorKind::Stale | ErrorKind::Encode) => Ok(()),
         replied => replied,
     }
+}
+
+fn reply_with<C: Encode<R>, R: ?Sized>(request: &mut Request<'_>, reply: &R) -> Result<()> {
+    let bytes = C::encode(reply).map_err(|error| {
+        let subject = request.subject();
+        Error::because(Action::Reply, subject, ErrorKind::Encode, &error)
+    })?;
+    request.reply(&*bytes).map_err(|failed| failed.error)
 }
