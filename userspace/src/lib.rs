@@ -80,6 +80,8 @@
 // Loom tests the parts of which it is built apart.
 #![cfg_attr(loom, allow(dead_code))]
 
+#[cfg(not(loom))]
+pub mod aio;
 mod barrier;
 mod call;
 mod endpoint;
@@ -106,7 +108,11 @@ mod semaphore;
 mod send;
 mod sync;
 pub mod sys;
+#[cfg(all(feature = "tokio", not(loom)))]
+pub mod tokio;
 mod trust;
+#[cfg(not(loom))]
+pub mod typed;
 mod wait;
 
 pub use barrier::{Barrier, BarrierAccess, BarrierOptions, BarrierWaitResult, Member};

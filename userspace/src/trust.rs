@@ -1,7 +1,8 @@
 //! How much those who share memory trust each other with what is in it.
 
 mod sealed {
-    pub trait Sealed {
+    /// Types of which there are no values.
+    pub trait Sealed: Send + Sync + Unpin + 'static {
         /// Whether nobody else accesses what one has reserved or received.
         const ALONE: bool;
     }

@@ -446,22 +446,16 @@ impl<T: Trust, D: Doorbell> Producer<T, D> {
     /// [`reserve`](Self::reserve).
     #[inline]
     pub fn reserve_with(&mut self, len: usize, wait: Wait) -> Result<Slot<'_, T, D>> {
-        self.slot(len, wait, true)
+        let position = self.position(len, wait)?;
+        Ok(self.slot(position, len, true))
     }
 
     #[inline(always)]
-    fn slot(&mut self, len: usize, wait: Wait, publish: bool) -> Result<Slot<'_, T, D>> {
-        let position = match self.tx.reserve_quickly(len) {
-            Some(position) => position,
-            None => self.reserve_slowly(len, wait)?,
-        };
-        Ok(Slot {
-            tx: &mut self.tx,
-            position,
-            len,
-            publish,
-            trust: PhantomData,
-        })
+    fn position(&mut self, len: usize, wait: Wait) -> Result<u32> {
+        match self.tx.reserve_quickly(len) {
+            Some(position) => Ok(position),
+            None => self.reserve_slowly(len, wait),
+        }
     }
 
     #[inline(never)]
@@ -550,6 +544,28 @@ impl<T: Trust, D: Doorbell> Producer<T, D> {
         SendBatch { producer: self }
     }
 
+    pub(crate) fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// Reserves a record, as [`reserve_with`](Self::reserve_with), of which [`slot`](Self::slot)
+    /// has to be made.
+    pub(crate) fn try_position(&mut self, len: usize) -> Result<u32> {
+        self.position(len, Wait::Never)
+    }
+
+    /// The record that was reserved there.
+    #[inline(always)]
+    pub(crate) fn slot(&mut self, position: u32, len: usize, publish: bool) -> Slot<'_, T, D> {
+        Slot {
+            tx: &mut self.tx,
+            position,
+            len,
+            publish,
+            trust: PhantomData,
+        }
+    }
+
     /// The same producer, whose reserved records are slices.
     ///
     /// # Safety
@@ -568,6 +584,11 @@ impl<T: Trust> Producer<T, KernelDoorbell> {
     /// None that a program can bring about.
     pub fn set_nonblocking(&self, nonblocking: bool) -> Result<()> {
         set_nonblocking(&self.tx.bell, &self.subject, nonblocking)
+    }
+
+    /// An event loop is told of room from now on; but what waits still does.
+    pub(crate) fn watch(&self, on: bool) {
+        self.tx.bell.nonblocking.store(on, Relaxed);
     }
 }
 
@@ -729,7 +750,8 @@ impl<T: Trust, D: Doorbell> SendBatch<'_, T, D> {
     /// As there. What was sent before stays sent.
     #[inline]
     pub fn reserve_with(&mut self, len: usize, wait: Wait) -> Result<Slot<'_, T, D>> {
-        self.producer.slot(len, wait, false)
+        let position = self.producer.position(len, wait)?;
+        Ok(self.producer.slot(position, len, false))
     }
 }
 
@@ -812,12 +834,26 @@ impl<T: Trust, D: Doorbell> Consumer<T, D> {
     #[inline]
     pub fn recv_with(&mut self, wait: Wait) -> Result<Record<'_, T, D>> {
         let found = self.found(wait)?;
-        Ok(Record {
+        Ok(self.record(found))
+    }
+
+    /// Finds the next record, which [`record`](Self::record) makes, without taking it.
+    pub(crate) fn try_found(&mut self) -> Result<Found> {
+        self.found(Wait::Never)
+    }
+
+    /// The record that was found last.
+    pub(crate) fn record(&mut self, found: Found) -> Record<'_, T, D> {
+        Record {
             rx: &mut self.rx,
             found,
             publish: true,
             trust: PhantomData,
-        })
+        }
+    }
+
+    pub(crate) fn subject(&self) -> &Subject {
+        &self.subject
     }
 
     #[inline(always)]
@@ -876,6 +912,11 @@ impl<T: Trust> Consumer<T, KernelDoorbell> {
     /// None that a program can bring about.
     pub fn set_nonblocking(&self, nonblocking: bool) -> Result<()> {
         set_nonblocking(&self.rx.bell, &self.subject, nonblocking)
+    }
+
+    /// An event loop is told of records from now on; but what waits still does.
+    pub(crate) fn watch(&self, on: bool) {
+        self.rx.bell.nonblocking.store(on, Relaxed);
     }
 }
 
