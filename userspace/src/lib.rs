@@ -80,6 +80,8 @@
 // Loom tests the parts of which it is built apart.
 #![cfg_attr(loom, allow(dead_code))]
 
+#[cfg(not(loom))]
+pub mod aio;
 mod barrier;
 mod call;
 mod endpoint;
@@ -106,7 +108,11 @@ mod semaphore;
 mod send;
 mod sync;
 pub mod sys;
+#[cfg(all(feature = "tokio", not(loom)))]
+pub mod tokio;
 mod trust;
+#[cfg(not(loom))]
+pub mod typed;
 mod wait;
 
 pub use barrier::{Barrier, BarrierAccess, BarrierOptions, BarrierWaitResult, Member};
@@ -135,9 +141,9 @@ pub use raw::DEVICE;
 pub use recv::{Delivery, Identity, IntoIter, Iter, Message, Process, Received};
 #[cfg(not(loom))]
 pub use ring::{
-    Consumer, Doorbell, FutexDoorbell, KernelDoorbell, LocalPair, Producer, Record, RecvBatch,
-    Ring, RingCalls, RingEnd, RingOptions, RingReceiver, RingReceiving, RingSender, RingSending,
-    RingSide, SendBatch, Slot,
+    BatchRecord, Consumer, Doorbell, FutexDoorbell, KernelDoorbell, LocalPair, Producer, Record,
+    Records, RecvBatch, Ring, RingCalls, RingEnd, RingOptions, RingReceiver, RingReceiving,
+    RingSender, RingSending, RingSide, SendBatch, Slot,
 };
 #[doc(no_inline)]
 pub use rustix::event::PollFlags;
