@@ -71,6 +71,12 @@ pub enum ErrorKind {
     ServerDied,
     /// Call: who took the request dropped it: `ECANCELED`.
     Dropped,
+    /// An operation through io_uring was cancelled: `ECANCELED`. Nothing was sent or taken; but a call's
+    /// request may have been.
+    Cancelled,
+    /// A stream through io_uring: all of its buffers have messages that are not dropped yet: `ENOBUFS`.
+    /// No message was taken.
+    NoBuffers,
     /// Reply: the caller has given up: `ESTALE`.
     Stale,
     /// Wait: a process died before it did its part: `EOWNERDEAD`. Ring: the other side died.
@@ -189,6 +195,7 @@ pub(crate) enum Action {
     Access,
     Lock,
     Borrow,
+    Submit,
 }
 
 impl Error {
@@ -337,6 +344,7 @@ impl fmt::Display for Error {
             Action::Access => "access the memory of",
             Action::Lock => "take a lock in",
             Action::Borrow => "borrow a block of",
+            Action::Submit => "submit to",
         };
         write!(f, "cannot {action} ")?;
         match self.action {
@@ -345,6 +353,7 @@ impl fmt::Display for Error {
             Action::Usage => f.write_str("this user"),
             Action::Identify => f.write_str("the sender of the message"),
             Action::Convert => f.write_str("a handle of this type"),
+            Action::Submit => f.write_str("io_uring"),
             _ => self.subject().fmt(f),
         }?;
         write!(f, ": {}", self.cause())
@@ -420,6 +429,14 @@ impl Error {
             (ErrorKind::Dropped, _) => {
                 "the server dropped the request; it may not answer requests (Handle::recv_request \
                  is for those)"
+            }
+            (ErrorKind::Cancelled, Action::Call) => {
+                "it was cancelled; a server that has taken the request may still work on it"
+            }
+            (ErrorKind::Cancelled, _) => "it was cancelled; nothing was sent or taken",
+            (ErrorKind::NoBuffers, _) => {
+                "all buffers of the group have messages that are not dropped yet; drop some, or make the \
+                 group larger"
             }
             (ErrorKind::Stale, _) => "the caller has given up; nobody waits for the reply",
             (ErrorKind::OwnerDied, Action::Receive) => {
@@ -508,6 +525,9 @@ impl Error {
             }
             (ErrorKind::TooManyFiles, _) => {
                 "a message carries 64 files at most; send the others in another one"
+            }
+            (ErrorKind::Unsupported, Action::Submit) => {
+                "it cannot be used here (uring::SetupError says why); use the calls of the handles"
             }
             (ErrorKind::Unsupported, Action::MapFrozen) => {
                 "its contents can still change: it was not made with SegmentOptions::freeze; use view()"
@@ -661,6 +681,8 @@ impl From<Error> for std::io::Error {
             ErrorKind::Corrupt => Io::InvalidData,
             ErrorKind::Unrecoverable
             | ErrorKind::OwnerDied
+            | ErrorKind::Cancelled
+            | ErrorKind::NoBuffers
             | ErrorKind::NoDescriptors
             | ErrorKind::Os => error
                 .errno

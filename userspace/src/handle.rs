@@ -64,7 +64,7 @@ impl Capacity {
 }
 
 pub(crate) mod sealed {
-    pub trait Sealed {}
+    pub trait Sealed: Send + Sync + 'static {}
 }
 
 /// What a type of handle stands for: the kind of object and what may be done with it. There are
