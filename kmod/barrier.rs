@@ -7,20 +7,36 @@
 use crate::{
     compat::{ealready, eoverflow, eownerdead},
     helpers,
-    latch::passed,
+    latch::{ended, passed},
     mailbox::IN,
     queue::{self, Arrival, Gate},
     share::{Handles, Shares},
     uapi,
+    uring::Parked,
     wait::{Outcome, Pollers, Wait, Waiter, WaiterPtr},
 };
-use core::{pin::pin, ptr::NonNull};
+use core::{
+    pin::{pin, Pin},
+    ptr::NonNull,
+};
 use kernel::{
     bindings,
     fs::File,
     prelude::*,
     sync::{lock::spinlock::SpinLockGuard, new_spinlock, SpinLock},
 };
+
+/// Ends an arrival that was waited for later. Returns whether it leads.
+fn collected(shares: &Shares, arrival: Arrival, ended: Result) -> Result<bool> {
+    match ended {
+        Err(error) if error != eownerdead() => Err(error),
+        ended => {
+            // Of several threads that wait for it, one ends it.
+            let first = shares.lock().end_arrival(arrival);
+            ended.map(|()| first && arrival.leader())
+        }
+    }
+}
 
 /// What the lock guards.
 struct Inner {
@@ -125,7 +141,20 @@ impl Barrier {
 
     /// Arrives, and waits until all have; or waits for the end of an earlier arrival of this
     /// handle. Returns whether it leads.
-    pub(crate) fn wait(&self, shares: &Shares, wait: &Wait) -> Result<bool> {
+    pub(crate) fn wait(&self, shares: &Shares, wait: &Wait<'_>) -> Result<bool> {
+        if let Wait::Parks(issue) = wait {
+            if let Some((arrival, own)) = issue.arrival() {
+                let ended = ended(issue.resume());
+                return match own {
+                    true => ended.map(|()| arrival.leader()),
+                    false => collected(shares, arrival, ended),
+                };
+            }
+            if issue.may_wait() {
+                // What parks the command is made while nothing has happened yet.
+                wait.waiter(pin!(Waiter::new()).as_ref(), Parked::Nowhere)?;
+            }
+        }
         let mut inner = self.inner.lock();
         let arrival = shares.lock().arrival();
         if let Some(arrival) = arrival {
@@ -166,7 +195,7 @@ impl Barrier {
         inner: SpinLockGuard<'_, Inner>,
         shares: &Shares,
         arrival: Arrival,
-        wait: &Wait,
+        wait: &Wait<'_>,
     ) -> Result<bool> {
         let ended = match inner.barrier.gate(&arrival) {
             Some(gate) => {
@@ -176,14 +205,7 @@ impl Barrier {
             None if !wait.may_wait() => return Err(EAGAIN),
             None => self.sleep(inner, &arrival, wait, false),
         };
-        match ended {
-            Err(error) if error != eownerdead() => Err(error),
-            ended => {
-                // Of several threads that wait for it, one ends it.
-                let first = shares.lock().end_arrival(arrival);
-                ended.map(|()| first && arrival.leader())
-            }
-        }
+        collected(shares, arrival, ended)
     }
 
     /// Sleeps until an arrival's generation is complete. If it does so for another reason and the
@@ -193,35 +215,53 @@ impl Barrier {
         &self,
         mut inner: SpinLockGuard<'_, Inner>,
         arrival: &Arrival,
-        wait: &Wait,
+        wait: &Wait<'_>,
         own: bool,
     ) -> Result {
-        let waiter = pin!(Waiter::new());
-        let waiter = waiter.as_ref();
-        // SAFETY: The waiter is pinned here. Below, it is done, or leaves.
+        let stack = pin!(Waiter::new());
+        // A command has it already, so that this allocates nothing.
+        let waiter = wait.waiter(stack.as_ref(), Parked::Barrier(*arrival, own))?;
+        // SAFETY: The waiter is pinned here. Below, it is done, or leaves; or it is a command's.
         unsafe { inner.barrier.wait(waiter.pointer()) };
+        wait.listed();
         drop(inner);
+        wait.parked()?;
         let slept = waiter.sleep(wait);
         let mut outcome = waiter.outcome();
         if let (None, Err(error)) = (&outcome, slept) {
-            let mut inner = self.inner.lock();
-            outcome = waiter.outcome();
+            // SAFETY: It was put on the list here.
+            outcome = unsafe { self.stop_waiting(waiter, arrival, own) };
             if outcome.is_none() {
-                let barrier = &mut inner.barrier;
-                // SAFETY: It waits here, and is not done.
-                match unsafe { barrier.leave(NonNull::from(waiter.get_ref()), arrival) } {
-                    // It was over before it was woken.
-                    Some(gate) => return passed(gate),
-                    None if own => barrier.withdraw(arrival),
-                    None => {}
-                }
                 return Err(error);
             }
         }
-        match outcome {
-            Some(Outcome::Gate(gate)) => passed(gate),
-            _ => Err(EINTR),
+        ended(outcome)
+    }
+
+    /// Ends a wait from its own side, unless it is done.
+    ///
+    /// # Safety
+    ///
+    /// It was put on this barrier's list for the arrival, and its outcome was not taken.
+    pub(crate) unsafe fn stop_waiting(
+        &self,
+        waiter: Pin<&Waiter>,
+        arrival: &Arrival,
+        own: bool,
+    ) -> Option<Outcome> {
+        let mut inner = self.inner.lock();
+        let outcome = waiter.outcome();
+        if outcome.is_some() {
+            return outcome;
         }
+        let barrier = &mut inner.barrier;
+        // SAFETY: It waits here, and is not done.
+        let gate = unsafe { barrier.leave(NonNull::from(waiter.get_ref()), arrival) };
+        if gate.is_none() && own {
+            barrier.withdraw(arrival);
+        }
+        // It may have been over before it was woken.
+        gate.map(Outcome::Gate)
     }
 
     /// The process is so many of the parties.

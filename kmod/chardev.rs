@@ -11,7 +11,8 @@ use crate::{
     mapping::Area,
     message::Source,
     request::{self, pipe},
-    wait::Wait,
+    uring,
+    wait::{How, Wait},
 };
 use core::{pin::Pin, ptr::NonNull};
 use kernel::{
@@ -88,6 +89,7 @@ static FOPS: Operations = Operations(bindings::file_operations {
     read_iter: Some(fop_read_iter),
     write_iter: Some(fop_write_iter),
     mmap: Some(fop_mmap),
+    uring_cmd: Some(uring::fop_uring_cmd),
     get_unmapped_area: Some(fop_get_unmapped_area),
     show_fdinfo: Some(inspect::show_fdinfo),
     ..pin_init::zeroed()
@@ -203,7 +205,11 @@ unsafe extern "C" fn fop_poll(
 unsafe extern "C" fn fop_ioctl(file: *mut bindings::file, request: u32, arg: usize) -> isize {
     // SAFETY: The file is one of ours, and open.
     let (handle, nonblocking) = unsafe { (handle(file), (*file).f_flags & flags::O_NONBLOCK != 0) };
-    code(request::dispatch(&handle, request, arg, nonblocking)) as isize
+    let how = match nonblocking {
+        true => How::Nonblocking,
+        false => How::Call,
+    };
+    code(request::dispatch(&handle, request, arg, how)) as isize
 }
 
 /// # Safety
@@ -254,7 +260,7 @@ fn write_result(write: Result<usize>) -> isize {
 }
 
 /// Whether a read or write waits.
-fn wait(never: bool) -> Wait {
+fn wait(never: bool) -> Wait<'static> {
     if never {
         Wait::Never
     } else {
@@ -293,25 +299,26 @@ unsafe extern "C" fn fop_write(
     let (handle, nonblocking) = unsafe { (handle(file), (*file).f_flags & flags::O_NONBLOCK != 0) };
     let (mut from, wait) = (UserBytes::at(buffer as usize), wait(nonblocking));
     write_result(match handle.tx() {
-        Ok(mailbox) => write_message(&handle, mailbox, len, &mut from, &wait),
+        Ok(mailbox) => write_message(&handle, mailbox, 0, len, &mut from, &wait),
         Err(_) => pipe::write_bytes(&handle, from, len, &wait),
     })
 }
 
 /// Sends what is written as one message.
 #[inline]
-fn write_message(
+pub(crate) fn write_message(
     handle: &Handle,
     mailbox: &Mailbox,
+    priority: u16,
     len: usize,
     from: &mut impl Source,
-    wait: &Wait,
+    wait: &Wait<'_>,
 ) -> Result<usize> {
     if len as u64 > mailbox.message_max().min(limits::message()) {
         return Err(EMSGSIZE);
     }
     let mut message = mailbox.message()?;
-    message.fill(0, len, handle, from)?;
+    message.fill(priority, len, handle, from)?;
     mailbox.send(message, wait)?;
     Ok(len)
 }
@@ -334,18 +341,27 @@ unsafe extern "C" fn fop_read_iter(
         )
     };
     read_result(match handle.rx() {
-        Ok(mailbox) => mailbox.receive(&Receive::any(iter.len(), wait, None), |message| {
-            let payload = message.payload();
-            let copied = iter.copy_to_iter(payload);
-            if copied != payload.len() {
-                // The message stays, and the next try starts where this one did.
-                // SAFETY: So many bytes were just copied.
-                unsafe { iter.revert(copied) };
-                return Err(EFAULT);
-            }
-            Ok(copied)
-        }),
+        Ok(mailbox) => receive_iter(mailbox, iter, wait),
         Err(_) => pipe::read_iter(&handle, iter, &wait).map_err(Failure::Error),
+    })
+}
+
+/// Receives one message into bytes in several places.
+pub(crate) fn receive_iter(
+    mailbox: &Mailbox,
+    iter: &mut IovIterDest<'_>,
+    wait: Wait<'_>,
+) -> Result<usize, Failure> {
+    mailbox.receive(&Receive::any(iter.len(), wait, None), |message| {
+        let payload = message.payload();
+        let copied = iter.copy_to_iter(payload);
+        if copied != payload.len() {
+            // The message stays, and the next try starts where this one did.
+            // SAFETY: So many bytes were just copied.
+            unsafe { iter.revert(copied) };
+            return Err(EFAULT);
+        }
+        Ok(copied)
     })
 }
 
@@ -367,7 +383,7 @@ unsafe extern "C" fn fop_write_iter(
         )
     };
     write_result(match handle.tx() {
-        Ok(mailbox) => write_message(&handle, mailbox, iter.len(), iter, &wait),
+        Ok(mailbox) => write_message(&handle, mailbox, 0, iter.len(), iter, &wait),
         Err(_) => pipe::write_iter(&handle, iter, &wait),
     })
 }
@@ -375,7 +391,7 @@ unsafe extern "C" fn fop_write_iter(
 /// # Safety
 ///
 /// `iocb` is valid.
-unsafe fn wait_of(iocb: *const bindings::kiocb) -> Wait {
+unsafe fn wait_of(iocb: *const bindings::kiocb) -> Wait<'static> {
     // SAFETY: By the contract.
     let (iocb_flags, file_flags) = unsafe { ((*iocb).ki_flags, (*(*iocb).ki_filp).f_flags) };
     wait(iocb_flags & helpers::IOCB_NOWAIT != 0 || file_flags & flags::O_NONBLOCK != 0)

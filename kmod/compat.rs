@@ -29,6 +29,7 @@ errors! {
     ebadfd = EBADFD,
     ecanceled = ECANCELED,
     edquot = EDQUOT,
+    eiocbqueued = EIOCBQUEUED,
     eisconn = EISCONN,
     eloop = ELOOP,
     enametoolong = ENAMETOOLONG,
@@ -37,5 +38,6 @@ errors! {
     eoverflow = EOVERFLOW,
     eownerdead = EOWNERDEAD,
     estale = ESTALE,
+    etimedout = ETIMEDOUT,
     exdev = EXDEV,
 }

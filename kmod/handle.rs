@@ -13,6 +13,7 @@ use crate::{
     registry::{Opened, Registry},
     share::Shares,
     uapi,
+    uring::Commands,
 };
 use kernel::{
     prelude::*,
@@ -132,6 +133,9 @@ pub(crate) struct Handle {
     /// What each process has of a wait object through it. After the object's lock.
     #[pin]
     pub(crate) shares: Shares,
+    /// The io_uring commands that are parked by it.
+    #[pin]
+    pub(crate) commands: Commands,
 }
 
 impl Handle {
@@ -146,6 +150,7 @@ impl Handle {
                 bound: SetOnce::new(),
                 state <- new_spinlock!(HandleState::new(), "postbox_handle"),
                 shares <- Shares::new(),
+                commands <- Commands::new(),
             }),
             GFP_KERNEL_ACCOUNT,
         )

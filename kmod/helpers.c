@@ -7,6 +7,7 @@
 #include <linux/highmem.h>
 #include <linux/hrtimer.h>
 #include <linux/hugetlb.h>
+#include <linux/io_uring/cmd.h>
 #include <linux/ipc_namespace.h>
 #include <linux/magic.h>
 #include <linux/mm.h>
@@ -693,4 +694,179 @@ unsigned long postbox_page_size(void)
 bool postbox_exiting(void)
 {
 	return current->flags & PF_EXITING;
+}
+
+/* Commands of io_uring: all that is inline, a macro, or whose structs Rust does not know. */
+
+struct postbox_pdu {
+	const void *command;
+};
+
+/* What there is to know of a command. User space can still write to the SQE. */
+void postbox_uring_look(struct io_uring_cmd *cmd, struct postbox_look *look)
+{
+	const struct io_uring_sqe *sqe = cmd->sqe;
+	const struct postbox_words *args = io_uring_sqe_cmd(sqe, struct postbox_words);
+
+	look->addr = READ_ONCE(sqe->addr);
+	look->args.first = READ_ONCE(args->first);
+	look->args.second = READ_ONCE(args->second);
+	look->group = READ_ONCE(sqe->buf_group);
+	look->fixed = cmd->flags & IORING_URING_CMD_FIXED;
+	look->multishot = cmd->flags & IORING_URING_CMD_MULTISHOT;
+	look->request = cmd->cmd_op;
+	look->len = READ_ONCE(sqe->len);
+}
+
+/* What POSTBOX_CANCEL finds a command by. */
+u64 postbox_uring_user_data(struct io_uring_cmd *cmd)
+{
+	return cmd_to_io_kiocb(cmd)->cqe.user_data;
+}
+
+void *postbox_uring_ring(struct io_uring_cmd *cmd)
+{
+	return io_uring_cmd_ctx_handle(cmd);
+}
+
+struct task_struct *postbox_uring_task(struct io_uring_cmd *cmd)
+{
+	return io_uring_cmd_get_task(cmd);
+}
+
+struct file *postbox_uring_file(struct io_uring_cmd *cmd)
+{
+	return cmd->file;
+}
+
+const void *postbox_uring_command(struct io_uring_cmd *cmd)
+{
+	return io_uring_cmd_to_pdu(cmd, struct postbox_pdu)->command;
+}
+
+/* From here on the command is only ended by postbox_uring_done(). */
+void postbox_uring_keep(struct io_uring_cmd *cmd, const void *command,
+			unsigned int issue_flags)
+{
+	io_uring_cmd_to_pdu(cmd, struct postbox_pdu)->command = command;
+	io_uring_cmd_mark_cancelable(cmd, issue_flags);
+}
+
+void postbox_uring_done(struct io_uring_cmd *cmd, s32 ret,
+			unsigned int issue_flags)
+{
+	io_uring_cmd_done(cmd, ret, issue_flags);
+}
+
+static void run(struct io_tw_req req, io_tw_token_t tw)
+{
+	postbox_uring_run(io_uring_cmd_from_tw(req),
+			  IO_URING_CMD_TASK_WORK_ISSUE_FLAGS, tw.cancel);
+}
+
+/* Has the command looked after in its own task: the only place where it may end. */
+void postbox_uring_kick(struct io_uring_cmd *cmd)
+{
+	io_uring_cmd_complete_in_task(cmd, run);
+}
+
+bool postbox_uring_cancels(unsigned int issue_flags)
+{
+	return issue_flags & IO_URING_F_CANCEL;
+}
+
+int postbox_uring_import(struct io_uring_cmd *cmd, u64 addr, u32 len, bool dest,
+			 struct iov_iter *iter, unsigned int issue_flags)
+{
+	return io_uring_cmd_import_fixed(addr, len, dest ? ITER_DEST : ITER_SOURCE,
+					 iter, cmd, issue_flags);
+}
+
+/*
+ * Puts a record into a buffer of the group, and posts its completion. Where that
+ * fails, the multishot command has to end.
+ */
+int postbox_uring_post(struct io_uring_cmd *cmd, u16 group, const void *record,
+		       size_t record_size, const void *payload, size_t len,
+		       unsigned int issue_flags)
+{
+	size_t size = record_size + len;
+	struct io_br_sel sel = io_uring_cmd_buffer_select(cmd, group, &size, issue_flags);
+	char __user *to = sel.addr;
+	int ret;
+
+	if (sel.val < 0)
+		return sel.val;
+	if (!to)
+		return -ENOBUFS;
+	if (size < record_size + len)
+		ret = -EMSGSIZE;
+	else if (_copy_to_user(to, record, record_size) ||
+		 _copy_to_user(to + record_size, payload, len))
+		ret = -EFAULT;
+	else
+		ret = record_size + len;
+	/* It shares its place with the address. What is not positive puts the buffer back. */
+	sel.val = ret;
+	if (!io_uring_mshot_cmd_post_cqe(cmd, &sel, issue_flags))
+		return 0;
+	return ret < 0 ? ret : -EOVERFLOW;
+}
+
+static enum hrtimer_restart time_up(struct hrtimer *timer)
+{
+	postbox_uring_time_up(timer);
+	return HRTIMER_NORESTART;
+}
+
+void postbox_timer_init(struct hrtimer *timer, bool realtime)
+{
+	hrtimer_setup(timer, time_up, realtime ? CLOCK_REALTIME : CLOCK_MONOTONIC,
+		      HRTIMER_MODE_ABS);
+}
+
+void postbox_timer_start(struct hrtimer *timer, s64 until)
+{
+	hrtimer_start(timer, ns_to_ktime(until), HRTIMER_MODE_ABS);
+}
+
+/*
+ * Commands must not be kicked under the lock of another wait queue, so the
+ * timer does it: its time is up at once.
+ */
+static int exited(struct wait_queue_entry *entry, unsigned int mode, int flags,
+		  void *key)
+{
+	struct postbox_watch *watch = container_of(entry, struct postbox_watch, entry);
+
+	WRITE_ONCE(watch->exited, true);
+	hrtimer_start(watch->timer, 0, HRTIMER_MODE_ABS);
+	return 0;
+}
+
+/* Until postbox_watch_stop(), the timer runs out when @process exits. */
+void postbox_watch_start(struct postbox_watch *watch, struct pid *process,
+			 struct hrtimer *timer)
+{
+	watch->timer = timer;
+	watch->exited = false;
+	watch->process = get_pid(process);
+	init_waitqueue_func_entry(&watch->entry, exited);
+	add_wait_queue(&process->wait_pidfd, &watch->entry);
+}
+
+bool postbox_watch_exited(const struct postbox_watch *watch)
+{
+	return READ_ONCE(watch->exited);
+}
+
+void postbox_watch_stop(struct postbox_watch *watch)
+{
+	remove_wait_queue(&watch->process->wait_pidfd, &watch->entry);
+	put_pid(watch->process);
+}
+
+void postbox_timer_stop(struct hrtimer *timer)
+{
+	hrtimer_cancel(timer);
 }

@@ -7,16 +7,18 @@
 #define POSTBOX_HELPERS_H
 
 #include <linux/types.h>
+#include <linux/wait.h>
 
 struct file;
 struct file_operations;
+struct hrtimer;
 struct inode;
+struct io_uring_cmd;
 struct iov_iter;
 struct pid;
 struct poll_table_struct;
 struct task_struct;
 struct vm_area_struct;
-struct wait_queue_head;
 
 /* Who sends: references to the pids, and ids as the kernel keeps them. */
 struct postbox_identity {
@@ -135,5 +137,60 @@ unsigned long postbox_unmapped_area(struct file *file, unsigned long addr,
 				    unsigned long flags);
 void *postbox_memory_pin(struct file *file, loff_t offset, void **pinned);
 void postbox_memory_unpin(void *pinned, const void *address);
+
+/* A struct postbox_uring. */
+struct postbox_words {
+	u64 first;
+	u64 second;
+};
+
+struct postbox_look {
+	u64 addr;
+	struct postbox_words args;
+	u32 request;
+	u32 len;
+	u16 group;
+	bool fixed;
+	bool multishot;
+};
+
+void postbox_uring_look(struct io_uring_cmd *cmd, struct postbox_look *look);
+u64 postbox_uring_user_data(struct io_uring_cmd *cmd);
+void *postbox_uring_ring(struct io_uring_cmd *cmd);
+struct task_struct *postbox_uring_task(struct io_uring_cmd *cmd);
+struct file *postbox_uring_file(struct io_uring_cmd *cmd);
+const void *postbox_uring_command(struct io_uring_cmd *cmd);
+void postbox_uring_keep(struct io_uring_cmd *cmd, const void *command,
+			unsigned int issue_flags);
+void postbox_uring_done(struct io_uring_cmd *cmd, s32 ret,
+			unsigned int issue_flags);
+void postbox_uring_kick(struct io_uring_cmd *cmd);
+bool postbox_uring_cancels(unsigned int issue_flags);
+int postbox_uring_import(struct io_uring_cmd *cmd, u64 addr, u32 len, bool dest,
+			 struct iov_iter *iter, unsigned int issue_flags);
+int postbox_uring_post(struct io_uring_cmd *cmd, u16 group, const void *record,
+		       size_t record_size, const void *payload, size_t len,
+		       unsigned int issue_flags);
+void postbox_timer_init(struct hrtimer *timer, bool realtime);
+void postbox_timer_start(struct hrtimer *timer, s64 until);
+void postbox_timer_stop(struct hrtimer *timer);
+
+/* Who tells a command that a process exits. */
+struct postbox_watch {
+	struct wait_queue_entry entry;
+	struct hrtimer *timer;
+	struct pid *process;
+	bool exited;
+};
+
+void postbox_watch_start(struct postbox_watch *watch, struct pid *process,
+			 struct hrtimer *timer);
+bool postbox_watch_exited(const struct postbox_watch *watch);
+void postbox_watch_stop(struct postbox_watch *watch);
+
+/* In Rust. */
+void postbox_uring_run(struct io_uring_cmd *cmd, unsigned int issue_flags,
+		       bool dead);
+void postbox_uring_time_up(struct hrtimer *timer);
 
 #endif /* POSTBOX_HELPERS_H */

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What `helpers.c` provides; the same declarations as in `helpers.h`.
 
+use crate::uapi;
 use core::ptr::NonNull;
 use kernel::{bindings, ffi::c_void, prelude::*};
 
@@ -50,6 +51,45 @@ pub(crate) struct RawPages {
     pages: *mut *mut bindings::page,
     pub(crate) address: *mut c_void,
     pub(crate) count: usize,
+}
+
+/// Who tells a command that a process exits.
+#[repr(C)]
+pub(crate) struct RawWatch {
+    entry: bindings::wait_queue_entry,
+    timer: *mut bindings::hrtimer,
+    process: *mut bindings::pid,
+    exited: bool,
+}
+
+/// An io_uring command as it was submitted.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Look {
+    pub(crate) addr: u64,
+    /// A `struct postbox_uring`.
+    pub(crate) args: [u64; 2],
+    pub(crate) request: u32,
+    /// The field that is not used.
+    pub(crate) len: u32,
+    pub(crate) group: u16,
+    pub(crate) fixed: bool,
+    pub(crate) multishot: bool,
+}
+
+impl Look {
+    /// Its arguments.
+    #[inline]
+    pub(crate) fn uring(&self) -> uapi::postbox_uring {
+        let [first, timeout_ns] = self.args;
+        let [a, b, c, d, len @ ..] = first.to_ne_bytes();
+        uapi::postbox_uring {
+            flags: u16::from_ne_bytes([a, b]),
+            priority: u16::from_ne_bytes([c, d]),
+            len: u32::from_ne_bytes(len),
+            timeout_ns,
+        }
+    }
 }
 
 pub(crate) mod c {
@@ -137,6 +177,54 @@ pub(crate) mod c {
             vma: *mut bindings::vm_area_struct,
             count: *mut usize,
         ) -> usize;
+        pub(crate) fn postbox_uring_look(cmd: *mut bindings::io_uring_cmd, look: *mut Look);
+        pub(crate) fn postbox_uring_user_data(cmd: *mut bindings::io_uring_cmd) -> u64;
+        pub(crate) fn postbox_uring_ring(cmd: *mut bindings::io_uring_cmd) -> *mut c_void;
+        pub(crate) fn postbox_uring_task(
+            cmd: *mut bindings::io_uring_cmd,
+        ) -> *mut bindings::task_struct;
+        pub(crate) fn postbox_uring_file(cmd: *mut bindings::io_uring_cmd) -> *mut bindings::file;
+        pub(crate) fn postbox_uring_command(cmd: *mut bindings::io_uring_cmd) -> *const c_void;
+        pub(crate) fn postbox_uring_keep(
+            cmd: *mut bindings::io_uring_cmd,
+            command: *const c_void,
+            issue_flags: u32,
+        );
+        pub(crate) fn postbox_uring_done(
+            cmd: *mut bindings::io_uring_cmd,
+            ret: i32,
+            issue_flags: u32,
+        );
+        pub(crate) fn postbox_uring_kick(cmd: *mut bindings::io_uring_cmd);
+        pub(crate) fn postbox_uring_cancels(issue_flags: u32) -> bool;
+        pub(crate) fn postbox_uring_import(
+            cmd: *mut bindings::io_uring_cmd,
+            addr: u64,
+            len: u32,
+            dest: bool,
+            iter: *mut bindings::iov_iter,
+            issue_flags: u32,
+        ) -> i32;
+        pub(crate) fn postbox_uring_post(
+            cmd: *mut bindings::io_uring_cmd,
+            group: u16,
+            record: *const c_void,
+            record_size: usize,
+            payload: *const u8,
+            len: usize,
+            issue_flags: u32,
+        ) -> i32;
+        pub(crate) fn postbox_timer_init(timer: *mut bindings::hrtimer, realtime: bool);
+        pub(crate) fn postbox_timer_start(timer: *mut bindings::hrtimer, until: i64);
+        pub(crate) fn postbox_timer_stop(timer: *mut bindings::hrtimer);
+        pub(crate) fn postbox_watch_start(
+            watch: *mut RawWatch,
+            process: *mut bindings::pid,
+            timer: *mut bindings::hrtimer,
+        );
+        pub(crate) fn postbox_watch_exited(watch: *const RawWatch) -> bool;
+        pub(crate) fn postbox_watch_stop(watch: *mut RawWatch);
+
         pub(super) fn postbox_page_size() -> usize;
         pub(super) fn postbox_exiting() -> bool;
 

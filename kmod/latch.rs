@@ -11,9 +11,13 @@ use crate::{
     queue::{self, Gate, GateWaiter},
     share::{Handles, Shares},
     uapi,
+    uring::Parked,
     wait::{Outcome, Pollers, Wait, Waiter, WaiterPtr, Wake},
 };
-use core::{pin::pin, ptr::NonNull};
+use core::{
+    pin::{pin, Pin},
+    ptr::NonNull,
+};
 use kernel::{
     bindings,
     fs::File,
@@ -34,6 +38,14 @@ pub(crate) fn passed(gate: Gate) -> Result {
     match gate {
         Gate::Open => Ok(()),
         Gate::Broken => Err(eownerdead()),
+    }
+}
+
+/// What the end of a wait means.
+pub(crate) fn ended(outcome: Option<Outcome>) -> Result {
+    match outcome {
+        Some(Outcome::Gate(gate)) => passed(gate),
+        _ => Err(EINTR),
     }
 }
 
@@ -142,37 +154,60 @@ impl Latch {
     }
 
     /// Waits until it is open.
-    pub(crate) fn wait(&self, wait: &Wait) -> Result {
-        let inner = self.inner.lock();
-        match inner.latch.gate() {
+    pub(crate) fn wait(&self, wait: &Wait<'_>) -> Result {
+        match self.gate() {
             Some(gate) => passed(gate),
             None if !wait.may_wait() => Err(EAGAIN),
-            None => self.wait_slowly(inner, wait),
+            None => self.wait_slowly(wait),
         }
     }
 
+    fn gate(&self) -> Option<Gate> {
+        self.inner.lock().latch.gate()
+    }
+
     #[inline(never)]
-    fn wait_slowly(&self, mut inner: SpinLockGuard<'_, Inner>, wait: &Wait) -> Result {
-        let waiter = pin!(Waiter::new());
-        let waiter = waiter.as_ref();
-        // SAFETY: The waiter is pinned here. Below, it is done, or leaves.
-        unsafe { inner.latch.wait(waiter.pointer()) };
-        drop(inner);
+    fn wait_slowly(&self, wait: &Wait<'_>) -> Result {
+        if let Some(outcome) = wait.resume() {
+            return ended(Some(outcome));
+        }
+        let stack = pin!(Waiter::new());
+        let waiter = wait.waiter(stack.as_ref(), Parked::Latch)?;
+        {
+            let mut inner = self.inner.lock();
+            if let Some(gate) = inner.latch.gate() {
+                return passed(gate);
+            }
+            // SAFETY: The waiter is pinned here. Below, it is done, or leaves.
+            unsafe { inner.latch.wait(waiter.pointer()) };
+            wait.listed();
+        }
+        wait.parked()?;
         let slept = waiter.sleep(wait);
         let mut outcome = waiter.outcome();
         if let (None, Err(error)) = (&outcome, slept) {
-            let mut inner = self.inner.lock();
-            outcome = waiter.outcome();
+            // SAFETY: It was put on the list here.
+            outcome = unsafe { self.stop_waiting(waiter) };
             if outcome.is_none() {
-                // SAFETY: It waits here, and is not done.
-                unsafe { inner.latch.leave(NonNull::from(waiter.get_ref())) };
                 return Err(error);
             }
         }
-        match outcome {
-            Some(Outcome::Gate(gate)) => passed(gate),
-            _ => Err(EINTR),
+        ended(outcome)
+    }
+
+    /// Ends a wait from its own side, unless it is done.
+    ///
+    /// # Safety
+    ///
+    /// It was put on this latch's list, and its outcome was not taken.
+    pub(crate) unsafe fn stop_waiting(&self, waiter: Pin<&Waiter>) -> Option<Outcome> {
+        let mut inner = self.inner.lock();
+        let outcome = waiter.outcome();
+        if outcome.is_none() {
+            // SAFETY: It waits here, and is not done.
+            unsafe { inner.latch.leave(NonNull::from(waiter.get_ref())) };
         }
+        outcome
     }
 
     /// The process is going to count down so often.

@@ -13,6 +13,7 @@ use crate::{
         Take,
     },
     uapi,
+    uring::Parked,
     wait::{Event, Haste, Outcome, Pollers, Wait, Waiter, WaiterPtr, Wake},
 };
 use core::{
@@ -87,6 +88,16 @@ pub(crate) enum Failure {
     Error(Error),
 }
 
+impl Failure {
+    /// As a call without an argument struct says it.
+    pub(crate) fn into_error(self) -> Error {
+        match self {
+            Self::TooSmall(_) => EMSGSIZE,
+            Self::Error(error) => error,
+        }
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::Error(error)
@@ -109,7 +120,7 @@ pub(crate) struct Receive<'a> {
     pub(crate) files: usize,
     /// Where leases go.
     pub(crate) leases: Option<&'a Room<'a>>,
-    pub(crate) wait: Wait,
+    pub(crate) wait: Wait<'a>,
     /// The handle, if it can answer a request.
     pub(crate) state: Option<&'a State>,
     /// The handle acknowledges the message later.
@@ -119,7 +130,7 @@ pub(crate) struct Receive<'a> {
 
 impl<'a> Receive<'a> {
     /// The usual way, to take what comes.
-    pub(crate) fn any(room: usize, wait: Wait, state: Option<&'a State>) -> Self {
+    pub(crate) fn any(room: usize, wait: Wait<'a>, state: Option<&'a State>) -> Self {
         Self {
             room,
             files: 0,
@@ -129,6 +140,33 @@ impl<'a> Receive<'a> {
             lease: false,
             from: None,
         }
+    }
+}
+
+/// What the end of a send's wait means.
+pub(crate) fn sent(outcome: Option<Outcome>) -> Result {
+    match outcome {
+        Some(Outcome::Sent(Sent::Accepted)) => Ok(()),
+        Some(Outcome::Sent(Sent::Full)) => Err(EAGAIN),
+        _ => Err(EPIPE),
+    }
+}
+
+/// What the end of a call's wait means.
+pub(crate) fn replied(outcome: Option<Outcome>) -> Result<KBox<Message>> {
+    match outcome {
+        Some(Outcome::Replied(reply)) => Ok(reply),
+        Some(Outcome::Sent(Sent::Abandoned)) => Err(eownerdead()),
+        Some(Outcome::Sent(Sent::Dropped)) => Err(ecanceled()),
+        _ => Err(EPIPE),
+    }
+}
+
+/// What the end of a receiver's wait means.
+fn given(outcome: Option<Outcome>) -> Result<KBox<Message>, Failure> {
+    match outcome {
+        Some(Outcome::Received(Received::Message(message))) => Ok(message),
+        _ => Err(EPIPE.into()),
     }
 }
 
@@ -199,6 +237,11 @@ impl Mailbox {
     /// The most bytes that a message can have.
     pub(crate) fn message_max(&self) -> u64 {
         self.message_max
+    }
+
+    /// Whether a sender waits until a receiver has its message.
+    pub(crate) fn rendezvous(&self) -> bool {
+        self.rendezvous
     }
 
     /// What there is to say of it.
@@ -342,7 +385,7 @@ impl Mailbox {
 
     /// Sends a message.
     #[inline(always)]
-    pub(crate) fn send(&self, message: KBox<Message>, wait: &Wait) -> Result {
+    pub(crate) fn send(&self, message: KBox<Message>, wait: &Wait<'_>) -> Result {
         let sent = self.inner.lock().send_now(message);
         match sent {
             Ok(Some(receiver)) => drop(receiver),
@@ -353,16 +396,22 @@ impl Mailbox {
     }
 
     #[inline(never)]
-    fn send_or_wait(&self, message: KBox<Message>, wait: &Wait) -> Result {
-        let waiter = pin!(Waiter::new());
-        let waiter = waiter.as_ref();
+    fn send_or_wait(&self, message: KBox<Message>, wait: &Wait<'_>) -> Result {
+        let stack = pin!(Waiter::new());
         let place = NonNull::from(&*message);
+        let mut waiter = stack.as_ref();
+        if self.rendezvous || wait.may_wait() {
+            waiter = wait.waiter(waiter, Parked::Send(place))?;
+        }
         // SAFETY: The waiter is pinned here, and `wait_sent` returns when it is done, or took its
-        // pointer back.
+        // pointer back; or it is a command's.
         let sending = unsafe {
-            self.inner
-                .lock()
-                .send(message, Some(waiter.pointer()), wait.may_wait())
+            let mut inner = self.inner.lock();
+            let sending = inner.send(message, Some(waiter.pointer()), wait.may_wait());
+            if let Sending::Waits(_) = &sending {
+                wait.listed();
+            }
+            sending
         };
         match sending {
             Sending::Queued => self.pollers.wake(IN),
@@ -384,62 +433,79 @@ impl Mailbox {
     }
 
     /// Waits until a message, or a reservation, is in.
-    fn wait_sent(&self, waiter: Pin<&Waiter>, place: NonNull<Message>, wait: &Wait) -> Result {
+    fn wait_sent(&self, waiter: Pin<&Waiter>, place: NonNull<Message>, wait: &Wait<'_>) -> Result {
+        wait.parked()?;
         let slept = waiter.sleep(wait);
         let mut outcome = waiter.outcome();
         if let (None, Err(error)) = (&outcome, slept) {
-            let mut inner = self.inner.lock();
-            outcome = waiter.outcome();
+            // SAFETY: It was sent with this waiter.
+            outcome = unsafe { self.withdraw(waiter, place) };
             if outcome.is_none() {
-                // SAFETY: Its waiter is not done.
-                let message = unsafe { inner.withdraw(place) };
-                // It may have stood in the way of others.
-                self.settle(inner);
-                drop(message);
                 return Err(error);
             }
         }
-        match outcome {
-            Some(Outcome::Sent(Sent::Accepted)) => Ok(()),
-            Some(Outcome::Sent(Sent::Full)) => Err(EAGAIN),
-            _ => Err(EPIPE),
+        sent(outcome)
+    }
+
+    /// Takes a message, or a request, back whose sender stops waiting, unless that is done.
+    ///
+    /// # Safety
+    ///
+    /// It was sent to this mailbox with this waiter, whose outcome was not taken.
+    pub(crate) unsafe fn withdraw(
+        &self,
+        waiter: Pin<&Waiter>,
+        place: NonNull<Message>,
+    ) -> Option<Outcome> {
+        let mut inner = self.inner.lock();
+        let outcome = waiter.outcome();
+        if outcome.is_none() {
+            // SAFETY: Its waiter is not done.
+            let message = unsafe { inner.withdraw(place) };
+            // It may have stood in the way of others.
+            self.settle(inner);
+            drop(message);
         }
+        outcome
     }
 
     /// Sends a request and waits for the answer.
-    pub(crate) fn call(&self, request: KBox<Message>, wait: &Wait) -> Result<KBox<Message>> {
-        let waiter = pin!(Waiter::new());
-        let waiter = waiter.as_ref();
+    pub(crate) fn call(&self, request: KBox<Message>, wait: &Wait<'_>) -> Result<KBox<Message>> {
+        let stack = pin!(Waiter::new());
         let place = NonNull::from(&*request);
-        // SAFETY: The waiter is pinned here. Below, it is done, or takes its pointer back.
-        let sending = unsafe { self.inner.lock().call(request, waiter.pointer()) };
+        let waiter = wait.waiter(stack.as_ref(), Parked::Send(place))?;
+        // SAFETY: The waiter is pinned here. Below, it is done, or takes its pointer back; or it is
+        // a command's.
+        let sending = unsafe {
+            let mut inner = self.inner.lock();
+            let sending = inner.call(request, waiter.pointer());
+            if let Sending::Waits(_) = &sending {
+                wait.listed();
+            }
+            sending
+        };
         match sending {
-            Sending::Waits(Some(receiver)) => receiver.hand_over(&waiter, &self.servers),
+            // The waiter may be gone if it is a command's.
+            Sending::Waits(Some(receiver)) => match wait.parked() {
+                Ok(()) => receiver.hand_over(&waiter, &self.servers),
+                Err(_) => drop(receiver),
+            },
             Sending::Waits(None) => self.pollers.wake(IN),
             Sending::Closed(_) => return Err(EPIPE),
             Sending::Queued | Sending::Given(_) | Sending::Full(_) => return Err(EINVAL),
         }
+        wait.parked()?;
         let slept = waiter.sleep(wait);
         let mut outcome = waiter.outcome();
         if let (None, Err(error)) = (&outcome, slept) {
-            let mut inner = self.inner.lock();
-            outcome = waiter.outcome();
+            // SAFETY: It was sent with this waiter.
+            outcome = unsafe { self.withdraw(waiter, place) };
             if outcome.is_none() {
-                // SAFETY: Its waiter is not done.
-                let request = unsafe { inner.withdraw(place) };
-                // It may have stood in the way of others.
-                self.settle(inner);
-                drop(request);
                 // A server may have acted on it already: nobody is to repeat it unasked.
                 return Err(if error == ERESTARTSYS { EINTR } else { error });
             }
         }
-        match outcome {
-            Some(Outcome::Replied(reply)) => Ok(reply),
-            Some(Outcome::Sent(Sent::Abandoned)) => Err(eownerdead()),
-            Some(Outcome::Sent(Sent::Dropped)) => Err(ecanceled()),
-            _ => Err(EPIPE),
-        }
+        replied(outcome)
     }
 
     /// Answers a request, or drops it. The caller is woken by what is returned.
@@ -485,19 +551,27 @@ impl Mailbox {
     }
 
     /// Reserves room for a message of `len` bytes.
-    pub(crate) fn reserve(&self, state: &State, len: u64, wait: &Wait) -> Result {
+    pub(crate) fn reserve(&self, state: &State, len: u64, wait: &Wait<'_>) -> Result {
         if self.rendezvous {
             return Err(eopnotsupp());
         }
+        if let Some(outcome) = wait.resume() {
+            sent(Some(outcome))?;
+            state.lock().add_reservation(len);
+            return Ok(());
+        }
         let stand_in = Message::stand_in(len)?;
-        let waiter = pin!(Waiter::new());
-        let waiter = waiter.as_ref();
+        let stack = pin!(Waiter::new());
         let place = NonNull::from(&*stand_in);
+        let waiter = wait.waiter(stack.as_ref(), Parked::Send(place))?;
         // SAFETY: As in `send`.
         let reserving = unsafe {
-            self.inner
-                .lock()
-                .reserve(stand_in, waiter.pointer(), wait.may_wait())
+            let mut inner = self.inner.lock();
+            let reserving = inner.reserve(stand_in, waiter.pointer(), wait.may_wait());
+            if let Reserving::Waits = &reserving {
+                wait.listed();
+            }
+            reserving
         };
         match reserving {
             Reserving::Reserved(_) => {}
@@ -561,7 +635,7 @@ impl Mailbox {
         &self,
         to: UserBytes,
         room: usize,
-        wait: Wait,
+        wait: Wait<'_>,
     ) -> Result<usize, Failure> {
         let mut inner = self.inner.lock();
         let Some(mut message) = inner.receive_now(|message| {
@@ -588,7 +662,7 @@ impl Mailbox {
         inner: Guard<'a>,
         to: UserBytes,
         room: usize,
-        wait: Wait,
+        wait: Wait<'_>,
     ) -> Result<usize, Failure> {
         // Who only reads cannot answer a request.
         let how = Receive::any(room, wait, None);
@@ -679,6 +753,12 @@ impl Mailbox {
         again: bool,
         answered: Option<Wake>,
     ) -> Result<KBox<Message>, Failure> {
+        if let Wait::Parks(issue) = how.wait {
+            if let Some(outcome) = issue.resume() {
+                drop(inner);
+                return given(Some(outcome));
+            }
+        }
         if how.from.is_none() {
             if let Some(message) = inner.take_now(how.room as u64) {
                 return Ok(message);
@@ -695,8 +775,16 @@ impl Mailbox {
         again: bool,
         answered: Option<Wake>,
     ) -> Result<KBox<Message>, Failure> {
-        let waiter = pin!(Waiter::wanting(how.from.map_or(0, |from| from.number)));
-        let waiter = waiter.as_ref();
+        let stack = pin!(Waiter::wanting(how.from.map_or(0, |from| from.number)));
+        let mut waiter = stack.as_ref();
+        if let (Wait::Parks(issue), true) = (how.wait, how.wait.may_wait()) {
+            drop(inner);
+            waiter = how.wait.waiter(waiter, Parked::Receive)?;
+            if let Some(process) = how.from.and_then(|from| from.process.as_ref()) {
+                issue.watch(process);
+            }
+            inner = self.inner.lock();
+        }
         {
             let room = how.room as u64;
             let origin = how.from.map_or(0, |from| from.number);
@@ -729,33 +817,47 @@ impl Mailbox {
                             inner.wait(waiter.pointer());
                         }
                     }
+                    how.wait.listed();
                 }
             }
             drop(inner);
         }
-        if let Some(caller) = answered {
-            caller.hand_over(&waiter, &self.callers);
+        let parked = how.wait.parked();
+        match answered {
+            Some(caller) if parked.is_ok() => caller.hand_over(&waiter, &self.callers),
+            caller => drop(caller),
         }
         if self.rendezvous {
             self.pollers.wake(OUT);
         }
+        parked?;
         let process = how.from.and_then(|from| from.process.as_ref());
         let slept = waiter.sleep_while(&how.wait, process);
         let mut outcome = waiter.outcome();
         if let (None, Err(error)) = (&outcome, slept) {
-            let mut inner = self.inner.lock();
-            outcome = waiter.outcome();
+            // SAFETY: It was put on the list here.
+            outcome = unsafe { self.leave(waiter) };
             if outcome.is_none() {
-                // SAFETY: It waits here, and is not done.
-                unsafe { inner.leave(NonNull::from(waiter.get_ref())) };
                 // The process that was to send is gone.
                 return Err(if error == ESRCH { EPIPE } else { error }.into());
             }
         }
-        match outcome {
-            Some(Outcome::Received(Received::Message(message))) => Ok(message),
-            _ => Err(EPIPE.into()),
+        given(outcome)
+    }
+
+    /// Ends the wait of a receiver from its own side, unless it is done.
+    ///
+    /// # Safety
+    ///
+    /// It was put on this mailbox's list, and its outcome was not taken.
+    pub(crate) unsafe fn leave(&self, waiter: Pin<&Waiter>) -> Option<Outcome> {
+        let mut inner = self.inner.lock();
+        let outcome = waiter.outcome();
+        if outcome.is_none() {
+            // SAFETY: It waits here, and is not done.
+            unsafe { inner.leave(NonNull::from(waiter.get_ref())) };
         }
+        outcome
     }
 
     /// Ends a receive whose bytes were copied. `false`: the sender withdrew the message.
@@ -823,7 +925,8 @@ impl Mailbox {
         Ok(())
     }
 
-    fn put_back(&self, message: KBox<Message>) {
+    /// A message that was taken goes back to its place.
+    pub(crate) fn put_back(&self, message: KBox<Message>) {
         let returned = self.inner.lock().put_back(message);
         self.returned(returned);
     }

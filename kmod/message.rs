@@ -10,6 +10,7 @@ use crate::{
     pool::{Access, Leases, Outgoing},
     queue::{self, Linked, Links, Node},
     quota::MessageCharge,
+    uapi,
     wait::WaiterPtr,
 };
 use core::{
@@ -337,6 +338,19 @@ impl Message {
             return None;
         }
         self.inline.get(..self.len)
+    }
+
+    /// What `msg_flags` say of it, but for leases. For the holder of the message.
+    #[inline]
+    pub(crate) fn flags(&self) -> u32 {
+        let mut flags = 0;
+        if self.node.redelivered() {
+            flags |= uapi::POSTBOX_MSG_REDELIVERED;
+        }
+        if self.node.is_request() {
+            flags |= uapi::POSTBOX_MSG_CALL;
+        }
+        flags
     }
 
     /// Who sent it, as the current task sees that.

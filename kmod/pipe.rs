@@ -7,14 +7,20 @@
 //! ring stays where it is. Those who wait for their turn can be interrupted and killed meanwhile.
 
 use crate::{
+    compat::eiocbqueued,
     helpers::{self, c, limits},
     mailbox::{IN, OUT},
     queue::{self, Claim, Turn, PIPE_ATOMIC},
     quota::{Pinned, PipeCharge},
     uapi,
+    uring::Parked,
     wait::{Event, Outcome, Pollers, Wait, Waiter, WaiterPtr, Wake},
 };
-use core::{pin::pin, ptr::NonNull, slice};
+use core::{
+    pin::{pin, Pin},
+    ptr::NonNull,
+    slice,
+};
 use kernel::{
     bindings,
     fs::File,
@@ -89,6 +95,14 @@ fn capacity_for(wanted: u64) -> Result<u64> {
     }
     // The limit is a power of two itself.
     Ok(wanted.max(PIPE_ATOMIC).next_power_of_two())
+}
+
+/// What the end of a wait means.
+fn turned(outcome: Outcome) -> Turn {
+    match outcome {
+        Outcome::Turn(turn) => turn,
+        _ => Turn::Over,
+    }
 }
 
 /// What a task does with a pipe.
@@ -216,13 +230,17 @@ impl Pipe {
     pub(crate) fn read(
         &self,
         len: usize,
-        wait: &Wait,
+        wait: &Wait<'_>,
         mut copy: impl FnMut([&[u8]; 2]) -> Result,
     ) -> Result<usize> {
         if len == 0 {
             return Ok(0);
         }
-        let mut turn = false;
+        let mut turn = match wait.resume().map(turned) {
+            None => false,
+            Some(Turn::Yours) => true,
+            Some(Turn::Over) => return Ok(0),
+        };
         loop {
             let mut inner = self.inner.lock();
             match inner.queue.begin_read(len as u64, turn) {
@@ -246,8 +264,9 @@ impl Pipe {
                 }
                 Claim::Over => return Ok(0),
                 Claim::Wait => match self.wait(inner, Call::Read, wait)? {
-                    Turn::Yours => turn = true,
-                    Turn::Over => return Ok(0),
+                    None => {}
+                    Some(Turn::Yours) => turn = true,
+                    Some(Turn::Over) => return Ok(0),
                 },
             }
         }
@@ -258,11 +277,20 @@ impl Pipe {
     pub(crate) fn write(
         &self,
         len: usize,
-        wait: &Wait,
+        wait: &Wait<'_>,
         mut copy: impl FnMut(usize, [&mut [u8]; 2]) -> Result,
     ) -> Result<usize> {
         let atomic = len as u64 <= PIPE_ATOMIC;
         let (mut done, mut turn) = (0, false);
+        if let Wait::Parks(issue) = wait {
+            done = issue.progress() as usize;
+            match issue.resume().map(turned) {
+                None => {}
+                Some(Turn::Yours) => turn = true,
+                Some(Turn::Over) if done > 0 => return Ok(done),
+                Some(Turn::Over) => return Err(EPIPE),
+            }
+        }
         while done < len {
             let left = (len - done) as u64;
             let mut inner = self.inner.lock();
@@ -293,12 +321,23 @@ impl Pipe {
                 }
                 Claim::Wait if wait.may_wait() => {
                     let wanted = queue::Pipe::<WaiterPtr>::wanted(left);
+                    if let Wait::Parks(issue) = wait {
+                        issue.advance(done as u64);
+                    }
                     let woken = self.wait(inner, Call::Write(wanted, turn), wait);
-                    turn = matches!(woken, Ok(Turn::Yours));
                     match woken {
-                        Ok(Turn::Yours) => Ok(()),
-                        Ok(Turn::Over) => Err(EPIPE),
-                        Err(error) => Err(error),
+                        // It is to be tried again.
+                        Ok(None) => continue,
+                        // Whatever there was before, the command is not done.
+                        Err(error) if error == eiocbqueued() => return Err(error),
+                        woken => {
+                            turn = matches!(woken, Ok(Some(Turn::Yours)));
+                            match woken {
+                                Ok(_) if turn => Ok(()),
+                                Ok(_) => Err(EPIPE),
+                                Err(error) => Err(error),
+                            }
+                        }
                     }
                 }
                 refused => {
@@ -320,49 +359,83 @@ impl Pipe {
         Ok(done)
     }
 
-    /// Waits for the turn.
+    /// Waits for the turn. `None`: the lock had to be dropped before, so look again.
     #[inline(never)]
-    fn wait(&self, mut inner: Guard<'_>, call: Call, wait: &Wait) -> Result<Turn> {
+    fn wait(&self, mut inner: Guard<'_>, call: Call, wait: &Wait<'_>) -> Result<Option<Turn>> {
         if !wait.may_wait() {
             return Err(EAGAIN);
+        }
+        if let Wait::Parks(issue) = wait {
+            if !issue.prepared() {
+                drop(inner);
+                let prepared = issue.prepare(0, Parked::Nowhere);
+                if let (Err(_), Call::Write(_, true)) = (&prepared, call) {
+                    self.end_turn(false);
+                }
+                return prepared.map(|_| None);
+            }
         }
         let wanted = match call {
             Call::Read => 0,
             Call::Write(wanted, _) => wanted,
         };
-        let waiter = pin!(Waiter::wanting(wanted));
-        let waiter = waiter.as_ref();
-        // SAFETY: The waiter is pinned here. Below, it is done, or leaves.
+        let stack = pin!(Waiter::wanting(wanted));
+        // A command has it already, so that this allocates nothing.
+        let reads = matches!(call, Call::Read);
+        let waiter = wait.waiter(stack.as_ref(), Parked::Pipe(reads))?;
+        // SAFETY: The waiter is pinned here. Below, it is done, or leaves; or it is a command's.
         unsafe {
             match call {
                 Call::Read => inner.queue.wait_read(waiter.pointer()),
                 Call::Write(_, turn) => inner.queue.wait_write(waiter.pointer(), turn),
             }
         }
+        wait.listed();
         drop(inner);
+        wait.parked()?;
         let slept = waiter.sleep(wait);
         let mut outcome = waiter.outcome();
         if let (None, Err(error)) = (&outcome, slept) {
-            let mut inner = self.inner.lock();
-            outcome = waiter.outcome();
+            // SAFETY: It was put on the list here.
+            outcome = unsafe { self.leave(waiter, reads) };
             if outcome.is_none() {
-                let place = NonNull::from(waiter.get_ref());
-                // SAFETY: It waits here, and is not done.
-                unsafe {
-                    match call {
-                        Call::Read => inner.queue.leave_read(place),
-                        Call::Write(..) => inner.queue.leave_write(place),
-                    }
-                };
-                // It may have stood in the way of others.
-                self.settle(inner);
                 return Err(error);
             }
         }
-        match outcome {
-            Some(Outcome::Turn(turn)) => Ok(turn),
-            _ => Ok(Turn::Over),
+        Ok(Some(outcome.map_or(Turn::Over, turned)))
+    }
+
+    /// Ends a wait from its own side, unless it is done.
+    ///
+    /// # Safety
+    ///
+    /// It was put on the list of readers, or of writers, and its outcome was not taken.
+    pub(crate) unsafe fn leave(&self, waiter: Pin<&Waiter>, reads: bool) -> Option<Outcome> {
+        let mut inner = self.inner.lock();
+        let outcome = waiter.outcome();
+        if outcome.is_none() {
+            let place = NonNull::from(waiter.get_ref());
+            // SAFETY: It waits here, and is not done.
+            unsafe {
+                match reads {
+                    true => inner.queue.leave_read(place),
+                    false => inner.queue.leave_write(place),
+                }
+            };
+            // It may have stood in the way of others.
+            self.settle(inner);
         }
+        outcome
+    }
+
+    /// Gives up a turn that was given, and was not used.
+    pub(crate) fn end_turn(&self, reads: bool) {
+        let mut inner = self.inner.lock();
+        match reads {
+            true => inner.queue.end_read(0),
+            false => inner.queue.end_write(),
+        }
+        self.settle(inner);
     }
 
     /// Makes it hold at least `capacity` bytes, for which `user` pays. Before it does, `tell` gets

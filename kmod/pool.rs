@@ -6,6 +6,7 @@
 //! there has closed its last descriptor, and gets nothing any more. The pool's lock is taken first.
 
 use crate::{
+    chardev,
     compat::{edquot, eopnotsupp},
     handle::Handle,
     helpers::{self, UserBytes},
@@ -24,7 +25,7 @@ use kernel::{
     bindings,
     fs::File,
     prelude::*,
-    sync::{lock::spinlock::SpinLockGuard, new_spinlock, Arc, SpinLock},
+    sync::{aref::ARef, lock::spinlock::SpinLockGuard, new_spinlock, Arc, SpinLock},
 };
 
 impl Borrower for WaiterPtr {
@@ -300,7 +301,7 @@ impl<'a> Access<'a> {
         loans: u64,
         max: u32,
         count: &mut u32,
-        wait: Option<&Wait>,
+        wait: Option<&Wait<'_>>,
     ) -> Result {
         ensure(max <= uapi::POSTBOX_LOANS_MAX && *count <= max)?;
         if max == *count {
@@ -338,7 +339,7 @@ impl<'a> Access<'a> {
     }
 
     /// Borrows one, and then others as far as that harms nobody.
-    fn borrow_first(&self, wait: &Wait, blocks: &mut [u32]) -> Result<usize> {
+    fn borrow_first(&self, wait: &Wait<'_>, blocks: &mut [u32]) -> Result<usize> {
         let (first, rest) = blocks.split_first_mut().ok_or(EINVAL)?;
         *first = self.borrow_one(wait)?;
         // The first is lent in any case.
@@ -365,7 +366,7 @@ impl<'a> Access<'a> {
         Err(EBADF)
     }
 
-    fn borrow_one(&self, wait: &Wait) -> Result<u32> {
+    fn borrow_one(&self, wait: &Wait<'_>) -> Result<u32> {
         let waiter = pin!(Waiter::new());
         let waiter = waiter.as_ref();
         {
@@ -483,6 +484,15 @@ impl<'a> Outgoing<'a> {
         })
     }
 
+    /// The same for a command, which may be parked. `pool` is the file of the handle that lends.
+    pub(crate) fn keep(mut self, pool: &ARef<File>) -> Option<Kept> {
+        Some(Kept {
+            pool: pool.clone(),
+            holder: self.access.holder,
+            flight: Some(self.flight.take()?),
+        })
+    }
+
     /// The message was sent.
     pub(crate) fn sent(mut self) {
         if let Some(flight) = self.flight.take() {
@@ -522,6 +532,52 @@ impl<'a> Outgoing<'a> {
 impl Drop for Outgoing<'_> {
     fn drop(&mut self) {
         self.reclaim();
+    }
+}
+
+/// The leases that a command takes along, until it is known how that ended. They are the sender's
+/// again unless they were sent.
+pub(crate) struct Kept {
+    pool: ARef<File>,
+    holder: Holder,
+    flight: Option<Flight>,
+}
+
+impl Kept {
+    /// The message was sent, or was not. `false`: it was not, but somebody has received them all the
+    /// same.
+    pub(crate) fn settle(mut self, sent: bool) -> bool {
+        self.end(sent)
+    }
+
+    fn end(&mut self, sent: bool) -> bool {
+        let flight = self.flight.take();
+        let handle = chardev::as_handle(&self.pool);
+        let access = handle.as_deref().map(Access::new);
+        let Some(Ok(access)) = access else {
+            // It was one when they were taken along.
+            return true;
+        };
+        let outgoing = Outgoing {
+            access: Access {
+                holder: self.holder,
+                ..access
+            },
+            flight,
+        };
+        if sent {
+            outgoing.sent();
+            return true;
+        }
+        outgoing.failed()
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if self.flight.is_some() {
+            self.end(false);
+        }
     }
 }
 

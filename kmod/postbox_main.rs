@@ -4,7 +4,7 @@
 //! `chardev` is the only door, and `request` decodes what comes through it; behind them, `registry`
 //! knows the objects by name, port or process, `object` the kinds that there are, and `queue`
 //! decides for each what is delivered to whom, and who goes on. `unsafe` stays in what touches C:
-//! `chardev`, `wait`, `mapping`, `helpers`, `files` and the boxes of `message`; in the calls of the lists of
+//! `chardev`, `uring`, `wait`, `mapping`, `helpers`, `files` and the boxes of `message`; in the calls of the lists of
 //! `queue`, whose waiters are on other tasks' stacks; and in `queue` itself, which is also tested
 //! outside the kernel.
 //!
@@ -44,6 +44,7 @@ mod share;
 #[allow(dead_code, missing_docs, non_camel_case_types, unreachable_pub)]
 #[allow(clippy::undocumented_unsafe_blocks)] // Made by bindgen.
 mod uapi;
+mod uring;
 mod wait;
 
 module! {

@@ -19,11 +19,12 @@ use crate::{
     quota::{Pinned, PipeCharge},
     share::Shares,
     uapi,
+    uring::Parked,
     wait::{Outcome, Pollers, Wait, Waiter, WaiterPtr},
 };
 use core::{
     mem::{offset_of, size_of},
-    pin::pin,
+    pin::{pin, Pin},
     ptr::NonNull,
     sync::atomic::{fence, Ordering::SeqCst},
 };
@@ -370,9 +371,12 @@ impl Ring {
     }
 
     /// Waits until a side has no reason to wait any more.
-    pub(crate) fn wait(&self, side: RingSide, wait: &Wait) -> Result {
-        let waiter = pin!(Waiter::new());
-        let waiter = waiter.as_ref();
+    pub(crate) fn wait(&self, side: RingSide, wait: &Wait<'_>) -> Result {
+        if wait.resume().is_some() {
+            return Ok(());
+        }
+        let stack = pin!(Waiter::new());
+        let waiter = wait.waiter(stack.as_ref(), Parked::Ring(side))?;
         {
             let mut inner = self.inner.lock();
             if self.arm(&inner, side) {
@@ -385,18 +389,37 @@ impl Ring {
             let sleepers = inner.sleepers(side);
             sleepers.slept += 1;
             sleepers.waiting.push_back(waiter.pointer());
+            wait.listed();
         }
+        wait.parked()?;
         let slept = waiter.sleep(wait);
         if let (None, Err(error)) = (waiter.outcome(), slept) {
-            let mut inner = self.inner.lock();
-            if waiter.outcome().is_none() {
-                let place = NonNull::from(waiter.get_ref());
-                // SAFETY: It was put there above, and is not done.
-                unsafe { inner.sleepers(side).waiting.remove(place) };
+            // SAFETY: It was put on the list here.
+            if unsafe { self.stop_waiting(waiter, side) }.is_none() {
                 return Err(error);
             }
         }
         Ok(())
+    }
+
+    /// Ends a wait from its own side, unless it is done.
+    ///
+    /// # Safety
+    ///
+    /// It was put on this side's list, and its outcome was not taken.
+    pub(crate) unsafe fn stop_waiting(
+        &self,
+        waiter: Pin<&Waiter>,
+        side: RingSide,
+    ) -> Option<Outcome> {
+        let mut inner = self.inner.lock();
+        let outcome = waiter.outcome();
+        if outcome.is_none() {
+            let place = NonNull::from(waiter.get_ref());
+            // SAFETY: It waits there, and is not done.
+            unsafe { inner.sleepers(side).waiting.remove(place) };
+        }
+        outcome
     }
 
     /// What poll says to a handle with these rights.

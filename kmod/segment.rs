@@ -134,7 +134,7 @@ impl Segment {
 
     /// Waits while the word at `offset` is `value`, until somebody wakes who waits for it. Whether
     /// that value names a process that is gone.
-    pub(crate) fn wait(&self, offset: u64, value: u64, wait: &Wait) -> Result<bool> {
+    pub(crate) fn wait(&self, offset: u64, value: u64, wait: &Wait<'_>) -> Result<bool> {
         let owner = value & uapi::POSTBOX_WORD_OWNER;
         let word = self.memory.word(offset)?;
         let waiter = pin!(Waiter::wanting(offset));

@@ -12,9 +12,13 @@ use crate::{
     queue::{self, Acquirer},
     share::{Handles, Shares},
     uapi,
+    uring::Parked,
     wait::{Outcome, Pollers, Wait, Waiter, WaiterPtr, Wake},
 };
-use core::{pin::pin, ptr::NonNull};
+use core::{
+    pin::{pin, Pin},
+    ptr::NonNull,
+};
 use kernel::{
     bindings,
     fs::File,
@@ -31,6 +35,14 @@ impl Acquirer for WaiterPtr {
 
     fn finish(self, orphans: u64) -> Wake {
         self.finish(Outcome::Granted(orphans))
+    }
+}
+
+/// What the end of a wait means.
+fn granted(outcome: Option<Outcome>) -> Result<u64> {
+    match outcome {
+        Some(Outcome::Granted(orphans)) => Ok(orphans),
+        _ => Err(EINTR),
     }
 }
 
@@ -130,9 +142,19 @@ impl Semaphore {
 
     /// Acquires units, to be given back when this process dies if there is a table for that.
     /// Returns how many of them were a dead process's.
-    pub(crate) fn acquire(&self, count: u64, undo: Option<&Shares>, wait: &Wait) -> Result<u64> {
+    pub(crate) fn acquire(
+        &self,
+        count: u64,
+        undo: Option<&Shares>,
+        wait: &Wait<'_>,
+    ) -> Result<u64> {
         if count > self.maximum {
             return Err(EINVAL);
+        }
+        if let Wait::Parks(issue) = wait {
+            if issue.resumes() {
+                return self.acquire_slowly(count, undo, wait);
+            }
         }
         let mut inner = self.inner.lock();
         match inner.units.take(count) {
@@ -154,7 +176,7 @@ impl Semaphore {
 
     /// Makes an entry for the process, where that is needed, and waits.
     #[inline(never)]
-    fn acquire_slowly(&self, count: u64, undo: Option<&Shares>, wait: &Wait) -> Result<u64> {
+    fn acquire_slowly(&self, count: u64, undo: Option<&Shares>, wait: &Wait<'_>) -> Result<u64> {
         let process = helpers::process();
         if let Some(shares) = undo {
             shares.enter(process)?;
@@ -169,15 +191,23 @@ impl Semaphore {
             // Another thread has closed the last descriptor.
             EBADF
         };
-        let mut inner = self.inner.lock();
-        inner.units.give_back(count, orphans);
-        self.settle(inner);
+        self.give_back(count, orphans);
         Err(error)
     }
 
-    fn take_or_wait(&self, count: u64, wait: &Wait) -> Result<u64> {
-        let waiter = pin!(Waiter::wanting(count));
-        let waiter = waiter.as_ref();
+    /// Gives back what was granted and is not wanted any more.
+    pub(crate) fn give_back(&self, count: u64, orphans: u64) {
+        let mut inner = self.inner.lock();
+        inner.units.give_back(count, orphans);
+        self.settle(inner);
+    }
+
+    fn take_or_wait(&self, count: u64, wait: &Wait<'_>) -> Result<u64> {
+        if let Some(outcome) = wait.resume() {
+            return granted(Some(outcome));
+        }
+        let stack = pin!(Waiter::wanting(count));
+        let waiter = wait.waiter(stack.as_ref(), Parked::Acquire(count))?;
         {
             let mut inner = self.inner.lock();
             match inner.units.take(count) {
@@ -186,24 +216,36 @@ impl Semaphore {
                 // SAFETY: The waiter is pinned here. Below, it is done, or leaves.
                 None => unsafe { inner.units.wait(waiter.pointer()) },
             }
+            wait.listed();
         }
+        wait.parked()?;
         let slept = waiter.sleep(wait);
         let mut outcome = waiter.outcome();
         if let (None, Err(error)) = (&outcome, slept) {
-            let mut inner = self.inner.lock();
-            outcome = waiter.outcome();
+            // SAFETY: It was put on the list here.
+            outcome = unsafe { self.leave(waiter) };
             if outcome.is_none() {
-                // SAFETY: It waits here, and is not done.
-                unsafe { inner.units.leave(NonNull::from(waiter.get_ref())) };
-                // It may have stood in the way of others.
-                self.settle(inner);
                 return Err(error);
             }
         }
-        match outcome {
-            Some(Outcome::Granted(orphans)) => Ok(orphans),
-            _ => Err(EINTR),
+        granted(outcome)
+    }
+
+    /// Ends a wait from its own side, unless it is done.
+    ///
+    /// # Safety
+    ///
+    /// It was put on this semaphore's list, and its outcome was not taken.
+    pub(crate) unsafe fn leave(&self, waiter: Pin<&Waiter>) -> Option<Outcome> {
+        let mut inner = self.inner.lock();
+        let outcome = waiter.outcome();
+        if outcome.is_none() {
+            // SAFETY: It waits here, and is not done.
+            unsafe { inner.units.leave(NonNull::from(waiter.get_ref())) };
+            // It may have stood in the way of others.
+            self.settle(inner);
         }
+        outcome
     }
 
     /// Undoes an `acquire` of which the caller could not be told all.

@@ -5,14 +5,25 @@
 //! that it waits for. Whoever takes the pointer off the list, under the object's lock, owns the end
 //! of the wait: it writes the outcome, and the task is woken once the lock is dropped. A task that
 //! stops waiting for a reason of its own takes the lock, and looks whether it was too late.
+//!
+//! An io_uring command has such a waiter too, in memory of its own, and is parked on the same lists.
+//! It does not sleep: the request ends with `EIOCBQUEUED`, and is made again, with the outcome, when
+//! that is there. See `uring`.
 
 use crate::{
+    compat::eiocbqueued,
     helpers::{self, c, Process},
     message::Message,
     queue::{self, Flight, Gate, Linked, Links, List, Received, Sent, Turn},
     uapi,
+    uring::{Command, Issue, Parked},
 };
-use core::{cell::UnsafeCell, marker::PhantomPinned, pin::Pin, ptr::NonNull};
+use core::{
+    cell::{Cell, UnsafeCell},
+    marker::PhantomPinned,
+    pin::{pin, Pin},
+    ptr::NonNull,
+};
 use kernel::{
     bindings,
     fs::File,
@@ -22,15 +33,26 @@ use kernel::{
             ordering::{Acquire, Relaxed, Release},
             Atomic,
         },
-        new_spinlock, SpinLock,
+        new_spinlock, Arc, SpinLock,
     },
     task::Task,
     types::Opaque,
 };
 
+/// How a request comes, as far as waiting goes.
+#[derive(Clone, Copy)]
+pub(crate) enum How<'a> {
+    /// As a system call.
+    Call,
+    /// The same, through a handle that never waits.
+    Nonblocking,
+    /// As an io_uring command.
+    Command(&'a Issue<'a>),
+}
+
 /// How long a call waits.
 #[derive(Clone, Copy)]
-pub(crate) enum Wait {
+pub(crate) enum Wait<'a> {
     /// Not at all.
     Never,
     /// Until something ends it.
@@ -42,9 +64,11 @@ pub(crate) enum Wait {
         /// It was given as a duration, so that the call must not be restarted with it.
         relative: bool,
     },
+    /// As long as the command says, which is parked meanwhile.
+    Parks(&'a Issue<'a>),
 }
 
-impl Wait {
+impl<'a> Wait<'a> {
     /// The flags that say how to wait.
     pub(crate) const FLAGS: u32 = uapi::POSTBOX_NONBLOCK
         | uapi::POSTBOX_TIMEOUT
@@ -52,7 +76,7 @@ impl Wait {
         | uapi::POSTBOX_REALTIME;
 
     /// Decodes them.
-    pub(crate) fn new(flags: u32, timeout_ns: u64, nonblocking: bool) -> Result<Self> {
+    pub(crate) fn new(flags: u32, timeout_ns: u64, how: How<'a>) -> Result<Self> {
         let time = i64::try_from(timeout_ns).unwrap_or(i64::MAX);
         let wait = match flags & Self::FLAGS {
             0 | uapi::POSTBOX_NONBLOCK if timeout_ns != 0 => return Err(EINVAL),
@@ -75,12 +99,62 @@ impl Wait {
             },
             _ => return Err(EINVAL),
         };
-        Ok(if nonblocking { Wait::Never } else { wait })
+        Ok(match how {
+            How::Call => wait,
+            How::Nonblocking => Wait::Never,
+            How::Command(issue) => issue.plan(wait),
+        })
     }
 
     /// Whether it waits at all.
     pub(crate) fn may_wait(&self) -> bool {
-        !matches!(self, Wait::Never)
+        match self {
+            Wait::Never => false,
+            Wait::Forever | Wait::Until { .. } => true,
+            Wait::Parks(issue) => issue.may_wait(),
+        }
+    }
+
+    /// What a command was parked for, where it goes on now.
+    pub(crate) fn resume(&self) -> Option<Outcome> {
+        match self {
+            Wait::Parks(issue) => issue.resume(),
+            _ => None,
+        }
+    }
+
+    /// The waiter to put on a list for `parked`: a command's, which is made for that, or `stack`.
+    /// Not under a spinlock.
+    pub(crate) fn waiter<'w>(
+        &self,
+        stack: Pin<&'w Waiter>,
+        parked: Parked,
+    ) -> Result<Pin<&'w Waiter>>
+    where
+        'a: 'w,
+    {
+        match self {
+            Wait::Parks(issue) => issue.prepare(stack.wanted(), parked),
+            _ => Ok(stack),
+        }
+    }
+
+    /// The waiter is on a list. Under the lock of that.
+    #[inline]
+    pub(crate) fn listed(&self) {
+        if let Wait::Parks(issue) = self {
+            issue.listed();
+        }
+    }
+
+    /// What is returned instead of sleeping: after [`Self::listed`], the command belongs to whoever
+    /// takes the waiter off the list.
+    #[inline]
+    pub(crate) fn parked(&self) -> Result {
+        match self {
+            Wait::Parks(_) => Err(eiocbqueued()),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -102,19 +176,24 @@ pub(crate) enum Outcome {
     Happened,
 }
 
-/// A task that waits.
+/// A task that waits, or a command.
 pub(crate) struct Waiter {
     /// Guarded by the object's lock.
     links: Links<Waiter>,
+    /// Null: it is part of a command.
     task: *mut bindings::task_struct,
     /// Set after `outcome` was written; from then on nobody else has a pointer here.
     done: Atomic<u32>,
     outcome: UnsafeCell<Option<Outcome>>,
     /// What it waits for, as the object counts: the process whose messages it wants (0: any),
     /// bytes, or units.
-    wanted: u64,
+    wanted: Cell<u64>,
     _pin: PhantomPinned,
 }
+
+// SAFETY: The outcome is reached by one at a time: see `done`. What it is made of can be sent. The
+// rest is set before the waiter is on a list.
+unsafe impl Sync for Waiter {}
 
 impl Waiter {
     /// The current task, which keeps this on its stack.
@@ -124,7 +203,7 @@ impl Waiter {
             task: Task::current_raw(),
             done: Atomic::new(0),
             outcome: UnsafeCell::new(None),
-            wanted: 0,
+            wanted: Cell::new(0),
             _pin: PhantomPinned,
         }
     }
@@ -132,14 +211,33 @@ impl Waiter {
     /// The same, with a number that says what it waits for.
     pub(crate) fn wanting(wanted: u64) -> Self {
         Self {
-            wanted,
+            wanted: Cell::new(wanted),
             ..Self::new()
         }
     }
 
+    /// A command.
+    pub(crate) fn of_command() -> Self {
+        Self {
+            task: core::ptr::null_mut(),
+            ..Self::new()
+        }
+    }
+
+    /// A command is to be put on a list, perhaps again.
+    pub(crate) fn renew(&self, wanted: u64) {
+        self.wanted.set(wanted);
+        self.done.store(0, Relaxed);
+    }
+
+    /// Whether the wait is done.
+    pub(crate) fn done(&self) -> bool {
+        self.done.load(Acquire) != 0
+    }
+
     /// What it waits for, as the object counts.
     pub(crate) fn wanted(&self) -> u64 {
-        self.wanted
+        self.wanted.get()
     }
 
     /// The pointer to put on a list. Following it is sound until the wait is done, or the pointer
@@ -149,13 +247,13 @@ impl Waiter {
     }
 
     /// Sleeps until the wait is done, or there is another reason to end it.
-    pub(crate) fn sleep(&self, wait: &Wait) -> Result {
+    pub(crate) fn sleep(&self, wait: &Wait<'_>) -> Result {
         self.sleep_while(wait, None)
     }
 
     /// The same; that `process` exits is a reason too: `ESRCH`.
     #[inline]
-    pub(crate) fn sleep_while(&self, wait: &Wait, process: Option<&Process>) -> Result {
+    pub(crate) fn sleep_while(&self, wait: &Wait<'_>, process: Option<&Process>) -> Result {
         let (timed, until, realtime, relative) = match *wait {
             Wait::Until {
                 at,
@@ -214,10 +312,14 @@ impl WaiterPtr {
         unsafe {
             let waiter = self.0.as_ref();
             *waiter.outcome.get() = Some(outcome);
-            // The task may be gone as soon as it sees `done`.
-            let task = c::postbox_task_get(waiter.task);
+            // The task, or the command, may be gone as soon as it sees `done`.
+            let wake = if waiter.task.is_null() {
+                Wake::Command(Kick(Command::of(self.0)))
+            } else {
+                Wake::Task(TaskRef(c::postbox_task_get(waiter.task)))
+            };
             waiter.done.store(1, Release);
-            Wake(task)
+            wake
         }
     }
 }
@@ -248,7 +350,16 @@ impl queue::ReceiveWaiter<KBox<Message>> for WaiterPtr {
     type Wake = Wake;
 
     fn origin(receiver: &Waiter) -> u64 {
-        receiver.wanted
+        receiver.wanted()
+    }
+
+    fn meets(receiver: &Waiter, sender: &Self) -> bool {
+        // SAFETY: The sender is the current task, or a command of it, and is being put on a list.
+        let sender = unsafe { sender.0.as_ref() };
+        // A task that sleeps does not run what its own command has to do.
+        sender.task.is_null()
+            || !receiver.task.is_null()
+            || Command::of_waiter(receiver).task() != sender.task
     }
 
     fn finish(self, received: Received<KBox<Message>>) -> Wake {
@@ -256,18 +367,37 @@ impl queue::ReceiveWaiter<KBox<Message>> for WaiterPtr {
     }
 }
 
-/// A task whose wait is over. Dropping this wakes it, which is for after the object's lock.
+/// A task, or a command, whose wait is over. Dropping this wakes it, which is for after the object's
+/// lock.
 #[must_use]
-pub(crate) struct Wake(*mut bindings::task_struct);
+pub(crate) enum Wake {
+    Task(TaskRef),
+    Command(#[allow(dead_code)] Kick),
+}
+
+/// A reference to a command, which is kicked when it is dropped.
+pub(crate) struct Kick(Arc<Command>);
+
+impl Drop for Kick {
+    fn drop(&mut self) {
+        self.0.kick();
+    }
+}
+
+/// A reference to a task, which is woken when it is dropped.
+pub(crate) struct TaskRef(*mut bindings::task_struct);
 
 // SAFETY: It is a counted reference to a task.
-unsafe impl Send for Wake {}
+unsafe impl Send for TaskRef {}
 
 impl Wake {
     /// Wakes it where the current task runs, which then waits, as `waiter`, for what it does, and
     /// lets it go first. `haste` says whether that is worth it.
     pub(crate) fn hand_over(self, waiter: &Waiter, haste: &Haste) {
-        let task = self.0;
+        let Wake::Task(task) = &self else {
+            return;
+        };
+        let task = task.0;
         core::mem::forget(self);
         let stay = haste.expected();
         // SAFETY: `self` had a reference to the task, which this drops.
@@ -325,7 +455,7 @@ impl Haste {
     }
 }
 
-impl Drop for Wake {
+impl Drop for TaskRef {
     fn drop(&mut self) {
         // SAFETY: `self` has a reference to the task, which this drops.
         unsafe { c::postbox_task_wake(self.0) };
@@ -378,9 +508,12 @@ impl Event {
     }
 
     /// Waits until it has happened.
-    pub(crate) fn wait(&self, wait: &Wait) -> Result {
-        let waiter = core::pin::pin!(Waiter::new());
-        let waiter = waiter.as_ref();
+    pub(crate) fn wait(&self, wait: &Wait<'_>) -> Result {
+        if wait.resume().is_some() {
+            return Ok(());
+        }
+        let stack = pin!(Waiter::new());
+        let waiter = wait.waiter(stack.as_ref(), Parked::Peer)?;
         {
             let mut inner = self.inner.lock();
             if inner.happened {
@@ -390,17 +523,27 @@ impl Event {
                 return Err(EAGAIN);
             }
             inner.waiting.push_back(waiter.pointer());
+            wait.listed();
         }
+        wait.parked()?;
         let slept = waiter.sleep(wait);
         if let (None, Err(error)) = (waiter.outcome(), slept) {
-            let mut inner = self.inner.lock();
-            if waiter.outcome().is_none() {
-                // SAFETY: It was put there above, and is not done.
-                unsafe { inner.waiting.remove(NonNull::from(waiter.get_ref())) };
+            if self.leave(waiter).is_none() {
                 return Err(error);
             }
         }
         Ok(())
+    }
+
+    /// Ends a wait from its own side, unless it is done.
+    pub(crate) fn leave(&self, waiter: Pin<&Waiter>) -> Option<Outcome> {
+        let mut inner = self.inner.lock();
+        let outcome = waiter.outcome();
+        if outcome.is_none() {
+            // SAFETY: It waits here, and is not done.
+            unsafe { inner.waiting.remove(NonNull::from(waiter.get_ref())) };
+        }
+        outcome
     }
 }
 

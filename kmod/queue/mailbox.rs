@@ -59,6 +59,15 @@ pub trait ReceiveWaiter<M>: Owner {
     /// The origin of the messages that it waits for; 0: any.
     fn origin(receiver: &Self::Target) -> u64;
 
+    /// Whether it can receive while a sender waits for it to have done so.
+    fn meets(receiver: &Self::Target, sender: &M::Sender) -> bool
+    where
+        M: Message,
+    {
+        let _ = (receiver, sender);
+        true
+    }
+
     /// Ends its wait.
     fn finish(self, received: Received<M>) -> Self::Wake;
 }
@@ -752,7 +761,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         }
         let len = message.entry().node().len;
         if self.rendezvous() {
-            let receiver = self.pop_waiting(message.entry().node());
+            let receiver = self.pop_waiting(message.entry().node(), waiter.as_ref());
             if receiver.is_some() || may_wait {
                 message.entry().node().sender.set(waiter);
                 message.entry().node().may_wait.set(may_wait);
@@ -871,13 +880,14 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
 
     /// The receiver that waits longest for a message like this.
     #[inline(always)]
-    fn pop_waiting(&mut self, node: &Node<M>) -> Option<R> {
-        if self.picky == 0 {
+    fn pop_waiting(&mut self, node: &Node<M>, sender: Option<&M::Sender>) -> Option<R> {
+        if self.picky == 0 && sender.is_none() {
             return self.waiting.pop_front();
         }
-        let receiver = self.waiting.remove_first(
-            |receiver| matches!(R::origin(receiver), o if o == 0 || o == node.origin),
-        )?;
+        let receiver = self.waiting.remove_first(|receiver| {
+            matches!(R::origin(receiver), o if o == 0 || o == node.origin)
+                && sender.is_none_or(|sender| R::meets(receiver, sender))
+        })?;
         let receiver = receiver.into_raw();
         // SAFETY: It was taken out of the list just now, and is valid as long as it was not finished.
         self.picky -= usize::from(R::origin(unsafe { receiver.as_ref() }) != 0);
@@ -889,7 +899,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     #[inline(always)]
     fn accept(&mut self, message: M) -> Option<R::Wake> {
         self.counters.sent += 1;
-        match self.pop_waiting(message.entry().node()) {
+        match self.pop_waiting(message.entry().node(), None) {
             Some(receiver) => Some(self.give(receiver, message)),
             None => {
                 self.enqueue(message);
@@ -1283,7 +1293,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
             self.give_room(node.len);
             return Returned::Withdrawn(message);
         }
-        if let Some(receiver) = self.pop_waiting(node) {
+        if let Some(receiver) = self.pop_waiting(node, None) {
             return Returned::Given(self.hand_over(receiver, message));
         }
         // Only an offer has a sender still.

@@ -7,13 +7,14 @@ use crate::{
     compat::eopnotsupp,
     handle::Handle,
     helpers::{limits, UserBytes},
-    link::{Link, Options, Pending},
+    link::{Link, Listener, Options, Pending},
     mailbox::{Failure, Receive},
+    message::Message,
     object::Object,
     queue::Capacity,
     registry::{Attributes, Key, Opened, Want},
     uapi,
-    wait::Wait,
+    wait::{How, Wait},
 };
 use kernel::{
     fs::file::{flags, FileDescriptorReservation},
@@ -137,10 +138,10 @@ pub(super) fn connect(
     handle: &Handle,
     at: Place,
     args: &mut uapi::postbox_connect,
-    nonblocking: bool,
+    how: How<'_>,
 ) -> Result {
     ensure(args.flags & !(Wait::FLAGS | uapi::POSTBOX_CONNECT_PORT) == 0)?;
-    let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
+    let wait = Wait::new(args.flags, args.timeout_ns, how)?;
     let key = if args.flags & uapi::POSTBOX_CONNECT_PORT != 0 {
         ensure(args.name == 0 && args.name_len == 0)?;
         Key::Port(port(args.number)?)
@@ -190,38 +191,53 @@ pub(super) fn accept(
     handle: &Handle,
     at: Place,
     args: &mut uapi::postbox_accept,
-    nonblocking: bool,
+    how: How<'_>,
 ) -> Result {
     ensure(args.reserved == 0 && args.flags & !Wait::FLAGS == 0)?;
-    let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
+    let wait = Wait::new(args.flags, args.timeout_ns, how)?;
     let Object::Listener(listener) = handle.bound()?.object(uapi::POSTBOX_RIGHT_RECEIVE)? else {
         return Err(eopnotsupp());
     };
+    accept_one(handle, listener, wait, |_, id, fd| {
+        (args.id, args.fd) = (id, fd);
+        at.write(args)
+    })?;
+    Ok(())
+}
+
+/// Accepts a connection. `tell` gets its message, its number and its descriptor first, and can
+/// still make it fail.
+pub(crate) fn accept_one(
+    handle: &Handle,
+    listener: &Listener,
+    wait: Wait<'_>,
+    mut tell: impl FnMut(&Message, u64, i32) -> Result,
+) -> Result<i32> {
     let fd = FileDescriptorReservation::get_unused_fd_flags(flags::O_CLOEXEC)?;
-    let how = Receive::any(0, wait, None);
-    let received = listener.queue.receive(&how, |message| {
-        let new = Handle::new(handle.shared.clone(), handle.ipc_ns)?;
-        let new = chardev::new_file(new)?;
-        let pending = message.accept().ok_or(EINVAL)?;
-        args.id = pending.id();
-        args.fd = fd.reserved_fd() as i32;
-        if let Err(error) = at.write(args) {
-            message.give_back(pending);
-            return Err(error);
-        }
-        let opened = pending.accept().ok_or(EINVAL)?;
-        if let Object::Link(link) = &opened.object {
-            link.made(1);
-        }
-        if let Some(new) = chardev::as_handle(&new) {
-            bind(&new, opened)?;
-        }
-        Ok(new)
-    });
+    let number = fd.reserved_fd() as i32;
+    let received = listener
+        .queue
+        .receive(&Receive::any(0, wait, None), |message| {
+            let new = Handle::new(handle.shared.clone(), handle.ipc_ns)?;
+            let new = chardev::new_file(new)?;
+            let pending = message.accept().ok_or(EINVAL)?;
+            if let Err(error) = tell(message, pending.id(), number) {
+                message.give_back(pending);
+                return Err(error);
+            }
+            let opened = pending.accept().ok_or(EINVAL)?;
+            if let Object::Link(link) = &opened.object {
+                link.made(1);
+            }
+            if let Some(new) = chardev::as_handle(&new) {
+                bind(&new, opened)?;
+            }
+            Ok(new)
+        });
     match received {
         Ok(new) => {
             fd.fd_install(new);
-            Ok(())
+            Ok(number)
         }
         Err(Failure::Error(error)) => Err(error),
         Err(Failure::TooSmall(_)) => Err(EINVAL),

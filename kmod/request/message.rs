@@ -7,15 +7,15 @@ use super::{
     with, Args, Place,
 };
 use crate::{
-    compat::edquot,
+    compat::{edquot, eiocbqueued},
     files::{Files, Installed},
     handle::Handle,
     helpers::{limits, Process, UserBytes},
-    mailbox::{Failure, Mailbox, Origin, Receive, UNSETTLED_MAX},
+    mailbox::{replied, sent, Failure, Mailbox, Origin, Receive, UNSETTLED_MAX},
     message::{Message, Needs},
     pool::Outgoing,
     uapi,
-    wait::{Wait, Wake},
+    wait::{How, Wait, Wake},
 };
 use core::mem::offset_of;
 use kernel::prelude::*;
@@ -101,7 +101,7 @@ impl Content {
 
 /// Sends one message, whose flags were checked.
 #[inline]
-fn send_one(handle: &Handle, args: &uapi::postbox_send, wait: &Wait) -> Result {
+fn send_one(handle: &Handle, args: &uapi::postbox_send, wait: &Wait<'_>) -> Result {
     if args.flags & uapi::POSTBOX_LEASES != 0 {
         return send_leases(handle, args, wait);
     }
@@ -109,10 +109,16 @@ fn send_one(handle: &Handle, args: &uapi::postbox_send, wait: &Wait) -> Result {
 }
 
 #[inline(never)]
-fn send_leases(handle: &Handle, args: &uapi::postbox_send, wait: &Wait) -> Result {
+fn send_leases(handle: &Handle, args: &uapi::postbox_send, wait: &Wait<'_>) -> Result {
     with_leases(args.fds, |leasing| {
         let leases = leasing.outgoing()?;
         let content = Content::of(args).leased(leasing);
+        if let Wait::Parks(issue) = wait {
+            let mailbox = handle.tx()?;
+            let message = content.compose(handle, mailbox, true, Some(&leases))?;
+            issue.take_along(leases.keep(leasing.pool));
+            return pass(handle, args, wait, mailbox, message);
+        }
         send_content(handle, args, wait, &content, Some(&leases))?;
         leases.sent();
         Ok(())
@@ -123,12 +129,23 @@ fn send_leases(handle: &Handle, args: &uapi::postbox_send, wait: &Wait) -> Resul
 fn send_content(
     handle: &Handle,
     args: &uapi::postbox_send,
-    wait: &Wait,
+    wait: &Wait<'_>,
     content: &Content,
     leases: Option<&Outgoing<'_>>,
 ) -> Result {
     let mailbox = handle.tx()?;
     let message = content.compose(handle, mailbox, true, leases)?;
+    pass(handle, args, wait, mailbox, message)
+}
+
+#[inline]
+fn pass(
+    handle: &Handle,
+    args: &uapi::postbox_send,
+    wait: &Wait<'_>,
+    mailbox: &Mailbox,
+    message: KBox<Message>,
+) -> Result {
     if args.flags & uapi::POSTBOX_SEND_RESERVED != 0 {
         mailbox.send_reserved(&handle.state, message, args.reserved_len)
     } else {
@@ -136,11 +153,11 @@ fn send_content(
     }
 }
 
-pub(super) fn send(handle: &Handle, args: &uapi::postbox_send, nonblocking: bool) -> Result {
+pub(super) fn send(handle: &Handle, args: &uapi::postbox_send, how: How<'_>) -> Result {
     const FLAGS: u32 = Wait::FLAGS | uapi::POSTBOX_SEND_RESERVED | uapi::POSTBOX_LEASES;
     ensure(args.flags & !FLAGS == 0)?;
     ensure(args.flags & uapi::POSTBOX_SEND_RESERVED != 0 || args.reserved_len == 0)?;
-    let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
+    let wait = Wait::new(args.flags, args.timeout_ns, how)?;
     send_one(handle, args, &wait)
 }
 
@@ -158,15 +175,7 @@ fn deliver(
     let (node, sender) = (message.node(), message.sender());
     args.msg_len = payload.len() as u64;
     args.priority = node.priority().into();
-    args.msg_flags = if node.redelivered() {
-        uapi::POSTBOX_MSG_REDELIVERED
-    } else {
-        0
-    } | if node.is_request() {
-        uapi::POSTBOX_MSG_CALL
-    } else {
-        0
-    };
+    args.msg_flags = message.flags();
     args.pid = sender.pid;
     args.tid = sender.tid;
     args.uid = sender.uid;
@@ -194,7 +203,7 @@ fn recv_one(
     handle: &Handle,
     at: Place,
     args: &mut uapi::postbox_recv,
-    wait: Wait,
+    wait: Wait<'_>,
     flags: u32,
     answered: Option<Wake>,
 ) -> Result {
@@ -209,7 +218,7 @@ fn recv_leases(
     handle: &Handle,
     at: Place,
     args: &mut uapi::postbox_recv,
-    wait: Wait,
+    wait: Wait<'_>,
     flags: u32,
     answered: Option<Wake>,
 ) -> Result {
@@ -223,7 +232,7 @@ fn recv_to(
     handle: &Handle,
     at: Place,
     args: &mut uapi::postbox_recv,
-    wait: Wait,
+    wait: Wait<'_>,
     flags: u32,
     answered: Option<Wake>,
     mut leasing: Option<&mut Leasing<'_>>,
@@ -236,7 +245,7 @@ fn recv_to(
         ensure(!lease)?;
         from = Some(origin(args)?);
     }
-    let how = Receive {
+    let receive = Receive {
         room: usize::try_from(args.len).unwrap_or(usize::MAX),
         files: args.fd_max as usize,
         leases: room.as_ref(),
@@ -245,7 +254,7 @@ fn recv_to(
         lease,
         from: from.as_ref(),
     };
-    let received = mailbox.receive_after(answered, &how, |message| {
+    let received = mailbox.receive_after(answered, &receive, |message| {
         let node = message.node();
         args.token = if lease || node.is_request() {
             node.token()
@@ -316,9 +325,9 @@ pub(super) fn recv(
     handle: &Handle,
     at: Place,
     args: &mut uapi::postbox_recv,
-    nonblocking: bool,
+    how: How<'_>,
 ) -> Result {
-    recv_after(handle, at, args, nonblocking, None)
+    recv_after(handle, at, args, how, None)
 }
 
 #[inline]
@@ -326,13 +335,13 @@ fn recv_after(
     handle: &Handle,
     at: Place,
     args: &mut uapi::postbox_recv,
-    nonblocking: bool,
+    how: How<'_>,
     answered: Option<Wake>,
 ) -> Result {
     const FLAGS: u32 =
         Wait::FLAGS | uapi::POSTBOX_RECV_ACK | uapi::POSTBOX_RECV_FROM | uapi::POSTBOX_LEASES;
     ensure(args.flags & !FLAGS == 0)?;
-    let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
+    let wait = Wait::new(args.flags, args.timeout_ns, how)?;
     recv_one(handle, at, args, wait, args.flags, answered)
 }
 
@@ -342,14 +351,14 @@ pub(super) fn ack(handle: &Handle, args: &uapi::postbox_ack) -> Result {
     handle.rx()?.acknowledge(&handle.state, args.token, requeue)
 }
 
-pub(super) fn reserve(handle: &Handle, args: &uapi::postbox_reserve, nonblocking: bool) -> Result {
+pub(super) fn reserve(handle: &Handle, args: &uapi::postbox_reserve, how: How<'_>) -> Result {
     ensure(args.flags & !(Wait::FLAGS | uapi::POSTBOX_RESERVE_CANCEL) == 0)?;
     let mailbox = handle.tx()?;
     if args.flags & uapi::POSTBOX_RESERVE_CANCEL != 0 {
         ensure(args.flags & Wait::FLAGS == 0 && args.timeout_ns == 0)?;
         return mailbox.unreserve(&handle.state, args.len);
     }
-    let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
+    let wait = Wait::new(args.flags, args.timeout_ns, how)?;
     if args.len > mailbox.message_max() || args.len > limits::message() {
         return Err(EMSGSIZE);
     }
@@ -362,6 +371,7 @@ pub(super) fn reserve(handle: &Handle, args: &uapi::postbox_reserve, nonblocking
 fn batch<T: Args>(
     at: Place,
     args: &mut uapi::postbox_batch,
+    how: How<'_>,
     mut one: impl FnMut(u32, Place, &mut T) -> Result,
 ) -> Result {
     let count = args.count;
@@ -372,7 +382,20 @@ fn batch<T: Args>(
     at.write(args)?;
     let mut done = 0;
     let mut result = Ok(());
-    while done < count {
+    if let How::Command(issue) = how {
+        done = issue.progress() as u32;
+        if issue.request() == uapi::POSTBOX_SEND_BATCH {
+            if let Some(outcome) = issue.resume() {
+                result = sent(Some(outcome));
+                issue.settle(result.is_ok());
+                done += u32::from(result.is_ok());
+            }
+        }
+    }
+    while done < count && result.is_ok() {
+        if let How::Command(issue) = how {
+            issue.advance(done.into());
+        }
         result = (|| {
             let entry = Place::of_entry(args.entries, done, size)?;
             with(entry.address, |place, entry| {
@@ -383,9 +406,12 @@ fn batch<T: Args>(
         if result.is_err() {
             break;
         }
+        if let How::Command(issue) = how {
+            issue.settle(true);
+        }
         done += 1;
     }
-    if done == 0 {
+    if done == 0 || result == Err(eiocbqueued()) {
         return result;
     }
     if done == count {
@@ -400,11 +426,11 @@ pub(super) fn send_batch(
     handle: &Handle,
     at: Place,
     args: &mut uapi::postbox_batch,
-    nonblocking: bool,
+    how: How<'_>,
 ) -> Result {
     ensure(args.flags & !Wait::FLAGS == 0)?;
-    let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
-    batch(at, args, |_, _, entry: &mut uapi::postbox_send| {
+    let wait = Wait::new(args.flags, args.timeout_ns, how)?;
+    batch(at, args, how, |_, _, entry: &mut uapi::postbox_send| {
         ensure(entry.flags & !uapi::POSTBOX_LEASES == 0)?;
         ensure(entry.timeout_ns == 0 && entry.reserved_len == 0)?;
         send_one(handle, entry, &wait)
@@ -415,16 +441,21 @@ pub(super) fn recv_batch(
     handle: &Handle,
     at: Place,
     args: &mut uapi::postbox_batch,
-    nonblocking: bool,
+    how: How<'_>,
 ) -> Result {
     ensure(args.flags & !(Wait::FLAGS | uapi::POSTBOX_RECV_ACK) == 0)?;
     let flags = args.flags;
-    let first = Wait::new(flags, args.timeout_ns, nonblocking)?;
-    batch(at, args, |done, place, entry: &mut uapi::postbox_recv| {
-        ensure(entry.flags & !uapi::POSTBOX_LEASES == 0 && entry.timeout_ns == 0)?;
-        let wait = if done == 0 { first } else { Wait::Never };
-        recv_one(handle, place, entry, wait, flags, None)
-    })
+    let first = Wait::new(flags, args.timeout_ns, how)?;
+    batch(
+        at,
+        args,
+        how,
+        |done, place, entry: &mut uapi::postbox_recv| {
+            ensure(entry.flags & !uapi::POSTBOX_LEASES == 0 && entry.timeout_ns == 0)?;
+            let wait = if done == 0 { first } else { Wait::Never };
+            recv_one(handle, place, entry, wait, flags, None)
+        },
+    )
 }
 
 // Calls.
@@ -434,7 +465,12 @@ fn reply_place(at: Place) -> Place {
     at.inner::<uapi::postbox_recv>(offset_of!(uapi::postbox_call, reply))
 }
 
-pub(super) fn call(handle: &Handle, at: Place, args: &mut uapi::postbox_call) -> Result {
+pub(super) fn call(
+    handle: &Handle,
+    at: Place,
+    args: &mut uapi::postbox_call,
+    how: How<'_>,
+) -> Result {
     const LEASES: u32 = uapi::POSTBOX_LEASES;
     const FLAGS: u32 = LEASES | (Wait::FLAGS & !uapi::POSTBOX_NONBLOCK);
     let (request, reply) = (&args.request, &mut args.reply);
@@ -451,12 +487,18 @@ pub(super) fn call(handle: &Handle, at: Place, args: &mut uapi::postbox_call) ->
     }
     ensure(reply.flags & !LEASES == 0)?;
     ensure(request.flags & !FLAGS == 0 && request.reserved_len == 0)?;
-    let wait = Wait::new(request.flags, request.timeout_ns, false)?;
+    let wait = Wait::new(request.flags, request.timeout_ns, how)?;
+    if let Wait::Parks(issue) = wait {
+        if let Some(outcome) = issue.resume() {
+            let answer = replied(Some(outcome))?;
+            issue.settle(true);
+            return answered_later(handle, mailbox, at, reply, answer);
+        }
+    }
     if (request.flags | reply.flags) & LEASES != 0 {
         return call_leases(handle, mailbox, at, request, reply, &wait);
     }
-    let content = Content::of(request);
-    let mut message = content.compose(handle, mailbox, true, None)?;
+    let mut message = Content::of(request).compose(handle, mailbox, true, None)?;
     message.make_request();
     let answer = mailbox.call(message, &wait)?;
     answered(handle, mailbox, at, reply, answer, None)
@@ -485,7 +527,7 @@ fn call_leases(
     at: Place,
     request: &uapi::postbox_send,
     reply: &mut uapi::postbox_recv,
-    wait: &Wait,
+    wait: &Wait<'_>,
 ) -> Result {
     optionally(request.flags, request.fds, |mut leasing| {
         optionally(reply.flags, reply.fds, |incoming| {
@@ -497,6 +539,9 @@ fn call_leases(
             }
             let mut message = content.compose(handle, mailbox, true, leases.as_ref())?;
             message.make_request();
+            if let (Wait::Parks(issue), Some(leasing)) = (wait, &leasing) {
+                issue.take_along(leases.take().and_then(|leases| leases.keep(leasing.pool)));
+            }
             let answer = mailbox.call(message, wait);
             match (answer, leases) {
                 (Ok(answer), leases) => {
@@ -515,6 +560,28 @@ fn call_leases(
             }
         })
     })
+}
+
+/// Gives a caller that was parked its answer.
+#[inline(never)]
+fn answered_later(
+    handle: &Handle,
+    mailbox: &Mailbox,
+    at: Place,
+    reply: &mut uapi::postbox_recv,
+    answer: KBox<Message>,
+) -> Result {
+    let (flags, fds) = (reply.flags, reply.fds);
+    let mut answer = Some(answer);
+    let done = optionally(flags, fds, |incoming| {
+        let answer = answer.take().ok_or(EINVAL)?;
+        answered(handle, mailbox, at, reply, answer, incoming)
+    });
+    if let (Some(answer), Err(error)) = (answer, done) {
+        // Where its leases go cannot be read any more.
+        return undelivered(handle, at, reply, answer, None, error);
+    }
+    done
 }
 
 /// Gives the caller its answer, or keeps it.
@@ -546,18 +613,29 @@ fn answered(
             mailbox.recycle(answer);
             Ok(())
         }
-        Err(error) => {
-            let needs = answer.needs();
-            args.token = keep(handle, answer).unwrap_or(0);
-            if let Err(error) = tell_needs(at, args, &needs, leasing) {
-                // Nobody would ever ask for it.
-                let lost = handle.state.lock().fetch(args.token);
-                drop(lost);
-                return Err(error);
-            }
-            Err(error)
-        }
+        Err(error) => undelivered(handle, at, args, answer, leasing, error),
     }
+}
+
+/// Keeps an answer that could not be delivered, to be fetched.
+#[cold]
+fn undelivered(
+    handle: &Handle,
+    at: Place,
+    args: &mut uapi::postbox_recv,
+    answer: KBox<Message>,
+    leasing: Option<&mut Leasing<'_>>,
+    error: Error,
+) -> Result {
+    let needs = answer.needs();
+    args.token = keep(handle, answer).unwrap_or(0);
+    if let Err(error) = tell_needs(at, args, &needs, leasing) {
+        // Nobody would ever ask for it.
+        let lost = handle.state.lock().fetch(args.token);
+        drop(lost);
+        return Err(error);
+    }
+    Err(error)
 }
 
 /// Keeps an answer that could not be delivered, at the caller's cost.
@@ -620,14 +698,15 @@ pub(super) fn reply_recv(
     handle: &Handle,
     at: Place,
     args: &mut uapi::postbox_reply_recv,
-    nonblocking: bool,
+    how: How<'_>,
 ) -> Result {
     ensure(args.reserved == 0)?;
     ensure(args.reply.size as usize == uapi::postbox_reply::MIN)?;
     ensure(args.recv.size as usize == uapi::postbox_recv::MIN)?;
     ensure(args.reply.flags & uapi::POSTBOX_REPLY_CHECK == 0)?;
     let mut answered = None;
-    if args.reply.token != 0 {
+    let done = matches!(how, How::Command(issue) if issue.progress() != 0);
+    if args.reply.token != 0 && !done {
         const TOKEN: usize =
             offset_of!(uapi::postbox_reply_recv, reply) + offset_of!(uapi::postbox_reply, token);
         let token = UserBytes::at(at.address.wrapping_add(TOKEN));
@@ -640,7 +719,10 @@ pub(super) fn reply_recv(
                 return Err(error);
             }
         };
+        if let How::Command(issue) = how {
+            issue.advance(1);
+        }
     }
     let at = at.inner::<uapi::postbox_recv>(offset_of!(uapi::postbox_reply_recv, recv));
-    recv_after(handle, at, &mut args.recv, nonblocking, answered)
+    recv_after(handle, at, &mut args.recv, how, answered)
 }

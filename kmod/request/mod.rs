@@ -10,17 +10,20 @@ use crate::{
     compat::enametoolong,
     handle::Handle,
     helpers::{c, UserBytes},
+    mailbox::sent,
     registry::Name,
     uapi,
+    uring::Issue,
+    wait::How,
 };
 use core::mem::{offset_of, size_of, MaybeUninit};
 use kernel::{ffi::c_void, prelude::*};
 
-mod link;
+pub(crate) mod link;
 mod message;
 mod object;
 pub(crate) mod pipe;
-mod pool;
+pub(crate) mod pool;
 mod ring;
 mod segment;
 mod sync;
@@ -31,7 +34,7 @@ mod sync;
 ///
 /// It is made of integers, without padding, and begins with a `u32`: its size. It consists of
 /// whole words of 64 bits.
-unsafe trait Args: Copy {
+pub(crate) unsafe trait Args: Copy {
     /// Its first size, below which it has never been.
     const MIN: usize = size_of::<Self>();
 }
@@ -86,7 +89,7 @@ impl Place {
     }
 
     /// Reads an argument: where this succeeds, all of it was written.
-    fn read<T: Args>(address: usize, args: &mut MaybeUninit<T>) -> Result<Self> {
+    pub(crate) fn read<T: Args>(address: usize, args: &mut MaybeUninit<T>) -> Result<Self> {
         let mut size = 0;
         // SAFETY: `args` is valid for writing, and can be made of any bytes.
         kernel::error::to_result(unsafe {
@@ -201,15 +204,15 @@ pub(crate) fn ensure(condition: bool) -> Result {
 
 /// Carries a request out.
 #[inline]
-pub(crate) fn dispatch(handle: &Handle, request: u32, arg: usize, nonblocking: bool) -> Result {
+pub(crate) fn dispatch(handle: &Handle, request: u32, arg: usize, how: How<'_>) -> Result {
     match request {
-        uapi::POSTBOX_SEND => with(arg, |_, args| message::send(handle, args, nonblocking)),
-        uapi::POSTBOX_RECV => with(arg, |at, args| message::recv(handle, at, args, nonblocking)),
+        uapi::POSTBOX_SEND => with(arg, |_, args| message::send(handle, args, how)),
+        uapi::POSTBOX_RECV => with(arg, |at, args| message::recv(handle, at, args, how)),
         uapi::POSTBOX_CALL => call(handle, arg),
-        uapi::POSTBOX_REPLY_RECV => reply_recv(handle, arg, nonblocking),
-        uapi::POSTBOX_ACQUIRE => acquire(handle, arg, nonblocking),
+        uapi::POSTBOX_REPLY_RECV => reply_recv(handle, arg, how),
+        uapi::POSTBOX_ACQUIRE => acquire(handle, arg, how),
         uapi::POSTBOX_RELEASE => release(handle, arg),
-        _ => dispatch_other(handle, request, arg, nonblocking),
+        _ => dispatch_other(handle, request, arg, how),
     }
 }
 
@@ -217,19 +220,17 @@ pub(crate) fn dispatch(handle: &Handle, request: u32, arg: usize, nonblocking: b
 
 #[inline(never)]
 fn call(handle: &Handle, arg: usize) -> Result {
-    with(arg, |at, args| message::call(handle, at, args))
+    with(arg, |at, args| message::call(handle, at, args, How::Call))
 }
 
 #[inline(never)]
-fn reply_recv(handle: &Handle, arg: usize, nonblocking: bool) -> Result {
-    with(arg, |at, args| {
-        message::reply_recv(handle, at, args, nonblocking)
-    })
+fn reply_recv(handle: &Handle, arg: usize, how: How<'_>) -> Result {
+    with(arg, |at, args| message::reply_recv(handle, at, args, how))
 }
 
 #[inline(never)]
-fn acquire(handle: &Handle, arg: usize, nonblocking: bool) -> Result {
-    with(arg, |at, args| sync::acquire(handle, at, args, nonblocking))
+fn acquire(handle: &Handle, arg: usize, how: How<'_>) -> Result {
+    with(arg, |at, args| sync::acquire(handle, at, args, how))
 }
 
 #[inline(never)]
@@ -238,16 +239,16 @@ fn release(handle: &Handle, arg: usize) -> Result {
 }
 
 #[inline(never)]
-fn dispatch_other(handle: &Handle, request: u32, arg: usize, nonblocking: bool) -> Result {
+fn dispatch_other(handle: &Handle, request: u32, arg: usize, how: How<'_>) -> Result {
     match request {
         uapi::POSTBOX_ACK => with(arg, |_, args| message::ack(handle, args)),
-        uapi::POSTBOX_RESERVE => with(arg, |_, args| message::reserve(handle, args, nonblocking)),
-        uapi::POSTBOX_SEND_BATCH => with(arg, |at, args| {
-            message::send_batch(handle, at, args, nonblocking)
-        }),
-        uapi::POSTBOX_RECV_BATCH => with(arg, |at, args| {
-            message::recv_batch(handle, at, args, nonblocking)
-        }),
+        uapi::POSTBOX_RESERVE => with(arg, |_, args| message::reserve(handle, args, how)),
+        uapi::POSTBOX_SEND_BATCH => {
+            with(arg, |at, args| message::send_batch(handle, at, args, how))
+        }
+        uapi::POSTBOX_RECV_BATCH => {
+            with(arg, |at, args| message::recv_batch(handle, at, args, how))
+        }
         uapi::POSTBOX_REPLY => with(arg, |_, args| message::reply(handle, args)),
         uapi::POSTBOX_VERSION => with(arg, object::version),
         uapi::POSTBOX_OPEN => with(arg, |at, args| object::open(handle, at, args)),
@@ -261,31 +262,110 @@ fn dispatch_other(handle: &Handle, request: u32, arg: usize, nonblocking: bool) 
         }),
         uapi::POSTBOX_LIST => with(arg, |at, args| object::list(handle, at, args)),
         uapi::POSTBOX_USAGE => with(arg, |at, args| object::usage(handle, at, args)),
-        uapi::POSTBOX_WAIT_PEER => {
-            with(arg, |_, args| object::wait_peer(handle, args, nonblocking))
-        }
+        uapi::POSTBOX_WAIT_PEER => with(arg, |_, args| object::wait_peer(handle, args, how)),
         uapi::POSTBOX_PAIR => with(arg, |at, args| link::pair(handle, at, args)),
-        uapi::POSTBOX_CONNECT => with(arg, |at, args| link::connect(handle, at, args, nonblocking)),
-        uapi::POSTBOX_ACCEPT => with(arg, |at, args| link::accept(handle, at, args, nonblocking)),
+        uapi::POSTBOX_CONNECT => with(arg, |at, args| link::connect(handle, at, args, how)),
+        uapi::POSTBOX_ACCEPT => with(arg, |at, args| link::accept(handle, at, args, how)),
         uapi::POSTBOX_PEER => with(arg, |at, args| link::peer(handle, at, args)),
-        uapi::POSTBOX_READ => with(arg, |at, args| pipe::read(handle, at, args, nonblocking)),
-        uapi::POSTBOX_WRITE => with(arg, |at, args| pipe::write(handle, at, args, nonblocking)),
+        uapi::POSTBOX_READ => with(arg, |at, args| pipe::read(handle, at, args, how)),
+        uapi::POSTBOX_WRITE => with(arg, |at, args| pipe::write(handle, at, args, how)),
         uapi::POSTBOX_SET_CAPACITY => with(arg, |at, args| pipe::set_capacity(handle, at, args)),
         uapi::POSTBOX_SHUTDOWN => with(arg, |_, args| link::shutdown(handle, args)),
         uapi::POSTBOX_COUNT_DOWN => with(arg, |_, args| sync::count_down(handle, args)),
-        uapi::POSTBOX_WAIT => with(arg, |at, args| sync::wait(handle, at, args, nonblocking)),
+        uapi::POSTBOX_WAIT => with(arg, |at, args| sync::wait(handle, at, args, how)),
         uapi::POSTBOX_JOIN => with(arg, |_, args| sync::join(handle, args)),
         uapi::POSTBOX_LEAVE => with(arg, |_, args| sync::leave(handle, args)),
         uapi::POSTBOX_RING_ATTACH => with(arg, |at, args| ring::attach(handle, at, args)),
         uapi::POSTBOX_RING_DETACH => with(arg, |_, args| ring::detach(handle, args)),
-        uapi::POSTBOX_RING_WAIT => with(arg, |_, args| ring::wait(handle, args, nonblocking)),
+        uapi::POSTBOX_RING_WAIT => with(arg, |_, args| ring::wait(handle, args, how)),
         uapi::POSTBOX_RING_WAKE => with(arg, |_, args| ring::wake(handle, args)),
         uapi::POSTBOX_ATTACH => with(arg, |at, args| segment::attach(handle, at, args)),
-        uapi::POSTBOX_WAIT_WORD => {
-            with(arg, |at, args| segment::wait(handle, at, args, nonblocking))
-        }
+        uapi::POSTBOX_WAIT_WORD => with(arg, |at, args| segment::wait(handle, at, args, how)),
         uapi::POSTBOX_WAKE_WORD => with(arg, |_, args| segment::wake(handle, args)),
-        uapi::POSTBOX_LOAN => with(arg, |at, args| pool::loan(handle, at, args, nonblocking)),
+        uapi::POSTBOX_LOAN => with(arg, |at, args| pool::loan(handle, at, args, how)),
         _ => Err(ENOTTY),
     }
+}
+
+/// Carries a request out that is an io_uring command, and returns its result. Those that are not
+/// named here do not wait.
+pub(crate) fn command(handle: &Handle, issue: &Issue<'_>) -> Result<i32> {
+    let how = How::Command(issue);
+    let done = match issue.request() {
+        uapi::POSTBOX_SEND => {
+            match issue.resume() {
+                Some(outcome) => sent(Some(outcome))?,
+                None => drop(issue.with(|_, args| message::send(handle, args, how))?),
+            }
+            0
+        }
+        uapi::POSTBOX_RECV => {
+            let args = issue
+                .with(|at, args: &mut uapi::postbox_recv| message::recv(handle, at, args, how))?;
+            args.msg_len
+        }
+        uapi::POSTBOX_SEND_BATCH => {
+            let args = issue.with(|at, args: &mut uapi::postbox_batch| {
+                message::send_batch(handle, at, args, how)
+            })?;
+            args.count.into()
+        }
+        uapi::POSTBOX_RECV_BATCH => {
+            let args = issue.with(|at, args: &mut uapi::postbox_batch| {
+                message::recv_batch(handle, at, args, how)
+            })?;
+            args.count.into()
+        }
+        uapi::POSTBOX_RESERVE => {
+            issue.with(|_, args| message::reserve(handle, args, how))?;
+            0
+        }
+        uapi::POSTBOX_CALL => {
+            let args = issue
+                .with(|at, args: &mut uapi::postbox_call| message::call(handle, at, args, how))?;
+            args.reply.msg_len
+        }
+        uapi::POSTBOX_REPLY_RECV => {
+            let args = issue.with(|at, args: &mut uapi::postbox_reply_recv| {
+                message::reply_recv(handle, at, args, how)
+            })?;
+            args.recv.msg_len
+        }
+        uapi::POSTBOX_READ => {
+            let args =
+                issue.with(|at, args: &mut uapi::postbox_io| pipe::read(handle, at, args, how))?;
+            args.done
+        }
+        uapi::POSTBOX_WRITE => {
+            let args =
+                issue.with(|at, args: &mut uapi::postbox_io| pipe::write(handle, at, args, how))?;
+            args.done
+        }
+        uapi::POSTBOX_ACCEPT => {
+            let args = issue
+                .with(|at, args: &mut uapi::postbox_accept| link::accept(handle, at, args, how))?;
+            args.fd as u64
+        }
+        uapi::POSTBOX_WAIT_PEER => {
+            issue.with(|_, args| object::wait_peer(handle, args, how))?;
+            0
+        }
+        uapi::POSTBOX_ACQUIRE => {
+            issue.with(|at, args| sync::acquire(handle, at, args, how))?;
+            0
+        }
+        uapi::POSTBOX_WAIT => {
+            issue.with(|at, args| sync::wait(handle, at, args, how))?;
+            0
+        }
+        uapi::POSTBOX_RING_WAIT => {
+            issue.with(|_, args| ring::wait(handle, args, how))?;
+            0
+        }
+        request => {
+            dispatch(handle, request, issue.address()?, How::Nonblocking)?;
+            0
+        }
+    };
+    Ok(done as i32)
 }

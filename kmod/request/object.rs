@@ -22,7 +22,7 @@ use crate::{
     segment::Segment,
     semaphore::Semaphore,
     uapi,
-    wait::Wait,
+    wait::{How, Wait},
 };
 use kernel::{
     fs::file::{flags, FileDescriptorReservation},
@@ -38,7 +38,7 @@ const RIGHTS: u32 =
 pub(super) fn version(at: Place, args: &mut uapi::postbox_version) -> Result {
     ensure(args.reserved == 0)?;
     args.abi = uapi::POSTBOX_ABI;
-    args.features = 0;
+    args.features = uapi::POSTBOX_FEATURE_URING.into();
     args.message_max = limits::message();
     args.batch_max = BATCH_MAX;
     at.write(args)
@@ -308,13 +308,9 @@ pub(super) fn open(handle: &Handle, at: Place, args: &mut uapi::postbox_open) ->
 }
 
 /// Waits until the other side has come.
-pub(super) fn wait_peer(
-    handle: &Handle,
-    args: &uapi::postbox_wait_peer,
-    nonblocking: bool,
-) -> Result {
+pub(super) fn wait_peer(handle: &Handle, args: &uapi::postbox_wait_peer, how: How<'_>) -> Result {
     ensure(args.flags & !Wait::FLAGS == 0)?;
-    let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
+    let wait = Wait::new(args.flags, args.timeout_ns, how)?;
     let bound = handle.bound()?;
     let peer = bound.object.peer(bound.side());
     peer.ok_or_else(eopnotsupp)?.wait(&wait)

@@ -3,8 +3,13 @@
 
 use super::{address, ensure, Place};
 use crate::{
-    compat::eopnotsupp, handle::Handle, helpers::UserBytes, object::Object, pipe::Pipe, uapi,
-    wait::Wait,
+    compat::eopnotsupp,
+    handle::Handle,
+    helpers::UserBytes,
+    object::Object,
+    pipe::Pipe,
+    uapi,
+    wait::{How, Wait},
 };
 use kernel::{
     iov::{IovIterDest, IovIterSource},
@@ -33,10 +38,10 @@ pub(super) fn read(
     handle: &Handle,
     at: Place,
     args: &mut uapi::postbox_io,
-    nonblocking: bool,
+    how: How<'_>,
 ) -> Result {
     ensure(args.flags & !Wait::FLAGS == 0)?;
-    let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
+    let wait = Wait::new(args.flags, args.timeout_ns, how)?;
     let pipe = pipe(handle, uapi::POSTBOX_RIGHT_RECEIVE)?;
     let to = UserBytes::at(address(args.data)?);
     let len = usize::try_from(args.len).unwrap_or(usize::MAX);
@@ -56,10 +61,10 @@ pub(super) fn write(
     handle: &Handle,
     at: Place,
     args: &mut uapi::postbox_io,
-    nonblocking: bool,
+    how: How<'_>,
 ) -> Result {
     ensure(args.flags & !Wait::FLAGS == 0)?;
-    let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
+    let wait = Wait::new(args.flags, args.timeout_ns, how)?;
     let pipe = pipe(handle, uapi::POSTBOX_RIGHT_SEND)?;
     let from = UserBytes::at(address(args.data)?);
     let len = usize::try_from(args.len).unwrap_or(usize::MAX);
@@ -91,7 +96,12 @@ pub(super) fn set_capacity(
 
 /// What read() does on a pipe.
 #[inline(never)]
-pub(crate) fn read_bytes(handle: &Handle, to: UserBytes, len: usize, wait: &Wait) -> Result<usize> {
+pub(crate) fn read_bytes(
+    handle: &Handle,
+    to: UserBytes,
+    len: usize,
+    wait: &Wait<'_>,
+) -> Result<usize> {
     let pipe = pipe(handle, uapi::POSTBOX_RIGHT_RECEIVE)?;
     pipe.read(len, wait, |parts| copy_out(to, parts))
 }
@@ -102,7 +112,7 @@ pub(crate) fn write_bytes(
     handle: &Handle,
     from: UserBytes,
     len: usize,
-    wait: &Wait,
+    wait: &Wait<'_>,
 ) -> Result<usize> {
     let pipe = pipe(handle, uapi::POSTBOX_RIGHT_SEND)?;
     pipe.write(len, wait, |done, parts| copy_in(from.after(done), parts))
@@ -110,7 +120,11 @@ pub(crate) fn write_bytes(
 
 /// The same with bytes in several places.
 #[inline(never)]
-pub(crate) fn read_iter(handle: &Handle, iter: &mut IovIterDest<'_>, wait: &Wait) -> Result<usize> {
+pub(crate) fn read_iter(
+    handle: &Handle,
+    iter: &mut IovIterDest<'_>,
+    wait: &Wait<'_>,
+) -> Result<usize> {
     let pipe = pipe(handle, uapi::POSTBOX_RIGHT_RECEIVE)?;
     pipe.read(iter.len(), wait, |parts| {
         let wanted = parts.iter().map(|part| part.len()).sum();
@@ -129,7 +143,7 @@ pub(crate) fn read_iter(handle: &Handle, iter: &mut IovIterDest<'_>, wait: &Wait
 pub(crate) fn write_iter(
     handle: &Handle,
     iter: &mut IovIterSource<'_>,
-    wait: &Wait,
+    wait: &Wait<'_>,
 ) -> Result<usize> {
     let pipe = pipe(handle, uapi::POSTBOX_RIGHT_SEND)?;
     pipe.write(iter.len(), wait, |_, parts| {

@@ -7,22 +7,23 @@ use crate::{
     compat::{eopnotsupp, exdev},
     files,
     handle::Handle,
+    helpers::UserBytes,
     message::{Message, Needs, Room},
     pool::{Access, Outgoing},
     uapi,
-    wait::Wait,
+    wait::{How, Wait},
 };
 use core::mem::offset_of;
-use kernel::prelude::*;
+use kernel::{fs::File, prelude::*, sync::aref::ARef};
 
 pub(super) fn loan(
     handle: &Handle,
     at: Place,
     args: &mut uapi::postbox_loan,
-    nonblocking: bool,
+    how: How<'_>,
 ) -> Result {
     ensure(args.flags & !Wait::FLAGS == 0 && args.reserved == 0)?;
-    let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
+    let wait = Wait::new(args.flags, args.timeout_ns, how)?;
     let access = Access::new(handle)?;
     access.pool().requested();
     // That it cannot be written is found while nothing has happened yet.
@@ -41,7 +42,19 @@ pub(super) fn loan(
 pub(super) struct Leasing<'a> {
     at: Place,
     pub(super) args: &'a mut uapi::postbox_leases,
+    /// The handle that they are of.
+    pub(super) pool: &'a ARef<File>,
     access: Access<'a>,
+}
+
+/// Says that the leases of a call have gone, which failed later.
+pub(crate) fn gone(fds: u64) {
+    let at = address(fds).map(UserBytes::at);
+    if let Ok(at) = at {
+        let count = at.after(offset_of!(uapi::postbox_leases, count));
+        // Who has made it unwritable does not want to know.
+        let _ = count.copy_from(&0u32.to_ne_bytes());
+    }
 }
 
 /// Reads what `fds` of a request points to, gives back and lends what it says, and calls `f`.
@@ -52,7 +65,12 @@ pub(super) fn with_leases(fds: u64, f: impl FnOnce(&mut Leasing<'_>) -> Result) 
         let file = files::get(args.pool)?;
         let handle = chardev::as_handle(&file).ok_or_else(eopnotsupp)?;
         let access = Access::new(&handle)?;
-        let mut leasing = Leasing { at, args, access };
+        let mut leasing = Leasing {
+            at,
+            args,
+            pool: &file,
+            access,
+        };
         if leasing.args.max != 0 {
             access.enter()?;
         }

@@ -9,7 +9,7 @@ use crate::{
     queue::{RingLeave, RingSide},
     ring::{other, right, side, Ring},
     uapi,
-    wait::Wait,
+    wait::{How, Wait},
 };
 use kernel::prelude::*;
 
@@ -45,9 +45,9 @@ pub(super) fn detach(handle: &Handle, args: &uapi::postbox_ring) -> Result {
     ring(handle, right(side))?.detach(side, RingLeave::Closed, &handle.shares)
 }
 
-pub(super) fn wait(handle: &Handle, args: &uapi::postbox_ring, nonblocking: bool) -> Result {
+pub(super) fn wait(handle: &Handle, args: &uapi::postbox_ring, how: How<'_>) -> Result {
     let side = side(args.flags & !Wait::FLAGS)?;
-    let wait = Wait::new(args.flags & Wait::FLAGS, args.timeout_ns, nonblocking)?;
+    let wait = Wait::new(args.flags & Wait::FLAGS, args.timeout_ns, how)?;
     ring(handle, right(side))?.wait(side, &wait)
 }
 

@@ -3,7 +3,12 @@
 
 use super::{ensure, Place};
 use crate::{
-    compat::eopnotsupp, handle::Handle, object::Object, segment::Segment, uapi, wait::Wait,
+    compat::eopnotsupp,
+    handle::Handle,
+    object::Object,
+    segment::Segment,
+    uapi,
+    wait::{How, Wait},
 };
 use kernel::prelude::*;
 
@@ -27,10 +32,10 @@ pub(super) fn wait(
     handle: &Handle,
     at: Place,
     args: &mut uapi::postbox_word,
-    nonblocking: bool,
+    how: How<'_>,
 ) -> Result {
     ensure(args.flags & !Wait::FLAGS == 0 && args.count == 0)?;
-    let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
+    let wait = Wait::new(args.flags, args.timeout_ns, how)?;
     let died = segment(handle)?.wait(args.offset, args.value, &wait)?;
     let state = if died {
         uapi::POSTBOX_WORD_OWNER_DIED

@@ -3,8 +3,13 @@
 
 use super::{ensure, Place};
 use crate::{
-    compat::eopnotsupp, handle::Handle, object::Object, semaphore::Semaphore, share::Shares, uapi,
-    wait::Wait,
+    compat::eopnotsupp,
+    handle::Handle,
+    object::Object,
+    semaphore::Semaphore,
+    share::Shares,
+    uapi,
+    wait::{How, Wait},
 };
 use kernel::prelude::*;
 
@@ -39,10 +44,10 @@ pub(super) fn acquire(
     handle: &Handle,
     at: Place,
     args: &mut uapi::postbox_sync,
-    nonblocking: bool,
+    how: How<'_>,
 ) -> Result {
     check(args, Wait::FLAGS | uapi::POSTBOX_SYNC_UNDO)?;
-    let wait = Wait::new(args.flags, args.timeout_ns, nonblocking)?;
+    let wait = Wait::new(args.flags, args.timeout_ns, how)?;
     let semaphore = semaphore(handle, uapi::POSTBOX_RIGHT_RECEIVE)?;
     let undo = undo(handle, args);
     let orphans = semaphore.acquire(args.count, undo, &wait)?;
@@ -77,11 +82,11 @@ pub(super) fn wait(
     handle: &Handle,
     at: Place,
     args: &mut uapi::postbox_sync,
-    nonblocking: bool,
+    how: How<'_>,
 ) -> Result {
     check(args, Wait::FLAGS | uapi::POSTBOX_SYNC_ARRIVE)?;
     ensure(args.count == 1)?;
-    let wait = Wait::new(args.flags & Wait::FLAGS, args.timeout_ns, nonblocking)?;
+    let wait = Wait::new(args.flags & Wait::FLAGS, args.timeout_ns, how)?;
     let arrive = args.flags & uapi::POSTBOX_SYNC_ARRIVE != 0;
     let bound = handle.bound()?;
     match &bound.object {

@@ -1338,13 +1338,13 @@ struct postbox_ring {
  * struct, and the 16 bytes of cmd are a struct postbox_uring. The struct, and
  * what it points to, stay the kernel's until the last completion of the command.
  *
- * POSTBOX_SEND, _RECV, _SEND_BATCH, _RECV_BATCH, _ACK, _RESERVE, _CALL, _REPLY,
- * _REPLY_RECV, _READ, _WRITE, _ACCEPT, _CONNECT, _WAIT_PEER, _ACQUIRE, _RELEASE,
- * _COUNT_DOWN, _WAIT, _RING_WAIT, _RING_WAKE and _LOAN can be submitted; others
- * complete with ENOTTY.
+ * All requests can be submitted. POSTBOX_SEND, _RECV, _SEND_BATCH, _RECV_BATCH,
+ * _RESERVE, _CALL, _REPLY_RECV, _READ, _WRITE, _ACCEPT, _WAIT_PEER, _ACQUIRE, _WAIT
+ * and _RING_WAIT wait as their arguments say, without keeping a task: a command that
+ * would wait is parked where a task would sleep, in its place in the order. The
+ * others complete at once, with EAGAIN where they would have to wait.
  *
- * A command that would wait is parked where a task would sleep, in its place in
- * the order, and waits as long as its argument says. It ends once, in one way.
+ * A command ends once, in one way.
  * io_uring's own ways of ending it early (IORING_OP_ASYNC_CANCEL, linked
  * timeouts) do not reach it; POSTBOX_CANCEL, timeout_ns and the end of the ring
  * do. The result is that of the ioctl, but where this is 0:
@@ -1374,13 +1374,14 @@ struct postbox_ring {
  * IOSQE_BUFFER_SELECT. addr is zero, and @flags may have POSTBOX_RECV_ACK. Each
  * message is put into a buffer of the group behind a struct postbox_record, and
  * has a completion with IORING_CQE_F_MORE, whose result is the bytes of both. A
- * completion without that flag is the last: ECANCELED; EPIPE; ETIMEDOUT if
- * @flags said how long to wait for the first message or the next one; ENOBUFS
- * when the group has no buffer; EOVERFLOW when the completion queue is full;
- * EMSGSIZE when the buffer is too small, or the message has files or leases. The message that
- * it was about stays at the head, and a new command receives it. With EOVERFLOW a
- * buffer may have been used up without being reported
- * (IORING_REGISTER_PBUF_STATUS tells).
+ * completion without that flag is the last: ECANCELED; EPIPE; ETIMEDOUT when
+ * the time that @flags say is up; ENOBUFS when the group has no buffer; EOVERFLOW
+ * when the completion queue is full; EMSGSIZE when the buffer is too small, or
+ * the message has files or leases. The message that it was about stays at the
+ * head, and a new command receives it. With EOVERFLOW a buffer may have been used
+ * up without being reported (IORING_REGISTER_PBUF_STATUS tells). Of POSTBOX_ACCEPT,
+ * a last completion that is no error is the descriptor of one more connection,
+ * for which there was no other completion.
  *
  * POSTBOX_CANCEL ends commands that are parked: those of this handle and this ring
  * whose user_data is addr; with POSTBOX_URING_ALL, where addr is zero, those of
