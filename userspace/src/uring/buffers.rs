@@ -291,9 +291,7 @@ impl Buffers {
             .and_then(|len| len.checked_next_multiple_of(8))
             .filter(|&stride| u32::try_from(stride).is_ok())
             .ok_or(Errno::INVAL)?;
-        let len = stride
-            .checked_mul(usize::from(count))
-            .ok_or(Errno::NOMEM)?;
+        let len = stride.checked_mul(usize::from(count)).ok_or(Errno::NOMEM)?;
         let ring = Memory::new(usize::from(count) * size_of::<BufRingEntry>())?;
         let data = Memory::new(len)?;
         let mut registered = shared.registered();

@@ -45,6 +45,8 @@ enum Of {
     Retry = 2,
     /// Somebody wants the waiting thread to come out of the kernel.
     Kick = 3,
+    /// The time after which a command is submitted again.
+    Later = 4,
 }
 
 impl Key {
@@ -63,6 +65,7 @@ impl Key {
             1 => Some(Of::Cancel),
             2 => Some(Of::Retry),
             3 => Some(Of::Kick),
+            4 => Some(Of::Later),
             _ => None,
         };
         let key = Key {
@@ -78,7 +81,8 @@ impl Key {
 /// cancelled, for good or not.
 const STRAYS: u8 = 16;
 
-/// A cancellation that came before its command was parked is tried again after this time.
+/// A cancellation that came before its command was parked is tried again after this time, and so is a
+/// command that has to be.
 static RETRY: types::Timespec = types::Timespec::new().nsec(1_000_000);
 
 struct Task {
@@ -337,9 +341,7 @@ impl Core {
                 };
                 // It was not parked: on its way there, or to its end.
                 if result == Err(Errno::NOENT) {
-                    let retry = opcode::Timeout::new(&RETRY).build();
-                    self.backlog
-                        .push_back(retry.user_data(key.user_data(Of::Retry)));
+                    self.later(key, Of::Retry);
                 } else if result.is_err() {
                     task.cancelling = false;
                 }
@@ -349,6 +351,16 @@ impl Core {
                     task.cancelling = false;
                     self.cancel(key);
                 }
+            }
+            (Some(Of::Later), key) => {
+                let Some(task) = self.task(key) else { return };
+                let (cancelled, insists) = (task.cancelled, task.op.insists());
+                task.busy = false;
+                self.busy -= 1;
+                if cancelled && !insists {
+                    return self.cancelled(key);
+                }
+                self.go(key, settings.always_async);
             }
             (Some(Of::Kick), _) => self.armed = false,
             (None, _) => {}
@@ -411,19 +423,35 @@ impl Core {
         }
         match task.op.complete(on.inner(), done, &idle) {
             After::Done => self.ended(key),
-            After::Again if !cancelled || task.op.insists() => self.go(key, settings.always_async),
-            After::Again => {
-                // What could be done at once is done. Beyond that it is cancelled.
-                let done = Done {
-                    result: Err(Errno::CANCELED),
-                    cancelled,
-                };
-                match task.op.complete(on.inner(), done, &idle) {
-                    After::Done => self.ended(key),
-                    After::Again => self.go(key, settings.always_async),
-                }
+            // What could be done at once is done. Beyond that it is cancelled.
+            After::Again | After::Later if cancelled && !task.op.insists() => self.cancelled(key),
+            After::Again => self.go(key, settings.always_async),
+            After::Later => {
+                task.busy = true;
+                self.busy += 1;
+                self.later(key, Of::Later);
             }
         }
+    }
+
+    /// A task that is not busy ends without another command.
+    fn cancelled(&mut self, key: Key) {
+        let Some(task) = self.task(key) else { return };
+        // SAFETY: It is not busy.
+        let idle = unsafe { Idle::new() };
+        let done = Done {
+            result: Err(Errno::CANCELED),
+            cancelled: true,
+        };
+        let on = task.on.clone();
+        task.op.complete(on.inner(), done, &idle);
+        self.ended(key);
+    }
+
+    /// Comes back to a task after a moment.
+    fn later(&mut self, key: Key, of: Of) {
+        let timeout = opcode::Timeout::new(&RETRY).build();
+        self.backlog.push_back(timeout.user_data(key.user_data(of)));
     }
 }
 
@@ -606,6 +634,7 @@ impl Shared {
         }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if core.leader {
+            self.flush(&mut core)?;
             return self.follow(core, left);
         }
         if !core.armed {
@@ -1074,7 +1103,11 @@ impl Shots {
         let mut core = self.shared.lock();
         self.shared.collect(&mut core);
         let there = core.task(self.key).is_none_or(|task| {
-            task.ready || task.op.multishot().is_none_or(|multishot| multishot.has_events())
+            task.ready
+                || task
+                    .op
+                    .multishot()
+                    .is_none_or(|multishot| multishot.has_events())
         });
         if !there && self.shared.park(core, deadline).is_err() {
             std::thread::sleep(Duration::from_millis(1));
@@ -1155,7 +1188,7 @@ mod tests {
             index: 0xdead_beef,
             generation: 0xff_ffff,
         };
-        for of in [Of::Task, Of::Cancel, Of::Retry, Of::Kick] {
+        for of in [Of::Task, Of::Cancel, Of::Retry, Of::Kick, Of::Later] {
             assert_eq!(Key::of(key.user_data(of)), (Some(of), key));
         }
         assert_eq!(Key::of(u64::MAX).0, None);

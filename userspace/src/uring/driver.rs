@@ -292,8 +292,8 @@ impl Driver {
         self.shared.busy()
     }
 
-    /// Connects to a listener, by its name, and waits as `wait` says. [`attach`](Self::attach) takes the
-    /// link.
+    /// Connects to a listener, by its name, and waits as `wait` says; the order of arrival does not count
+    /// here. [`attach`](Self::attach) takes the link.
     ///
     /// # Cancel safety
     ///
@@ -332,11 +332,9 @@ impl Driver {
         let (fd, version) = device()?;
         let inner = Inner::new(fd, subject, Rights::empty(), version.batch_max as usize);
         let on = self.hold(inner);
-        let connect = Connect::new(name);
-        let args = connect.args(port, wait.flags());
-        Ok(self
-            .shared
-            .start(on.clone(), Ask::new(on, connect, args)))
+        let connect = Connect::new(name, wait);
+        let args = connect.args(port);
+        Ok(self.shared.start(on.clone(), Ask::new(on, connect, args)))
     }
 
     fn hold(&self, inner: Inner) -> Arc<dyn Hold> {
@@ -356,12 +354,7 @@ impl Driver {
     /// # Errors
     /// [`NoDescriptors`](ErrorKind::NoDescriptors) now; [`Timeout`](ErrorKind::Timeout) and
     /// [`NotYet`](ErrorKind::NotYet) from the operation.
-    pub fn ring_wait(
-        &self,
-        end: impl AsFd,
-        side: RingSide,
-        wait: Wait,
-    ) -> Result<Op<Result<()>>> {
+    pub fn ring_wait(&self, end: impl AsFd, side: RingSide, wait: Wait) -> Result<Op<Result<()>>> {
         let subject = Subject::new(Kind::Ring, None);
         let fd = rustix::io::fcntl_dupfd_cloexec(end, 0)
             .map_err(|errno| crate::Error::new(Action::Wait, &subject, errno))?;
@@ -427,6 +420,9 @@ impl fmt::Debug for Driver {
 
 /// What moves bytes gives the memory back, with how many there were.
 pub type BufResult<B> = (Result<usize>, B);
+
+/// A send under way. Its error gives back what was not sent.
+pub type Sending<T> = Op<Result<(), SendError<T>>>;
 
 /// A handle that a driver has: its operations are begun here. It can be cloned, which gives the same
 /// handle.
@@ -494,7 +490,7 @@ impl<A: Access> Attached<A> {
 /// gone. Where that matters, [`reserve`](Self::reserve) room first, or [`cancel`](Op::cancel) it and wait.
 impl<A: CanSend> Attached<A> {
     /// Sends a message, and waits for room, or, on a rendezvous mailbox, until a receiver has the bytes.
-    pub fn send(&self, payload: impl Into<Vec<u8>>) -> Op<Result<(), SendError<Vec<u8>>>> {
+    pub fn send(&self, payload: impl Into<Vec<u8>>) -> Sending<Vec<u8>> {
         self.send_with(payload, 0, Wait::Forever)
     }
 
@@ -504,7 +500,7 @@ impl<A: CanSend> Attached<A> {
         payload: impl Into<Vec<u8>>,
         priority: u32,
         wait: Wait,
-    ) -> Op<Result<(), SendError<Vec<u8>>>> {
+    ) -> Sending<Vec<u8>> {
         let send = SendOne::new(payload.into(), priority, wait.flags());
         self.shared.start(self.on(), send)
     }
@@ -516,7 +512,7 @@ impl<A: CanSend> Attached<A> {
         files: Vec<OwnedFd>,
         priority: u32,
         wait: Wait,
-    ) -> Op<Result<(), SendError<(Vec<u8>, Vec<OwnedFd>)>>> {
+    ) -> Sending<(Vec<u8>, Vec<OwnedFd>)> {
         let send = SendFiles::new(payload.into(), files, priority, wait.flags());
         self.shared.start(self.on(), send)
     }
@@ -528,7 +524,7 @@ impl<A: CanSend> Attached<A> {
         payloads: Vec<Vec<u8>>,
         priority: u32,
         wait: Wait,
-    ) -> Op<Result<(), SendError<Vec<Vec<u8>>>>> {
+    ) -> Sending<Vec<Vec<u8>>> {
         let send = SendMany::new(payloads, priority, wait.flags());
         self.shared.start(self.on(), send)
     }

@@ -191,13 +191,19 @@ mod tests {
         assert_eq!(error.why, Unavailable::Kernel);
         assert_eq!(error.errno, Some(Errno::NOSYS));
         let text = error.to_string();
-        assert!(text.contains("seccomp") && text.contains("calls of the handles"), "{text}");
+        assert!(
+            text.contains("seccomp") && text.contains("calls of the handles"),
+            "{text}"
+        );
         let error = Error::from(error);
         assert_eq!(error.kind, ErrorKind::Unsupported);
         let text = error.to_string();
         assert!(text.contains("io_uring"), "{text}");
         let error = SetupError::from(Errno::BUSY);
-        assert_eq!((error.why, error.errno), (Unavailable::Other, Some(Errno::BUSY)));
+        assert_eq!(
+            (error.why, error.errno),
+            (Unavailable::Other, Some(Errno::BUSY))
+        );
         assert!(error.to_string().contains("busy"), "{error}");
     }
 }

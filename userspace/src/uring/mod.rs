@@ -143,7 +143,7 @@ mod tests;
 pub use background::Background;
 pub use buffers::{Buffers, FixedBuffer, FixedBuffers};
 pub use core::Op;
-pub use driver::{Attached, BufResult, Driver, DriverOptions};
+pub use driver::{Attached, BufResult, Driver, DriverOptions, Sending};
 pub use error::{SetupError, Unavailable};
 pub use ops::{Acquired, Delivery, ReplyError, Request, Reserved};
 pub use stream::{Deliveries, Links, Messages, Record, Requests};

@@ -11,6 +11,7 @@ use crate::link::{Link, end};
 use crate::object::{Inner, Kind, Subject};
 use crate::raw::ReceivedFd;
 use crate::recv::{Message, is_call};
+use crate::wait::Wait;
 use crate::{raw, sys};
 use rustix::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use rustix::io::Errno;
@@ -18,6 +19,7 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 /// The flags of how to wait, and the time.
 pub(super) type How = (u32, u64);
@@ -331,6 +333,7 @@ impl Operation for RecvMany {
             return match single.complete(on, done, idle) {
                 Next::Done(output) => Next::Done(output.map(|message| vec![message])),
                 Next::Again => Next::Again,
+                Next::Later => Next::Later,
             };
         }
         let Some(entries) = self.entries.take() else {
@@ -550,7 +553,6 @@ impl<P: Place> Direct<P> {
             probe: None,
         }
     }
-
 }
 
 impl<P: Place> Operation for Direct<P> {
@@ -690,10 +692,9 @@ impl Operation for SendOne {
     fn complete(&mut self, on: &Inner, done: Done, idle: &Idle) -> Next<Self::Output> {
         match self.direct.complete(on, done, idle) {
             Next::Again => Next::Again,
+            Next::Later => Next::Later,
             Next::Done((Ok(_), _)) => Next::Done(Ok(())),
-            Next::Done((Err(error), payload)) => {
-                Next::Done(Err(SendError { payload, error }))
-            }
+            Next::Done((Err(error), payload)) => Next::Done(Err(SendError { payload, error })),
         }
     }
 }
@@ -742,7 +743,11 @@ impl Operation for SendFiles {
             priority: self.priority,
             fd_count: fds.len() as u32,
             reserved_len: 0,
-            fds: if fds.is_empty() { 0 } else { fds.as_ptr() as u64 },
+            fds: if fds.is_empty() {
+                0
+            } else {
+                fds.as_ptr() as u64
+            },
         };
         Ok(Command::new(sys::POSTBOX_SEND, self.args.as_ptr()))
     }
@@ -954,7 +959,7 @@ pub struct ReplyError {
     /// Why.
     pub error: Error,
     /// The request. Where it [is open](Request::is_open), it can still be answered.
-    pub request: Request,
+    pub request: Box<Request>,
     /// What was to be the reply.
     pub payload: Vec<u8>,
 }
@@ -1000,7 +1005,10 @@ impl Operation for Reply {
     type Output = Result<(), ReplyError>;
 
     fn command(&mut self, _on: &Inner, idle: &Idle) -> Result<Command, Errno> {
-        let token = self.request.as_ref().map_or(0, |request| request.debt.token);
+        let token = self
+            .request
+            .as_ref()
+            .map_or(0, |request| request.debt.token);
         if token == 0 {
             return Err(Errno::NOENT);
         }
@@ -1032,7 +1040,7 @@ impl Operation for Reply {
         };
         Next::Done(Err(ReplyError {
             error,
-            request,
+            request: Box::new(request),
             payload,
         }))
     }
@@ -1072,7 +1080,9 @@ impl ReplyRecv {
     }
 
     fn token(&self) -> u64 {
-        self.request.as_ref().map_or(0, |request| request.debt.token)
+        self.request
+            .as_ref()
+            .map_or(0, |request| request.debt.token)
     }
 
     /// What was sent is not sent again.
@@ -1131,7 +1141,7 @@ impl Operation for ReplyRecv {
         match self.request.take() {
             Some(request) => Next::Done(Err(ReplyError {
                 error,
-                request,
+                request: Box::new(request),
                 payload,
             })),
             None => Next::Again,
@@ -1173,6 +1183,10 @@ pub(super) trait Asking: Send + 'static {
     fn adopt(&self, taken: Taken, _on: &Arc<dyn Hold>) -> Result<Result<Self::Output>, Taken> {
         Err(taken)
     }
+    /// An error that may go away: whether to try again later, or which error it is.
+    fn retry(&self, errno: Errno) -> Result<(), Errno> {
+        Err(errno)
+    }
     /// Nobody wants it; dropping it undoes what can be undone.
     fn disown(output: Self::Output) -> Option<Taken> {
         drop(output);
@@ -1210,7 +1224,10 @@ impl<Q: Asking> Operation for Ask<Q> {
                 Next::Done(self.asking.done(result, args, &self.on))
             }
             Err(Errno::INTR) => Next::Again,
-            Err(errno) => Next::Done(Err(failed(on, Q::ACTION, errno, done.cancelled))),
+            Err(errno) => match self.asking.retry(errno) {
+                Ok(()) => Next::Later,
+                Err(errno) => Next::Done(Err(failed(on, Q::ACTION, errno, done.cancelled))),
+            },
         }
     }
 
@@ -1490,20 +1507,24 @@ impl Asking for Accept {
     }
 }
 
-/// Connects. The handle is one that is not bound yet.
+/// Connects. The handle is one that is not bound yet. The kernel does not wait for room among the
+/// connections; so it is asked again.
 pub(super) struct Connect {
     /// What the struct points to.
     name: Vec<u8>,
+    wait: Wait,
 }
 
 impl Connect {
-    pub(super) fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str, wait: Wait) -> Self {
         Connect {
             name: name.as_bytes().to_vec(),
+            wait: wait.fixed(),
         }
     }
 
-    pub(super) fn args(&self, port: u16, (flags, timeout_ns): How) -> sys::postbox_connect {
+    pub(super) fn args(&self, port: u16) -> sys::postbox_connect {
+        let flags = sys::POSTBOX_NONBLOCK;
         let flag = if port == 0 {
             0
         } else {
@@ -1512,10 +1533,14 @@ impl Connect {
         sys::postbox_connect {
             size: size::<sys::postbox_connect>(),
             flags: flags | flag,
-            name: if port == 0 { self.name.as_ptr() as u64 } else { 0 },
+            name: if port == 0 {
+                self.name.as_ptr() as u64
+            } else {
+                0
+            },
             name_len: u32::try_from(self.name.len()).unwrap_or(u32::MAX),
             number: port.into(),
-            timeout_ns,
+            timeout_ns: 0,
             id: 0,
         }
     }
@@ -1526,6 +1551,15 @@ impl Asking for Connect {
     type Output = Link;
     const REQUEST: u32 = sys::POSTBOX_CONNECT;
     const ACTION: Action = Action::Connect;
+
+    fn retry(&self, errno: Errno) -> Result<(), Errno> {
+        match self.wait {
+            Wait::Never => Err(errno),
+            _ if errno != Errno::AGAIN => Err(errno),
+            wait if wait.left() == Some(Duration::ZERO) => Err(Errno::TIMEDOUT),
+            _ => Ok(()),
+        }
+    }
 
     fn done(&self, _: u32, _: &sys::postbox_connect, on: &Arc<dyn Hold>) -> Result<Link> {
         let on = on.inner();
@@ -1736,7 +1770,7 @@ impl Request {
         }
         Err(ReplyError {
             error,
-            request: self,
+            request: Box::new(self),
             payload,
         })
     }

@@ -10,6 +10,7 @@ use crate::error::{Action, Error, ErrorKind, Result};
 use crate::link::Link;
 use crate::object::Inner;
 use crate::recv::{Identity, Message};
+use crate::wait::Wait;
 use crate::{raw, sys};
 use io_uring::cqueue;
 use rustix::fd::{FromRawFd, OwnedFd};
@@ -21,7 +22,7 @@ use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A multishot command, and what it has brought.
 pub(super) struct Multishot {
@@ -32,6 +33,8 @@ pub(super) struct Multishot {
     events: VecDeque<Filled>,
     /// What another operation had taken.
     adopted: VecDeque<Taken>,
+    /// A connection that came with the end.
+    last: Option<OwnedFd>,
     on: Arc<dyn Hold>,
 }
 
@@ -42,13 +45,12 @@ impl Multishot {
     /// Bytes in a buffer, and that it goes on.
     pub(super) fn more(&mut self, result: Result<u32, Errno>, flags: u32) {
         if let (Ok(len), Some(buffer)) = (result, cqueue::buffer_select(flags)) {
-            self.events
-                .extend(Filled::new(&self.group, buffer, len));
+            self.events.extend(Filled::new(&self.group, buffer, len));
         }
     }
 
     pub(super) fn has_events(&self) -> bool {
-        !self.events.is_empty() || !self.adopted.is_empty()
+        !self.events.is_empty() || !self.adopted.is_empty() || self.last.is_some()
     }
 
     pub(super) fn adopt(&mut self, taken: Taken) -> Result<(), Taken> {
@@ -80,12 +82,14 @@ impl Multishot {
             let message = message(&filled, &record);
             left.push(Taken::Message(Box::new(message), record.token));
         }
+        left.extend(self.last.take().map(Taken::Link));
         left
     }
 
     fn next(&mut self) -> Option<Event> {
         let taken = self.adopted.pop_front().map(Event::Taken);
-        taken.or_else(|| self.events.pop_front().map(Event::Filled))
+        let event = taken.or_else(|| self.events.pop_front().map(Event::Filled));
+        event.or_else(|| self.last.take().map(Taken::Link).map(Event::Taken))
     }
 }
 
@@ -107,8 +111,14 @@ impl Operation for Multishot {
     }
 
     fn complete(&mut self, _on: &Inner, done: Done, _idle: &Idle) -> Next<Ended> {
-        if done.result == Err(Errno::INTR) {
-            return Next::Again;
+        match done.result {
+            Err(Errno::INTR) => return Next::Again,
+            // One more, for which the completion queue had no room.
+            Ok(fd) if self.request == sys::POSTBOX_ACCEPT => {
+                // SAFETY: The kernel made this descriptor for us, and nobody else knows it.
+                self.last = Some(unsafe { OwnedFd::from_raw_fd(fd.cast_signed()) });
+            }
+            _ => {}
         }
         Next::Done(Ended(done))
     }
@@ -151,7 +161,8 @@ struct Stream<W: Want> {
     buffers: Buffers,
     request: u32,
     action: Action,
-    how: How,
+    /// How long to wait for the next, and, while it is waited for, since when.
+    time: Option<(Duration, Option<Instant>)>,
     state: State<W>,
 }
 
@@ -189,8 +200,26 @@ impl<W: Want> Stream<W> {
             buffers: buffers.clone(),
             request,
             action,
-            how: (0, 0),
+            time: None,
             state: State::Idle,
+        }
+    }
+
+    fn has_time(&self) -> bool {
+        self.time
+            .and_then(|(time, since)| Some((time, since?)))
+            .is_some_and(|(time, since)| since.elapsed() < time)
+    }
+
+    /// The rest of the time.
+    fn how(&self) -> How {
+        match self.time {
+            None => (0, 0),
+            // A time that leads beyond the clock's end is none.
+            Some((time, since)) => since
+                .unwrap_or_else(Instant::now)
+                .checked_add(time)
+                .map_or((0, 0), |end| Wait::Deadline(end).flags()),
         }
     }
 
@@ -198,10 +227,11 @@ impl<W: Want> Stream<W> {
         let multishot = Multishot {
             request: self.request,
             flags: W::FLAGS,
-            how: self.how,
+            how: self.how(),
             group: self.buffers.group.clone(),
             events: VecDeque::new(),
             adopted: VecDeque::new(),
+            last: None,
             on: self.on.clone(),
         };
         self.state = State::Armed(Shots::new(&self.shared, self.on.clone(), multishot));
@@ -209,6 +239,17 @@ impl<W: Want> Stream<W> {
 
     /// The next step; who has no waker looks again after [`park`](Self::park).
     fn step(&mut self, waker: Option<&Waker>) -> Step<Item<W>> {
+        if let Some((_, since)) = &mut self.time {
+            since.get_or_insert_with(Instant::now);
+        }
+        let step = self.try_step(waker);
+        if let (Some((_, since)), false) = (&mut self.time, matches!(step, Step::Pending)) {
+            *since = None;
+        }
+        step
+    }
+
+    fn try_step(&mut self, waker: Option<&Waker>) -> Step<Item<W>> {
         loop {
             match &mut self.state {
                 State::Ended => return Step::End,
@@ -282,8 +323,10 @@ impl<W: Want> Stream<W> {
                 self.buffers.group.reclaim(&self.shared);
                 None
             }
+            // The time of the command is that of its first message.
+            Errno::TIMEDOUT if self.has_time() => None,
             Errno::MSGSIZE if self.request == sys::POSTBOX_RECV => {
-                let op = Recv::<W>::new(self.on.clone(), self.how, least(&self.shared));
+                let op = Recv::<W>::new(self.on.clone(), self.how(), least(&self.shared));
                 self.state = State::Single(self.shared.start(self.on.clone(), op));
                 None
             }
@@ -323,8 +366,7 @@ impl<W: Want> Stream<W> {
     }
 
     fn idle(&mut self, time: Duration) {
-        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.how = (sys::POSTBOX_TIMEOUT, time.min(i64::MAX as u64));
+        self.time = Some((time, None));
     }
 }
 

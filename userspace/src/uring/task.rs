@@ -145,6 +145,8 @@ pub(super) enum Next<T> {
     Done(T),
     /// One more command: the memory was too small, or there is more to do.
     Again,
+    /// The same after a while: the kernel does not wait for that.
+    Later,
 }
 
 /// An operation: its memory, and its logic.
@@ -190,6 +192,7 @@ pub(super) trait Operation: Send + 'static {
 pub(super) enum After {
     Done,
     Again,
+    Later,
 }
 
 /// What [`Erased::adopt`] says.
@@ -255,13 +258,14 @@ impl<O: Operation> Erased for Running<O> {
                 After::Done
             }
             Next::Again => After::Again,
+            Next::Later => After::Later,
         }
     }
 
     fn late(&mut self, on: &Inner, done: Done, idle: &Idle) -> Vec<Taken> {
         match self.operation.complete(on, done, idle) {
             Next::Done(output) => O::disown(output),
-            Next::Again => Vec::new(),
+            Next::Again | Next::Later => Vec::new(),
         }
     }
 
