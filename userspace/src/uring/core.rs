@@ -699,7 +699,7 @@ impl Shared {
         Ok(())
     }
 
-    /// As `advance`, for who has waited for the ring.
+    /// As `advance`.
     pub(super) fn drive(&self) -> io::Result<()> {
         let mut core = self.lock();
         self.advance(&mut core)

@@ -165,7 +165,7 @@ impl DriverOptions {
     }
 }
 
-/// An io_uring, and all that is under way in it. See [the module](self).
+/// An io_uring, and all that is under way in it. See [the module](crate::uring).
 ///
 /// It can be cloned, which gives the same driver, and shared between threads. It is there as long as one
 /// of its clones, of its [`Attached`] handles, operations or streams. At its end everything is cancelled
@@ -252,8 +252,7 @@ impl Driver {
     /// # Errors
     /// What the kernel says of the ring; the operations stay in the queue.
     pub fn submit(&self) -> io::Result<()> {
-        let mut core = self.shared.lock();
-        self.shared.advance(&mut core)
+        self.shared.drive()
     }
 
     /// Submits what was begun, and waits as `wait` says until something is completed; returns how many

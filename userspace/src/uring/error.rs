@@ -28,7 +28,7 @@ pub enum Unavailable {
 /// There is no driver, and why. Its text says what can be done.
 ///
 /// Everything that a driver does can be done without: see the
-/// [fallback](self#where-there-is-no-io_uring).
+/// [fallback](crate::uring#where-there-is-no-io_uring).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SetupError {
