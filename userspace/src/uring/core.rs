@@ -603,9 +603,6 @@ impl Shared {
 
     /// Submits what is queued, and takes completions if nobody else does.
     pub(super) fn advance(&self, core: &mut Core) -> io::Result<()> {
-        if !self.is_own() {
-            return Ok(());
-        }
         let flushed = self.flush(core);
         self.collect(core);
         flushed
