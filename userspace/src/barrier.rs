@@ -66,7 +66,7 @@ impl BarrierOptions {
 /// What the end of a wait says, as [`std::sync::BarrierWaitResult`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BarrierWaitResult {
-    leader: bool,
+    pub(crate) leader: bool,
 }
 
 impl BarrierWaitResult {

@@ -73,6 +73,12 @@ pub enum ErrorKind {
     ServerDied,
     /// Call: who took the request dropped it: `ECANCELED`.
     Dropped,
+    /// An operation through io_uring was cancelled: `ECANCELED`. Nothing was sent or taken; but a call's
+    /// request may have been.
+    Cancelled,
+    /// A stream through io_uring: all of its buffers have messages that are not dropped yet: `ENOBUFS`.
+    /// No message was taken.
+    NoBuffers,
     /// Reply: the caller has given up: `ESTALE`.
     Stale,
     /// Wait: a process died before it did its part: `EOWNERDEAD`. Ring: the other side died.
@@ -198,6 +204,7 @@ pub(crate) enum Action {
     Lock,
     Borrow,
     Decode,
+    Submit,
 }
 
 impl Error {
@@ -371,6 +378,7 @@ impl fmt::Display for Error {
             Action::Lock => "take a lock in",
             Action::Borrow => "borrow a block of",
             Action::Decode => "decode",
+            Action::Submit => "submit to",
         };
         write!(f, "cannot {action} ")?;
         match self.action {
@@ -380,6 +388,7 @@ impl fmt::Display for Error {
             Action::Identify => f.write_str("the sender of the message"),
             Action::Convert => f.write_str("a handle of this type"),
             Action::Decode => f.write_str("the message"),
+            Action::Submit => f.write_str("io_uring"),
             _ => self.subject().fmt(f),
         }?;
         write!(f, ": {}", self.cause())
@@ -455,6 +464,14 @@ impl Error {
             (ErrorKind::Dropped, _) => {
                 "the server dropped the request; it may not answer requests (Handle::recv_request \
                  is for those)"
+            }
+            (ErrorKind::Cancelled, Action::Call) => {
+                "it was cancelled; a server that has taken the request may still work on it"
+            }
+            (ErrorKind::Cancelled, _) => "it was cancelled; nothing was sent or taken",
+            (ErrorKind::NoBuffers, _) => {
+                "all buffers of the group have messages that are not dropped yet; drop some, or make the \
+                 group larger"
             }
             (ErrorKind::Stale, _) => "the caller has given up; nobody waits for the reply",
             (ErrorKind::OwnerDied, Action::Receive) => {
@@ -549,6 +566,9 @@ impl Error {
             }
             (ErrorKind::TooManyFiles, _) => {
                 "a message carries 64 files at most; send the others in another one"
+            }
+            (ErrorKind::Unsupported, Action::Submit) => {
+                "it cannot be used here (uring::SetupError says why); use the calls of the handles"
             }
             (ErrorKind::Unsupported, Action::MapFrozen) => {
                 "its contents can still change: it was not made with SegmentOptions::freeze; use view()"
@@ -703,6 +723,8 @@ impl From<Error> for std::io::Error {
             ErrorKind::Unrecoverable
             | ErrorKind::Reactor
             | ErrorKind::OwnerDied
+            | ErrorKind::Cancelled
+            | ErrorKind::NoBuffers
             | ErrorKind::NoDescriptors
             | ErrorKind::Os => error
                 .errno

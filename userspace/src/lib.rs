@@ -75,7 +75,8 @@
 //!
 //! `cli` (default) builds the command `postbox`; a program that uses the library alone switches it
 //! off with `default-features = false`. `serde` derives `Serialize` for [`Info`], [`Usage`],
-//! [`Version`] and [`Identity`].
+//! [`Version`] and [`Identity`]. `uring` has the operations through io_uring: the module `uring`; with
+//! `tokio` too, a runtime of tokio can drive them.
 
 // Loom tests the parts of which it is built apart.
 #![cfg_attr(loom, allow(dead_code))]
@@ -113,6 +114,8 @@ pub mod tokio;
 mod trust;
 #[cfg(not(loom))]
 pub mod typed;
+#[cfg(all(feature = "uring", not(loom)))]
+pub mod uring;
 mod wait;
 
 pub use barrier::{Barrier, BarrierAccess, BarrierOptions, BarrierWaitResult, Member};

@@ -32,7 +32,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    fn of(args: &sys::postbox_recv) -> Self {
+    pub(crate) fn of(args: &sys::postbox_recv) -> Self {
         Identity {
             pid: args.pid,
             tid: args.tid,
@@ -297,7 +297,7 @@ impl Inner {
     }
 
     /// Small messages after a large one bring the expectation down again.
-    fn learn(&self, expected: usize, seen: usize) {
+    pub(crate) fn learn(&self, expected: usize, seen: usize) {
         if seen < expected {
             self.expected.store(seen.max(expected / 2), Relaxed);
         }

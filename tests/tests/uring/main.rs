@@ -1,0 +1,117 @@
+//! Operations through io_uring, by the crate's driver and by plain entries, on rings of all kinds.
+
+mod cancelling;
+mod futures;
+mod operations;
+mod order;
+mod plain;
+mod processes;
+mod refusal;
+mod streams;
+
+use std::time::{Duration, Instant};
+
+use postbox::uring::{Driver, DriverOptions};
+use postbox::{Capacity, Error, ErrorKind, Mailbox, Receiver, Sender, Wait};
+use postbox_tests::{WATCHDOG, wait_until};
+
+/// Long enough for a debug kernel, and ended by the watchdog of the whole program.
+const LONG: Wait = Wait::Timeout(WATCHDOG);
+
+/// A time that is up soon.
+const SOON: Wait = Wait::Timeout(Duration::from_millis(20));
+
+/// What is special about a driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sort {
+    Plain,
+    SqPoll,
+    Single,
+    Async,
+}
+
+const SORTS: [Sort; 4] = [Sort::Plain, Sort::SqPoll, Sort::Single, Sort::Async];
+
+impl Sort {
+    fn options(self) -> DriverOptions {
+        let mut options = Driver::options();
+        match self {
+            Sort::Plain => &mut options,
+            Sort::SqPoll => options.sqpoll(Duration::from_millis(20)),
+            Sort::Single => options.single_issuer(true),
+            Sort::Async => options.always_async(true),
+        };
+        options
+    }
+
+    fn driver(self) -> Driver {
+        self.options()
+            .fixed_files(8)
+            .build()
+            .unwrap_or_else(|error| panic!("{self:?}: {error}"))
+    }
+}
+
+/// Runs it with a driver of each sort.
+fn each(f: impl Fn(&Driver)) {
+    for sort in SORTS {
+        postbox_tests::tell(&format!("  {sort:?}"));
+        let driver = sort.driver();
+        f(&driver);
+        settle(&driver);
+    }
+}
+
+fn driver() -> Driver {
+    Sort::Plain.driver()
+}
+
+fn mailbox(capacity: u64) -> Mailbox {
+    Mailbox::options()
+        .capacity(Capacity::Bounded(capacity))
+        .anonymous()
+        .expect("a mailbox without a name can be made")
+}
+
+fn split(capacity: u64) -> (Sender, Receiver) {
+    mailbox(capacity).split().expect("there are descriptors")
+}
+
+/// Waits until nothing of the driver is in the kernel's hands.
+#[track_caller]
+fn settle(driver: &Driver) {
+    let end = Instant::now() + WATCHDOG;
+    while driver.pending() > 0 {
+        assert!(Instant::now() < end, "{driver:?} does not settle");
+        driver
+            .turn(Wait::Timeout(Duration::from_millis(5)))
+            .expect("the ring works");
+    }
+}
+
+/// Drives the driver until so many receives wait at the handle.
+#[track_caller]
+fn wait_receivers(driver: &Driver, on: &postbox::Handle<impl postbox::Access>, n: u32) {
+    wait_until(&format!("{n} waiting receivers"), || {
+        driver.turn(Wait::Never).expect("the ring works");
+        on.info().expect("it is bound").waiting_receivers == n
+    });
+}
+
+/// Drives the driver until so many sends wait at the handle.
+#[track_caller]
+fn wait_senders(driver: &Driver, on: &postbox::Handle<impl postbox::Access>, n: u32) {
+    wait_until(&format!("{n} waiting senders"), || {
+        driver.turn(Wait::Never).expect("the ring works");
+        on.info().expect("it is bound").waiting_senders == n
+    });
+}
+
+/// The cause of a failure.
+#[track_caller]
+fn kind<T, E: Into<Error>>(result: Result<T, E>) -> ErrorKind {
+    match result {
+        Ok(_) => panic!("it should have failed"),
+        Err(error) => error.into().kind,
+    }
+}

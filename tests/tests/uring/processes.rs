@@ -1,0 +1,336 @@
+//! Processes that end, are killed, fork, exec and pass handles on, with commands under way.
+
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+
+use postbox::uring::Driver;
+use postbox::{ErrorKind, Receiver, Sender, Wait};
+use postbox_tests::{
+    Child, Exit, Gate, Rng, check, isolated, receive_fd, scaled, send_fd, spawn, wait_until,
+};
+
+use crate::{LONG, SORTS, kind, settle, split, wait_receivers};
+
+/// A child that has parked so many receives, and does something else then.
+fn parks(
+    receiver: &Receiver,
+    sender: &Sender,
+    sort: crate::Sort,
+    count: u32,
+    then: impl FnOnce(Driver),
+) -> Child {
+    let before = receiver.info().expect("bound").waiting_receivers;
+    let child = spawn(|| {
+        let driver = sort.driver();
+        let copy = receiver.try_clone().expect("a descriptor");
+        let attached = driver.attach(copy);
+        let ops: Vec<_> = (0..count)
+            .map(|n| match n % 2 {
+                0 => std::mem::forget(attached.recv()),
+                _ => std::mem::forget(attached.take()),
+            })
+            .collect();
+        driver.submit().expect("the ring works");
+        then(driver);
+        drop(ops);
+    });
+    wait_until("the child's receives", || {
+        sender.info().expect("bound").waiting_receivers == before + count
+    });
+    child
+}
+
+fn sleep_for_ever(driver: Driver) {
+    loop {
+        // Whatever comes is the child's.
+        driver
+            .turn(Wait::Timeout(std::time::Duration::from_secs(3600)))
+            .expect("the ring works");
+    }
+}
+
+#[test]
+fn messages_of_a_killed_process_are_for_others() {
+    isolated(|| {
+        for sort in SORTS {
+            let (sender, receiver) = split(16);
+            let child = parks(&receiver, &sender, sort, 4, sleep_for_ever);
+            child.destroy();
+            wait_until("the receives to end", || {
+                sender.info().expect("bound").waiting_receivers == 0
+            });
+            for number in 0..10u8 {
+                sender.try_send([number]).expect("there is room");
+            }
+            for number in 0..10u8 {
+                assert_eq!(
+                    receiver.try_recv().expect("it is there").payload,
+                    [number],
+                    "{sort:?}"
+                );
+            }
+        }
+    });
+}
+
+/// Messages are handed to receives of a process that is stopped, and then killed: they come back.
+#[test]
+fn what_was_handed_to_a_process_that_dies_comes_back() {
+    isolated(|| {
+        for sort in SORTS {
+            let (sender, receiver) = split(16);
+            let child = parks(&receiver, &sender, sort, 4, sleep_for_ever);
+            child.kill(libc::SIGSTOP);
+            wait_until("it to stop", || child.state() == 'T');
+            for number in 0..10u8 {
+                sender.try_send([number]).expect("there is room");
+            }
+            child.destroy();
+            let mut seen = Vec::new();
+            let mut taken = 0;
+            wait_until("the messages", || {
+                let info = receiver.info().expect("bound");
+                taken = info.received;
+                info.waiting_receivers == 0 && info.unacknowledged == 0
+            });
+            while let Ok(message) = receiver.try_recv() {
+                seen.push(message.payload[0]);
+            }
+            // A thread of the kernel is not stopped, and may have received for the child.
+            let expected: Vec<_> = (0..10u8).collect();
+            if sort == crate::Sort::SqPoll {
+                assert!(seen.len() as u64 + taken == 10, "{seen:?} and {taken}");
+                assert!(seen.is_sorted());
+            } else {
+                assert_eq!(seen, expected, "{sort:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_process_that_ends_leaves_nothing_parked() {
+    isolated(|| {
+        for sort in SORTS {
+            let (sender, receiver) = split(16);
+            // Without dropping anything, and with dropping everything but what is forgotten.
+            for forgets in [true, false] {
+                let (go, gone) = (Gate::new(), Gate::new());
+                let child = parks(&receiver, &sender, sort, 6, |driver| {
+                    if forgets {
+                        std::mem::forget(driver);
+                    } else {
+                        drop(driver);
+                    }
+                    gone.open(1);
+                    go.pass();
+                });
+                gone.pass();
+                go.open(1);
+                assert_eq!(child.wait(), Exit::Code(0));
+                wait_until("the receives to end", || {
+                    sender.info().expect("bound").waiting_receivers == 0
+                });
+            }
+            sender.try_send("x").expect("there is room");
+            assert_eq!(&*receiver.try_recv().expect("nobody else has it"), b"x");
+        }
+    });
+}
+
+/// A child has the ring's descriptor and its memory, and cannot use or spoil it.
+#[test]
+fn a_child_leaves_its_parents_ring_alone() {
+    isolated(|| {
+        for sort in SORTS {
+            let driver = sort.driver();
+            let (sender, receiver) = split(16);
+            let attached = driver.attach(receiver);
+            let parked = attached.recv();
+            wait_receivers(&driver, attached.handle(), 1);
+            let child = spawn(|| {
+                assert_eq!(kind(attached.recv().wait()), ErrorKind::Unsupported);
+                assert!(driver.submit().is_err() && driver.turn(Wait::Never).is_err());
+                let own = Driver::new().expect("it may have its own");
+                let own = own.attach(sender.try_clone().expect("a descriptor"));
+                own.send("from the child").wait().expect("there is room");
+            });
+            child.ok();
+            // The parent's receive is still there, and got it.
+            assert_eq!(
+                parked.wait().expect("it came").payload,
+                b"from the child",
+                "{sort:?}"
+            );
+            let parked = attached.recv();
+            wait_receivers(&driver, attached.handle(), 1);
+            let child = spawn(|| {
+                // The child's copies are dropped, as by a closure that owns them.
+                // SAFETY: The child's copies are its own; the parent's are not touched.
+                unsafe {
+                    drop(std::ptr::read(&parked));
+                    drop(std::ptr::read(&attached));
+                    drop(std::ptr::read(&driver));
+                }
+            });
+            child.ok();
+            sender.try_send("still there").expect("there is room");
+            assert_eq!(
+                parked.wait().expect("it came").payload,
+                b"still there",
+                "{sort:?}"
+            );
+        }
+    });
+}
+
+/// `exec` closes the ring: its commands end, and their messages are for others.
+#[test]
+fn exec_ends_what_is_under_way() {
+    isolated(|| {
+        for sort in SORTS {
+            let (sender, receiver) = split(16);
+            let child = parks(&receiver, &sender, sort, 3, |driver| {
+                // The handle itself goes along, and keeps the mailbox.
+                let fd = receiver.as_raw_fd();
+                // SAFETY: The descriptor is open; the strings end in NUL, and the arrays in a null pointer.
+                unsafe {
+                    check("fcntl", libc::fcntl(fd, libc::F_SETFD, 0));
+                    std::mem::forget(driver);
+                    let args = [c"sleep".as_ptr(), c"60".as_ptr(), std::ptr::null()];
+                    libc::execv(c"/bin/sleep".as_ptr(), args.as_ptr());
+                }
+                panic!("exec: {}", std::io::Error::last_os_error());
+            });
+            wait_until("the receives to end", || {
+                sender.info().expect("bound").waiting_receivers == 0
+            });
+            assert!(child.running());
+            sender.try_send("x").expect("there is room");
+            assert_eq!(
+                &*receiver.try_recv().expect("nobody else has it"),
+                b"x",
+                "{sort:?}"
+            );
+            child.destroy();
+        }
+    });
+}
+
+/// A handle that is passed on is used on both sides at once.
+#[test]
+fn handles_are_passed_on_with_commands_under_way() {
+    isolated(|| {
+        let driver = crate::driver();
+        let (sender, receiver) = split(16);
+        let attached = driver.attach(receiver);
+        let parked = attached.recv();
+        wait_receivers(&driver, attached.handle(), 1);
+        let (ours, theirs) = UnixStream::pair().expect("descriptors");
+        let child = spawn(|| {
+            let receiver = Receiver::try_from(receive_fd(&theirs)).expect("it is one");
+            let driver = Driver::new().expect("io_uring is there");
+            let attached = driver.attach(receiver);
+            let (first, second) = (attached.recv(), attached.recv());
+            assert_eq!(first.wait().expect("it came").payload, b"two");
+            second.cancel();
+            assert_eq!(kind(second.wait()), ErrorKind::Cancelled);
+        });
+        send_fd(&ours, attached.handle());
+        wait_receivers(&driver, attached.handle(), 3);
+        sender.try_send("one").expect("somebody waits");
+        sender.try_send("two").expect("somebody waits");
+        assert_eq!(parked.wait().expect("it came").payload, b"one");
+        child.ok();
+        // The ring itself is not for messages.
+        let ring = rustix::io::dup(&driver).expect("a descriptor");
+        let error = driver
+            .attach(sender)
+            .send_files("ring", vec![ring], 0, LONG)
+            .wait();
+        let error = error.expect_err("a file of io_uring");
+        assert_eq!(error.error.errno, Some(postbox::Errno::INVAL));
+        settle(&driver);
+    });
+}
+
+/// Processes are killed at random with receives under way: each message is received by a process that
+/// lives, or by one that had it when it was killed.
+#[test]
+fn storm_of_kills() {
+    isolated(|| {
+        let mut rng = Rng::from_env("uring::storm_of_kills");
+        let total = scaled(2000) as u64;
+        let (sender, receiver) = split(16);
+        let ledger = postbox_tests::Ledger::new(total as usize + 1);
+        use std::sync::atomic::Ordering::SeqCst;
+        let worker = |sort: crate::Sort| {
+            let (receiver, ledger) = (&receiver, &ledger);
+            spawn(move || {
+                let driver = sort.driver();
+                let attached = driver.attach(receiver.try_clone().expect("a descriptor"));
+                receiver_of(receiver);
+                let mut ops: std::collections::VecDeque<_> =
+                    (0..4).map(|_| attached.take()).collect();
+                loop {
+                    let op = ops.pop_front().expect("there are four");
+                    let Ok(delivery) = op.wait() else { return };
+                    let number = u64::from_le_bytes(delivery[..8].try_into().expect("eight bytes"));
+                    // The work: done at least once.
+                    ledger[number as usize].fetch_add(1, SeqCst);
+                    if delivery.ack().is_ok() {
+                        ledger[total as usize].fetch_add(1, SeqCst);
+                    }
+                    ops.push_back(attached.take());
+                }
+            })
+        };
+        let producer = spawn(|| {
+            for number in 0..total {
+                sender
+                    .send(number.to_le_bytes())
+                    .expect("somebody receives");
+            }
+        });
+        let mut workers: Vec<_> = SORTS.into_iter().map(worker).collect();
+        let mut kills = 0;
+        let start = std::time::Instant::now();
+        loop {
+            let done = (0..total as usize)
+                .filter(|n| ledger[*n].load(SeqCst) > 0)
+                .count();
+            if done == total as usize {
+                break;
+            }
+            assert!(
+                start.elapsed() < postbox_tests::WATCHDOG,
+                "{done} of {total} after {kills} kills"
+            );
+            std::thread::sleep(std::time::Duration::from_millis(10 + rng.below(30)));
+            if kills < scaled(40) {
+                let place = rng.below(workers.len() as u64) as usize;
+                workers.swap_remove(place).destroy();
+                workers.push(worker(*rng.pick(&SORTS)));
+                kills += 1;
+            }
+        }
+        producer.ok();
+        for worker in workers {
+            worker.destroy();
+        }
+        wait_until("everything to be settled", || {
+            let info = receiver.info().expect("bound");
+            info.unacknowledged == 0 && info.waiting_receivers == 0
+        });
+        // What was done and not acknowledged is back, and nothing else.
+        while let Ok(message) = receiver.try_recv() {
+            assert!(message.redelivered);
+        }
+    });
+}
+
+/// The child's copy of the handle that it does not use.
+fn receiver_of(receiver: &Receiver) {
+    // SAFETY: A child of `spawn` never drops what it shares with its parent, and does not use this.
+    check("close", unsafe { libc::close(receiver.as_raw_fd()) });
+}
