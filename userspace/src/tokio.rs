@@ -41,14 +41,14 @@ use crate::object::Subject;
 use crate::pipe::{PipeReader, PipeWriter};
 use crate::recv::Message;
 use crate::wait::Wait;
-use ::tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use ::tokio::io::unix::AsyncFd;
 use ::tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use ::tokio::runtime::Handle as Runtime;
 use ::tokio::task::coop::poll_proceed;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -98,17 +98,37 @@ unsafe impl Reactor for Tokio {
             Interest::Write => ::tokio::io::Interest::WRITABLE,
         };
         loop {
-            let mut guard = self
-                .registration
-                .ready(interest | ::tokio::io::Interest::ERROR)
-                .await?;
+            let mut ready = pin!(
+                self.registration
+                    .ready(interest | ::tokio::io::Interest::ERROR)
+            );
+            // What was reported before may be over, or used up by somebody else. So it is forgotten,
+            // and the next event is asked for before the try that it could come after.
+            let mut told = poll_fn(|cx| Poll::Ready(ready.as_mut().poll(cx))).await;
+            if let Poll::Ready(guard) = told {
+                guard?.clear_ready();
+                ready.set(
+                    self.registration
+                        .ready(interest | ::tokio::io::Interest::ERROR),
+                );
+                told = poll_fn(|cx| Poll::Ready(ready.as_mut().poll(cx))).await;
+            }
             // Who always finds something lets others have their turn.
-            let turn = poll_fn(poll_proceed).await;
-            if let Some(done) = attempt() {
-                turn.made_progress();
+            let done = poll_fn(|cx| {
+                let turn = ready!(poll_proceed(cx));
+                let done = attempt();
+                if done.is_some() {
+                    turn.made_progress();
+                }
+                Poll::Ready(done)
+            });
+            if let Some(done) = done.await {
                 return Ok(done);
             }
-            guard.clear_ready();
+            match told {
+                Poll::Ready(guard) => guard?.clear_ready(),
+                Poll::Pending => ready.await?.retain_ready(),
+            }
         }
     }
 
@@ -118,15 +138,23 @@ unsafe impl Reactor for Tokio {
         cx: &mut Context<'_>,
         mut attempt: impl FnMut() -> Option<T>,
     ) -> Poll<io::Result<T>> {
+        let ready = |cx: &mut Context<'_>| match interest {
+            Interest::Read => self.registration.poll_read_ready(cx),
+            Interest::Write => self.registration.poll_write_ready(cx),
+        };
         loop {
-            let mut guard: AsyncFdReadyGuard<'_, Fd> = ready!(match interest {
-                Interest::Read => self.registration.poll_read_ready(cx),
-                Interest::Write => self.registration.poll_write_ready(cx),
-            })?;
+            // As above.
+            let mut told = ready(cx);
+            if let Poll::Ready(guard) = told {
+                guard?.clear_ready();
+                told = ready(cx);
+            }
+            let turn = ready!(poll_proceed(cx));
             if let Some(done) = attempt() {
+                turn.made_progress();
                 return Poll::Ready(Ok(done));
             }
-            guard.clear_ready();
+            ready!(told)?.clear_ready();
         }
     }
 }

@@ -101,6 +101,37 @@ fn what_is_acquired_is_given_back_and_what_is_dropped_has_nothing() {
     });
 }
 
+/// One that waits for two does not use up the event of one that is enough for another.
+#[test]
+fn who_wants_one_gets_it_beside_who_wants_two() {
+    on_both(async || {
+        let semaphore = Arc::new(is(Semaphore::new(0).expect("one")));
+        for round in 0..50 {
+            let tasks = [2, 1, 2, 1].map(|count| {
+                let semaphore = semaphore.clone();
+                tokio::spawn(async move { semaphore.take(count).await.map(|_| count) })
+            });
+            if round % 2 == 0 {
+                a_while().await;
+            }
+            semaphore.get_ref().post(1).expect("no maximum");
+            let mut ones = 0;
+            while ones == 0 {
+                tokio::task::yield_now().await;
+                ones = tasks.iter().filter(|task| task.is_finished()).count();
+            }
+            // The other one is for whoever comes later, too.
+            semaphore.get_ref().post(1).expect("no maximum");
+            waits(semaphore.take(5)).await;
+            semaphore.get_ref().post(4).expect("no maximum");
+            for task in tasks {
+                task.await.expect("no panic").expect("there are enough");
+            }
+            assert_eq!(semaphore.get_ref().value(), Ok(0));
+        }
+    });
+}
+
 #[test]
 fn units_of_the_dead_come_back() {
     isolated(|| {

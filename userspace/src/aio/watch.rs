@@ -9,7 +9,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 /// What is waited for.
@@ -142,8 +142,12 @@ pub unsafe trait Reactor: Sized + Send + Sync + Unpin + 'static {
         Self::register(fd)
     }
 
-    /// Calls `attempt` each time that the descriptor may be ready, until it returns something. Any
-    /// number of these futures may wait at once. It is cancel safe.
+    /// Calls `attempt`, now and each time that the descriptor may be ready, until it returns
+    /// something. It is cancel safe.
+    ///
+    /// Any number of these futures may wait at once, for different things, and an event that comes
+    /// after `attempt` was called leads to another call of each of them. So a reactor that goes by
+    /// edges asks to be told first, and calls `attempt` then.
     ///
     /// # Errors
     /// The reactor is gone.
@@ -154,6 +158,7 @@ pub unsafe trait Reactor: Sized + Send + Sync + Unpin + 'static {
     ) -> impl Future<Output = io::Result<T>> + Send;
 
     /// The same for who is polled. Of those who poll for the same `interest` the last one is woken.
+    /// What is over while nobody polls need not be told.
     ///
     /// # Errors
     /// The reactor is gone.
@@ -171,20 +176,47 @@ const FALSE_ALARMS: u32 = 16;
 
 /// A descriptor that is registered, and how to wait for it.
 ///
-/// A hang-up or an error can hold while something else is waited for: one side of a link is over,
-/// and the other one is full; or a mailbox was abandoned, and somebody has opened it anew. Reactors
-/// that go by level, and those that take a hang-up for the end of everything, as tokio's does, say
-/// all the time then that the descriptor is ready. Who notices that puts a *gate* in between.
+/// Something can hold that is not what is waited for: a hang-up, where one side of a link is over and
+/// the other one is full; one unit of a semaphore, where two are wanted; a message of somebody else.
+/// Reactors that go by level say all the time then that the descriptor is ready, and so do those that
+/// take a hang-up for the end of everything, as tokio's does, also when it is long over. Who notices
+/// that puts a *gate* in between.
 pub(super) struct Watch<R> {
     direct: R,
-    gates: [OnceLock<Box<Gate<R>>>; 2],
     fd: RawFd,
     /// Whether errors and hang-ups are usual that are not what is waited for.
     mixed: bool,
+    sides: [Side<R>; 2],
+}
+
+/// What is known of one interest.
+struct Side<R> {
+    /// Of who is polled, of whom there is one.
+    gate: OnceLock<Box<Gate<R>>>,
+    /// How often who is polled has tried in vain since it last did not.
+    misses: AtomicU32,
+    trouble: AtomicU8,
+}
+
+/// Nobody has been woken in vain.
+const NONE: u8 = 0;
+/// Somebody has, by what holds.
+const LEVEL: u8 = 1;
+/// Somebody has, again and again, by nothing.
+const STICKY: u8 = 2;
+
+impl<R> Side<R> {
+    const fn new() -> Self {
+        Side {
+            gate: OnceLock::new(),
+            misses: AtomicU32::new(0),
+            trouble: AtomicU8::new(NONE),
+        }
+    }
 }
 
 /// An epoll with one descriptor and one interest. It is readable once for each event, and never
-/// anything else.
+/// anything else. Each one that waits has its own, so that nobody uses up what another one waits for.
 struct Gate<R> {
     // Dropped before the epoll, whose descriptor it has.
     reactor: R,
@@ -209,23 +241,22 @@ impl<R: Reactor> Watch<R> {
     /// Registers a descriptor, which stays open until this is dropped.
     pub(super) fn new(fd: BorrowedFd<'_>, mixed: bool) -> io::Result<Self> {
         let fd = fd.as_raw_fd();
-        Ok(Watch {
-            direct: R::register(Fd(fd))?,
-            gates: [const { OnceLock::new() }; 2],
-            fd,
-            mixed,
-        })
+        Ok(Self::of(R::register(Fd(fd))?, fd, mixed))
     }
 
     /// Registers another one beside it.
     pub(super) fn beside(&self, fd: BorrowedFd<'_>, mixed: bool) -> io::Result<Self> {
         let fd = fd.as_raw_fd();
-        Ok(Watch {
-            direct: self.direct.register_beside(Fd(fd))?,
-            gates: [const { OnceLock::new() }; 2],
+        Ok(Self::of(self.direct.register_beside(Fd(fd))?, fd, mixed))
+    }
+
+    fn of(direct: R, fd: RawFd, mixed: bool) -> Self {
+        Watch {
+            direct,
             fd,
             mixed,
-        })
+            sides: [Side::new(), Side::new()],
+        }
     }
 
     /// The reactor that this descriptor is at.
@@ -238,11 +269,7 @@ impl<R: Reactor> Watch<R> {
         Fd(self.fd)
     }
 
-    fn gate(&self, interest: Interest) -> Option<&Gate<R>> {
-        self.gates[interest as usize].get().map(|gate| &**gate)
-    }
-
-    fn make_gate(&self, interest: Interest) -> io::Result<()> {
+    fn gate(&self, interest: Interest) -> io::Result<Gate<R>> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let events = match interest {
             Interest::Read => EventFlags::IN,
@@ -251,20 +278,31 @@ impl<R: Reactor> Watch<R> {
         let nothing = EventData::new_u64(0);
         epoll::add(&epoll, self.fd(), nothing, events | EventFlags::ET)?;
         let reactor = self.direct.register_beside(Fd(epoll.as_raw_fd()))?;
-        // Where somebody else was faster, theirs is as good.
-        let _ = self.gates[interest as usize].set(Box::new(Gate { reactor, epoll }));
-        Ok(())
+        Ok(Gate { reactor, epoll })
     }
 
-    /// Whether there is a hang-up or an error, and not what is waited for.
+    /// Whether something holds, which is not what is waited for, as a try has just failed.
     fn distracted(&self, interest: Interest) -> bool {
         let fd = self.fd();
         let mut fds = [PollFd::new(&fd, interest.flags())];
-        let polled = poll(&mut fds, Some(&Timespec::default()));
-        let events = fds[0].revents();
-        polled.is_ok()
-            && events.intersects(PollFlags::HUP | PollFlags::ERR)
-            && !events.intersects(interest.flags())
+        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Whether a gate is needed, after so many tries in vain, and so many within this poll.
+    fn in_vain(&self, interest: Interest, misses: u32, alarms: u32) -> bool {
+        let trouble = &self.sides[interest as usize].trouble;
+        let known = trouble.load(Relaxed);
+        if known == STICKY || alarms >= FALSE_ALARMS {
+            trouble.store(STICKY, Relaxed);
+            return true;
+        }
+        // The first miss is what is left of an earlier event.
+        let look = misses.is_power_of_two() && (misses > 1 || known == LEVEL);
+        if look && self.distracted(interest) {
+            trouble.store(LEVEL, Relaxed);
+            return true;
+        }
+        false
     }
 
     /// Calls `attempt` whenever it may be ready, until it returns something.
@@ -274,37 +312,31 @@ impl<R: Reactor> Watch<R> {
         mut attempt: impl FnMut() -> Option<T> + Send,
     ) -> io::Result<T> {
         let mut misses = 0_u32;
-        loop {
-            let gate = self.gate(interest);
-            let (reactor, at) = match gate {
-                Some(gate) => (&gate.reactor, Interest::Read),
-                None => (&self.direct, interest),
-            };
-            let in_this_poll = AtomicU32::new(0);
-            let tried = reactor.io(at, || {
-                if let Some(gate) = gate {
-                    gate.close();
-                }
+        let alarms = AtomicU32::new(0);
+        {
+            let tried = self.direct.io(interest, || {
                 if let Some(done) = attempt() {
                     return Some(Some(done));
                 }
                 misses = misses.saturating_add(1);
-                let alarms = in_this_poll.fetch_add(1, Relaxed) + 1;
-                // The first miss is what is left of an earlier event.
-                let look = misses > 1 && misses.is_power_of_two();
-                let false_alarms = alarms >= FALSE_ALARMS || (look && self.distracted(interest));
-                (gate.is_none() && false_alarms).then_some(None)
+                let alarms = alarms.fetch_add(1, Relaxed) + 1;
+                self.in_vain(interest, misses, alarms).then_some(None)
             });
             let mut tried = pin!(tried);
             let tried = poll_fn(|cx| {
-                in_this_poll.store(0, Relaxed);
+                alarms.store(0, Relaxed);
                 tried.as_mut().poll(cx)
             });
-            match tried.await? {
-                Some(done) => return Ok(done),
-                None => self.make_gate(interest)?,
+            if let Some(done) = tried.await? {
+                return Ok(done);
             }
         }
+        let gate = self.gate(interest)?;
+        let tried = gate.reactor.io(Interest::Read, || {
+            gate.close();
+            attempt()
+        });
+        tried.await
     }
 
     /// The same for who is polled.
@@ -314,40 +346,34 @@ impl<R: Reactor> Watch<R> {
         cx: &mut Context<'_>,
         mut attempt: impl FnMut() -> Option<T>,
     ) -> Poll<io::Result<T>> {
-        if self.mixed && self.gate(interest).is_none() {
-            // Who is polled may not hear of an error that comes with an event of the other
-            // interest.
-            self.make_gate(interest)?;
-        }
-        loop {
-            let gate = self.gate(interest);
-            let (reactor, at) = match gate {
-                Some(gate) => (&gate.reactor, Interest::Read),
-                None => (&self.direct, interest),
-            };
+        let side = &self.sides[interest as usize];
+        // Who is polled may not hear of an error that comes with an event of the other interest.
+        if !self.mixed && side.gate.get().is_none() {
             let mut alarms = 0;
-            let tried = reactor.poll_io(at, cx, || {
-                if let Some(gate) = gate {
-                    gate.close();
-                }
+            let tried = self.direct.poll_io(interest, cx, || {
                 if let Some(done) = attempt() {
+                    side.misses.store(0, Relaxed);
                     return Some(Some(done));
                 }
+                let misses = side.misses.fetch_add(1, Relaxed).saturating_add(1);
                 alarms += 1;
-                (gate.is_none() && alarms >= FALSE_ALARMS).then_some(None)
+                self.in_vain(interest, misses, alarms).then_some(None)
             });
-            match ready!(tried)? {
-                Some(done) => return Poll::Ready(Ok(done)),
-                None => self.make_gate(interest)?,
+            if let Some(done) = ready!(tried)? {
+                return Poll::Ready(Ok(done));
             }
         }
-    }
-
-    /// How many gates there are.
-    #[cfg(test)]
-    fn gates(&self) -> usize {
-        let gates = self.gates.iter();
-        gates.filter(|gate| gate.get().is_some()).count()
+        let gate = match side.gate.get() {
+            Some(gate) => gate,
+            None => {
+                let gate = Box::new(self.gate(interest)?);
+                side.gate.get_or_init(|| gate)
+            }
+        };
+        gate.reactor.poll_io(Interest::Read, cx, || {
+            gate.close();
+            attempt()
+        })
     }
 }
 
@@ -470,44 +496,48 @@ mod tests {
         reader
     }
 
+    fn trouble<R>(watch: &Watch<R>) -> u8 {
+        watch.sides[Interest::Read as usize].trouble.load(Relaxed)
+    }
+
     #[test]
     fn a_hang_up_that_holds_makes_no_reactor_spin() {
-        for polled in [false, true] {
-            let fifo = Fifo::new(&format!("level-{polled}"));
+        // Where such is usual, who is polled has a gate from the beginning.
+        for (polled, mixed) in [(false, false), (true, false), (true, true)] {
+            let fifo = Fifo::new(&format!("level-{polled}-{mixed}"));
             let reader = hang_up(&fifo);
-            // Who is polled has a gate from the beginning, where that can be.
-            let watch = Watch::<Level>::new(reader.as_fd(), polled).unwrap();
+            let watch = Watch::<Level>::new(reader.as_fd(), mixed).unwrap();
             async_io::block_on(waits(&watch, &reader, &fifo, polled));
-            assert_eq!(watch.gates(), 1);
+            assert_eq!(trouble(&watch), if mixed { NONE } else { LEVEL });
         }
+    }
+
+    fn runtime() -> ::tokio::runtime::Runtime {
+        let mut builder = ::tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(1).enable_io().build().unwrap()
     }
 
     #[test]
     fn a_hang_up_that_tokio_remembers_makes_it_not_spin() {
-        let runtime = ::tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_io()
-            .build()
-            .unwrap();
+        let runtime = runtime();
         for polled in [false, true] {
             let fifo = Fifo::new(&format!("tokio-{polled}"));
             let reader = hang_up(&fifo);
+            // The hang-up is over, and tokio has heard of it.
             let watch = {
                 let _inside = runtime.enter();
                 Watch::<Tokio>::new(reader.as_fd(), false).unwrap()
             };
-            // It is woken by what comes, and not by what it remembers.
+            std::thread::sleep(Duration::from_millis(50));
+            let _writer = fifo.writer();
             async_io::block_on(waits(&watch, &reader, &fifo, polled));
-            assert_eq!(watch.gates(), 1);
+            assert_eq!(trouble(&watch), STICKY);
         }
     }
 
     #[test]
     fn nothing_is_in_between_where_nothing_hangs_up() {
-        let runtime = ::tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .build()
-            .unwrap();
+        let runtime = runtime();
         runtime.block_on(async {
             let fifo = Fifo::new("plain");
             let reader = fifo.reader();
@@ -518,7 +548,48 @@ mod tests {
                 watch.io(Interest::Read, || there(&reader)).await.unwrap();
                 io::Read::read_exact(&mut &reader, &mut [0]).unwrap();
             }
-            assert_eq!(watch.gates(), 0);
+            assert_eq!(trouble(&watch), NONE);
+        });
+    }
+
+    /// Whether there are so many bytes.
+    fn bytes(file: &File, count: u64) -> Option<()> {
+        (rustix::io::ioctl_fionread(file).unwrap() >= count).then_some(())
+    }
+
+    async fn one_beside_two<R: Reactor>(watch: &Watch<R>, reader: &File, fifo: &Fifo) {
+        let mut writer = fifo.writer();
+        let two = AtomicUsize::new(0);
+        let mut wants_two = pin!(watch.io(Interest::Read, || {
+            two.fetch_add(1, Relaxed);
+            bytes(reader, 2)
+        }));
+        let first = poll_fn(|cx| Poll::Ready(wants_two.as_mut().poll(cx))).await;
+        assert!(first.is_pending());
+        writer.write_all(b"x").unwrap();
+        for _ in 0..20 {
+            std::thread::sleep(Duration::from_millis(5));
+            let again = poll_fn(|cx| Poll::Ready(wants_two.as_mut().poll(cx))).await;
+            assert!(again.is_pending());
+            // Whoever came first has used the event up.
+            watch.io(Interest::Read, || bytes(reader, 1)).await.unwrap();
+        }
+        writer.write_all(b"x").unwrap();
+        wants_two.await.unwrap();
+        assert!(two.load(Relaxed) < 100, "{two:?} tries");
+    }
+
+    #[test]
+    fn who_wants_more_hides_nothing_from_who_wants_less() {
+        let fifo = Fifo::new("two-level");
+        let reader = fifo.reader();
+        let watch = Watch::<Level>::new(reader.as_fd(), false).unwrap();
+        async_io::block_on(one_beside_two(&watch, &reader, &fifo));
+        let fifo = Fifo::new("two-tokio");
+        let reader = fifo.reader();
+        runtime().block_on(async {
+            let watch = Watch::<Tokio>::new(reader.as_fd(), false).unwrap();
+            one_beside_two(&watch, &reader, &fifo).await;
         });
     }
 }

@@ -141,6 +141,11 @@ mod in_place {
         }
     }
 
+    #[repr(align(4096))]
+    struct Aligned([u8; 0]);
+
+    static NOTHING: Aligned = Aligned([]);
+
     impl Message {
         /// The payload as a value that is there, without a copy: also a slice, or a type that ends
         /// with one.
@@ -166,7 +171,11 @@ mod in_place {
         where
             T: TryFromBytes + KnownLayout + Immutable + ?Sized,
         {
-            let payload = self.payload.as_slice();
+            let payload = match self.payload.as_slice() {
+                // No bytes are nowhere in particular.
+                [] => &NOTHING.0,
+                payload => payload,
+            };
             T::try_ref_from_bytes(payload).map_err(|error| mismatch(&error, payload))
         }
     }
