@@ -275,7 +275,7 @@ pub type LocalPair = (
 fn spin() -> u32 {
     static SPIN: OnceLock<u32> = OnceLock::new();
     *SPIN.get_or_init(|| match std::thread::available_parallelism() {
-        Ok(cpus) if cpus.get() > 1 => 2048,
+        Ok(cpus) if cpus.get() > 1 => 4096,
         _ => 0,
     })
 }
