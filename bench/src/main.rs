@@ -4,10 +4,13 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use postbox_bench::{CASES, Case, Figure, Plan, Transport, clock_counts_instructions, measure};
+use postbox_bench::{
+    CASES, Case, Figure, MORE, Plan, Transport, clock_counts_instructions, measure,
+};
 
 const USAGE: &str = "\
 usage: postbox-bench count --out FILE   instructions, where the emulator counts them; also to FILE as JSON
+       postbox-bench all --out FILE     the same, of more cases: how costs grow
        postbox-bench run                time, and what matters of it here: ratios
 options: --windows N  measure N windows and print their median and minimum
          --rounds N   repetitions in a window
@@ -15,6 +18,7 @@ options: --windows N  measure N windows and print their median and minimum
 
 struct Arguments {
     count: bool,
+    all: bool,
     out: Option<PathBuf>,
     only: Option<String>,
     plan: Plan,
@@ -37,14 +41,16 @@ fn main() -> ExitCode {
 }
 
 fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let count = match given.next().as_deref() {
-        Some("count") => true,
-        Some("run") => false,
+    let (count, all) = match given.next().as_deref() {
+        Some("count") => (true, false),
+        Some("all") => (true, true),
+        Some("run") => (false, false),
         Some(other) => return Err(format!("unknown command {other}")),
         None => return Err("no command".into()),
     };
     let mut arguments = Arguments {
         count,
+        all,
         out: None,
         only: None,
         plan: Plan {
@@ -67,7 +73,7 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments, Strin
         }
     }
     if count && arguments.out.is_none() {
-        return Err("count needs --out FILE".into());
+        return Err("--out FILE is missing".into());
     }
     Ok(arguments)
 }
@@ -75,15 +81,19 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments, Strin
 type Row = (Transport, Figure);
 
 fn bench(arguments: &Arguments) -> Result<(), String> {
-    let chosen = |case: &Case| arguments.only.as_ref().is_none_or(|key| *key == case.key());
-    let cases: Vec<Case> = CASES.into_iter().filter(chosen).collect();
+    let all = || CASES.into_iter().chain(MORE);
+    let cases: Vec<Case> = match &arguments.only {
+        Some(key) => all().filter(|case| case.key() == *key).collect(),
+        None if arguments.all => all().collect(),
+        None => CASES.to_vec(),
+    };
     if cases.is_empty() {
-        let keys: Vec<String> = CASES.iter().map(|case| case.key()).collect();
+        let keys: Vec<String> = all().map(|case| case.key()).collect();
         return Err(format!("--only takes one of {}", keys.join(", ")));
     }
     if arguments.count && !clock_counts_instructions() {
         return Err(
-            "a nanosecond is not an instruction here; run it with `make bench-count`".into(),
+            "a nanosecond is not an instruction here; run it with `make bench-count` or `make bench`".into(),
         );
     }
     println!(
