@@ -14,13 +14,15 @@ usage: postbox-bench count --out FILE   instructions, where the emulator counts 
        postbox-bench run                time, and what matters of it here: ratios
 options: --windows N  measure N windows and print their median and minimum
          --rounds N   repetitions in a window
-         --only KEY   one case, such as rtt_64";
+         --only KEY   one case, such as rtt_64
+         --by NAME    one line of each case, such as postbox";
 
 struct Arguments {
     count: bool,
     all: bool,
     out: Option<PathBuf>,
     only: Option<String>,
+    by: Option<String>,
     plan: Plan,
 }
 
@@ -53,6 +55,7 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments, Strin
         all,
         out: None,
         only: None,
+        by: None,
         plan: Plan {
             windows: 7,
             rounds: 500,
@@ -67,6 +70,7 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments, Strin
         match option.as_str() {
             "--out" if count => arguments.out = Some(value.into()),
             "--only" => arguments.only = Some(value),
+            "--by" => arguments.by = Some(value),
             "--windows" => arguments.plan.windows = number()?,
             "--rounds" => arguments.plan.rounds = number()?,
             _ => return Err(format!("unknown option {option}")),
@@ -116,6 +120,13 @@ fn bench(arguments: &Arguments) -> Result<(), String> {
         println!("  {:<14}{:>12}{:>12}  to postbox", "", "median", "lowest");
         let mut rows: Vec<Row> = Vec::new();
         for &transport in case.transports() {
+            if arguments
+                .by
+                .as_ref()
+                .is_some_and(|name| name != transport.name())
+            {
+                continue;
+            }
             let figure = measure(case, transport, arguments.plan)
                 .map_err(|error| format!("{} by {}: {error}", case.key(), transport.name()))?;
             rows.push((transport, figure));
