@@ -702,12 +702,20 @@ struct postbox_pdu {
 	const void *command;
 };
 
-/* What there is to know of a command. User space can still write to the SQE. */
-void postbox_uring_look(struct io_uring_cmd *cmd, struct postbox_look *look)
+/*
+ * What there is to know of a command, and its file; NULL where it is to be
+ * cancelled. User space can still write to the SQE.
+ */
+struct file *postbox_uring_look(struct io_uring_cmd *cmd,
+				unsigned int issue_flags,
+				struct postbox_look *look)
 {
 	const struct io_uring_sqe *sqe = cmd->sqe;
-	const struct postbox_words *args = io_uring_sqe_cmd(sqe, struct postbox_words);
+	const struct postbox_words *args;
 
+	if (issue_flags & IO_URING_F_CANCEL)
+		return NULL;
+	args = io_uring_sqe_cmd(sqe, struct postbox_words);
 	look->addr = READ_ONCE(sqe->addr);
 	look->args.first = READ_ONCE(args->first);
 	look->args.second = READ_ONCE(args->second);
@@ -716,6 +724,7 @@ void postbox_uring_look(struct io_uring_cmd *cmd, struct postbox_look *look)
 	look->multishot = cmd->flags & IORING_URING_CMD_MULTISHOT;
 	look->request = cmd->cmd_op;
 	look->len = READ_ONCE(sqe->len);
+	return cmd->file;
 }
 
 /* What POSTBOX_CANCEL finds a command by. */
@@ -768,11 +777,6 @@ static void run(struct io_tw_req req, io_tw_token_t tw)
 void postbox_uring_kick(struct io_uring_cmd *cmd)
 {
 	io_uring_cmd_complete_in_task(cmd, run);
-}
-
-bool postbox_uring_cancels(unsigned int issue_flags)
-{
-	return issue_flags & IO_URING_F_CANCEL;
 }
 
 int postbox_uring_import(struct io_uring_cmd *cmd, u64 addr, u32 len, bool dest,

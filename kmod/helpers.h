@@ -154,7 +154,9 @@ struct postbox_look {
 	bool multishot;
 };
 
-void postbox_uring_look(struct io_uring_cmd *cmd, struct postbox_look *look);
+struct file *postbox_uring_look(struct io_uring_cmd *cmd,
+				unsigned int issue_flags,
+				struct postbox_look *look);
 u64 postbox_uring_user_data(struct io_uring_cmd *cmd);
 void *postbox_uring_ring(struct io_uring_cmd *cmd);
 struct task_struct *postbox_uring_task(struct io_uring_cmd *cmd);
@@ -165,7 +167,6 @@ void postbox_uring_keep(struct io_uring_cmd *cmd, const void *command,
 void postbox_uring_done(struct io_uring_cmd *cmd, s32 ret,
 			unsigned int issue_flags);
 void postbox_uring_kick(struct io_uring_cmd *cmd);
-bool postbox_uring_cancels(unsigned int issue_flags);
 int postbox_uring_import(struct io_uring_cmd *cmd, u64 addr, u32 len, bool dest,
 			 struct iov_iter *iter, unsigned int issue_flags);
 int postbox_uring_post(struct io_uring_cmd *cmd, u16 group, const void *record,

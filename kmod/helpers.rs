@@ -64,7 +64,7 @@ pub(crate) struct RawWatch {
 
 /// An io_uring command as it was submitted.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(crate) struct Look {
     pub(crate) addr: u64,
     /// A `struct postbox_uring`.
@@ -177,7 +177,11 @@ pub(crate) mod c {
             vma: *mut bindings::vm_area_struct,
             count: *mut usize,
         ) -> usize;
-        pub(crate) fn postbox_uring_look(cmd: *mut bindings::io_uring_cmd, look: *mut Look);
+        pub(crate) fn postbox_uring_look(
+            cmd: *mut bindings::io_uring_cmd,
+            issue_flags: u32,
+            look: *mut Look,
+        ) -> *mut bindings::file;
         pub(crate) fn postbox_uring_user_data(cmd: *mut bindings::io_uring_cmd) -> u64;
         pub(crate) fn postbox_uring_ring(cmd: *mut bindings::io_uring_cmd) -> *mut c_void;
         pub(crate) fn postbox_uring_task(
@@ -196,7 +200,6 @@ pub(crate) mod c {
             issue_flags: u32,
         );
         pub(crate) fn postbox_uring_kick(cmd: *mut bindings::io_uring_cmd);
-        pub(crate) fn postbox_uring_cancels(issue_flags: u32) -> bool;
         pub(crate) fn postbox_uring_import(
             cmd: *mut bindings::io_uring_cmd,
             addr: u64,

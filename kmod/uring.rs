@@ -84,9 +84,8 @@ mod reason {
 const ARGS_WORDS: usize = 32;
 
 /// An argument, once it was read.
-#[derive(Clone, Copy)]
 struct Args {
-    words: [MaybeUninit<u64>; ARGS_WORDS],
+    words: MaybeUninit<[u64; ARGS_WORDS]>,
     at: Option<request::Place>,
 }
 
@@ -155,11 +154,12 @@ impl Command {
                 progress: Cell::new(0),
                 may_wait: Cell::new(true),
                 leases: Cell::new(None),
-                // SAFETY: Only this task has the issue.
-                args: UnsafeCell::new(unsafe { *issue.args.get() }),
+                args: UnsafeCell::new(Args::none()),
             }),
             GFP_KERNEL_ACCOUNT,
         )?;
+        // SAFETY: Only this task has the issue, and nobody else the command.
+        unsafe { (*command.args.get()).copy(&*issue.args.get()) };
         let until = issue.until.get();
         let realtime = until.is_some_and(|(_, realtime)| realtime);
         // SAFETY: The timer is pinned, and stopped before the command is freed: by `retire`.
@@ -341,10 +341,23 @@ impl Command {
 }
 
 impl Args {
-    const NONE: Self = Self {
-        words: [MaybeUninit::uninit(); ARGS_WORDS],
-        at: None,
-    };
+    /// None yet. Not a constant, which would have bytes for all of the words.
+    #[inline(always)]
+    fn none() -> Self {
+        Self {
+            words: MaybeUninit::uninit(),
+            at: None,
+        }
+    }
+
+    /// Makes it the same as another one.
+    #[inline]
+    fn copy(&mut self, from: &Self) {
+        if from.at.is_some() {
+            self.words = from.words;
+            self.at = from.at;
+        }
+    }
 
     /// Reads it, if it was not yet.
     #[inline]
@@ -482,11 +495,9 @@ impl<'a> Issue<'a> {
         cmd: *mut bindings::io_uring_cmd,
         flags: u32,
         handle: &'a Handle,
+        look: Look,
         nonblocking: bool,
     ) -> Self {
-        let mut look = Look::default();
-        // SAFETY: The command is being issued.
-        unsafe { c::postbox_uring_look(cmd, &mut look) };
         Self {
             cmd,
             flags,
@@ -500,7 +511,7 @@ impl<'a> Issue<'a> {
             resumes: Cell::new(false),
             progress: Cell::new(0),
             leases: Cell::new(None),
-            args: UnsafeCell::new(Args::NONE),
+            args: UnsafeCell::new(Args::none()),
         }
     }
 
@@ -680,20 +691,89 @@ impl<'a> Issue<'a> {
 ///
 /// `cmd` is a command of one of our files, and `flags` what the core says.
 pub(crate) unsafe extern "C" fn fop_uring_cmd(cmd: *mut bindings::io_uring_cmd, flags: u32) -> i32 {
+    let mut look = MaybeUninit::<Look>::uninit();
     // SAFETY: By the contract.
     unsafe {
-        if c::postbox_uring_cancels(flags) {
+        let file = c::postbox_uring_look(cmd, flags, look.as_mut_ptr());
+        if file.is_null() {
             // It is cancelable, so that `prepare` has left its reference, and it is not done.
             let command = c::postbox_uring_command(cmd).cast::<Command>();
             (*command).kick_because(reason::CANCELED);
             return 0;
         }
-        let file = c::postbox_uring_file(cmd);
-        let handle = chardev::handle(file);
-        let nonblocking = (*file).f_flags & kernel::fs::file::flags::O_NONBLOCK != 0;
-        let issue = Issue::new(cmd, flags, &handle, nonblocking);
-        issue.end(submit(&issue))
+        let (handle, look) = (chardev::handle(file), look.assume_init());
+        match at_once(&handle, &look) {
+            Ok(result) => result,
+            Err(message) => {
+                let nonblocking = (*file).f_flags & kernel::fs::file::flags::O_NONBLOCK != 0;
+                issue(cmd, flags, &handle, look, nonblocking, message)
+            }
+        }
     }
+}
+
+/// Does what mostly is all: sends a payload that there is room for, or receives one that is there.
+/// Otherwise nothing has happened yet, but that a message was made that is to be sent.
+#[inline(always)]
+fn at_once(handle: &Handle, look: &Look) -> Result<i32, Option<KBox<Message>>> {
+    const DIRECT: u16 = uapi::POSTBOX_URING_DIRECT as u16;
+    const NONBLOCK: u16 = uapi::POSTBOX_NONBLOCK as u16;
+    let uring = look.uring();
+    if uring.flags & !NONBLOCK != DIRECT || uring.timeout_ns != 0 {
+        return Err(None);
+    }
+    if look.fixed || look.multishot || look.len != 0 {
+        return Err(None);
+    }
+    let (len, priority) = (uring.len as usize, uring.priority);
+    let Ok(at) = request::address(look.addr) else {
+        return Err(None);
+    };
+    match look.request {
+        uapi::POSTBOX_SEND if u32::from(priority) <= uapi::POSTBOX_PRIORITY_MAX => {
+            let tx = handle.tx().map_err(|_| None)?;
+            let mut from = UserBytes::at(at);
+            match chardev::compose(handle, tx, priority, len, &mut from) {
+                Ok(message) => tx.send_now(message).map(|()| 0).map_err(Some),
+                Err(error) => Ok(error.to_errno()),
+            }
+        }
+        uapi::POSTBOX_RECV if priority == 0 => {
+            let rx = handle.rx().map_err(|_| None)?;
+            let received = rx.receive_bytes_now(UserBytes::at(at), len);
+            received.map(|len| len as i32).ok_or(None)
+        }
+        _ => Err(None),
+    }
+}
+
+/// Issues a command: the unusual cases.
+///
+/// # Safety
+///
+/// As for [`fop_uring_cmd`]; it is to be issued.
+#[inline(never)]
+unsafe fn issue(
+    cmd: *mut bindings::io_uring_cmd,
+    flags: u32,
+    handle: &Handle,
+    look: Look,
+    nonblocking: bool,
+    message: Option<KBox<Message>>,
+) -> i32 {
+    let issue = Issue::new(cmd, flags, handle, look, nonblocking);
+    issue.end(match message {
+        Some(message) => send_later(&issue, message),
+        None => submit(&issue),
+    })
+}
+
+/// Sends what could not be sent [`at_once`].
+fn send_later(issue: &Issue<'_>, message: KBox<Message>) -> Result<i32> {
+    let flags = u32::from(issue.look.uring().flags) & Wait::FLAGS;
+    let wait = Wait::new(flags, 0, How::Command(issue))?;
+    issue.handle.tx()?.send_or_wait(message, &wait)?;
+    Ok(0)
 }
 
 /// What is left of a command, in its own task; or elsewhere, if that is `dead`.
@@ -742,7 +822,8 @@ impl<'a> Issue<'a> {
         handle: &'a Handle,
         command: Arc<Command>,
     ) -> Self {
-        Self {
+        let args = command.args.get();
+        let issue = Self {
             cmd,
             flags,
             handle,
@@ -755,10 +836,12 @@ impl<'a> Issue<'a> {
             resumes: Cell::new(false),
             progress: Cell::new(command.progress.get()),
             leases: Cell::new(command.leases.take()),
-            // SAFETY: Only who runs the command is here.
-            args: UnsafeCell::new(unsafe { *command.args.get() }),
+            args: UnsafeCell::new(Args::none()),
             command: UnsafeCell::new(Some(command)),
-        }
+        };
+        // SAFETY: Only who runs the command is here, and the issue has it.
+        unsafe { (*issue.args.get()).copy(&*args) };
+        issue
     }
 }
 

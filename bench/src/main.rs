@@ -4,19 +4,25 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use postbox_bench::{CASES, Case, Figure, Plan, Transport, clock_counts_instructions, measure};
+use postbox_bench::{
+    CASES, Case, Figure, MORE, Plan, Transport, clock_counts_instructions, measure,
+};
 
 const USAGE: &str = "\
 usage: postbox-bench count --out FILE   instructions, where the emulator counts them; also to FILE as JSON
+       postbox-bench all --out FILE     the same, of more cases: how costs grow
        postbox-bench run                time, and what matters of it here: ratios
 options: --windows N  measure N windows and print their median and minimum
          --rounds N   repetitions in a window
-         --only KEY   one case, such as rtt_64";
+         --only KEY   one case, such as rtt_64
+         --by NAME    one line of each case, such as postbox";
 
 struct Arguments {
     count: bool,
+    all: bool,
     out: Option<PathBuf>,
     only: Option<String>,
+    by: Option<String>,
     plan: Plan,
 }
 
@@ -37,16 +43,19 @@ fn main() -> ExitCode {
 }
 
 fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let count = match given.next().as_deref() {
-        Some("count") => true,
-        Some("run") => false,
+    let (count, all) = match given.next().as_deref() {
+        Some("count") => (true, false),
+        Some("all") => (true, true),
+        Some("run") => (false, false),
         Some(other) => return Err(format!("unknown command {other}")),
         None => return Err("no command".into()),
     };
     let mut arguments = Arguments {
         count,
+        all,
         out: None,
         only: None,
+        by: None,
         plan: Plan {
             windows: 7,
             rounds: 500,
@@ -61,13 +70,14 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments, Strin
         match option.as_str() {
             "--out" if count => arguments.out = Some(value.into()),
             "--only" => arguments.only = Some(value),
+            "--by" => arguments.by = Some(value),
             "--windows" => arguments.plan.windows = number()?,
             "--rounds" => arguments.plan.rounds = number()?,
             _ => return Err(format!("unknown option {option}")),
         }
     }
     if count && arguments.out.is_none() {
-        return Err("count needs --out FILE".into());
+        return Err("--out FILE is missing".into());
     }
     Ok(arguments)
 }
@@ -75,15 +85,19 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments, Strin
 type Row = (Transport, Figure);
 
 fn bench(arguments: &Arguments) -> Result<(), String> {
-    let chosen = |case: &Case| arguments.only.as_ref().is_none_or(|key| *key == case.key());
-    let cases: Vec<Case> = CASES.into_iter().filter(chosen).collect();
+    let all = || CASES.into_iter().chain(MORE);
+    let cases: Vec<Case> = match &arguments.only {
+        Some(key) => all().filter(|case| case.key() == *key).collect(),
+        None if arguments.all => all().collect(),
+        None => CASES.to_vec(),
+    };
     if cases.is_empty() {
-        let keys: Vec<String> = CASES.iter().map(|case| case.key()).collect();
+        let keys: Vec<String> = all().map(|case| case.key()).collect();
         return Err(format!("--only takes one of {}", keys.join(", ")));
     }
     if arguments.count && !clock_counts_instructions() {
         return Err(
-            "a nanosecond is not an instruction here; run it with `make bench-count`".into(),
+            "a nanosecond is not an instruction here; run it with `make bench-count` or `make bench`".into(),
         );
     }
     println!(
@@ -106,6 +120,13 @@ fn bench(arguments: &Arguments) -> Result<(), String> {
         println!("  {:<14}{:>12}{:>12}  to postbox", "", "median", "lowest");
         let mut rows: Vec<Row> = Vec::new();
         for &transport in case.transports() {
+            if arguments
+                .by
+                .as_ref()
+                .is_some_and(|name| name != transport.name())
+            {
+                continue;
+            }
             let figure = measure(case, transport, arguments.plan)
                 .map_err(|error| format!("{} by {}: {error}", case.key(), transport.name()))?;
             rows.push((transport, figure));
