@@ -646,25 +646,33 @@ impl Mailbox {
         room: usize,
         wait: Wait<'_>,
     ) -> Result<usize, Failure> {
-        match self.take_bytes(to, room) {
+        match self.take_bytes(room, |bytes| to.copy_now(bytes)) {
             Ok(len) => Ok(len),
             Err(inner) => self.receive_bytes_slowly(inner, to, room, wait),
         }
     }
 
-    /// The same, if that is all that it takes. Otherwise nothing has happened.
+    /// The same, if that is all that it takes. Otherwise nothing has happened. `copy` must not sleep.
     #[inline(always)]
-    pub(crate) fn receive_bytes_now(&self, to: UserBytes, room: usize) -> Option<usize> {
-        self.take_bytes(to, room).ok()
+    pub(crate) fn receive_bytes_now(
+        &self,
+        room: usize,
+        copy: impl FnOnce(&[u8]) -> bool,
+    ) -> Option<usize> {
+        self.take_bytes(room, copy).ok()
     }
 
     /// What is left to do is for who still holds the lock.
     #[inline(always)]
-    fn take_bytes(&self, to: UserBytes, room: usize) -> Result<usize, Guard<'_>> {
+    fn take_bytes(
+        &self,
+        room: usize,
+        copy: impl FnOnce(&[u8]) -> bool,
+    ) -> Result<usize, Guard<'_>> {
         let mut inner = self.inner.lock();
         let Some(mut message) = inner.receive_now(|message| {
             let bytes = message.small(room);
-            bytes.is_some_and(|bytes| to.copy_now(bytes))
+            bytes.is_some_and(copy)
         }) else {
             return Err(inner);
         };

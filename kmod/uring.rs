@@ -33,7 +33,7 @@ use crate::{
 };
 use core::{
     cell::{Cell, UnsafeCell},
-    mem::{size_of, MaybeUninit},
+    mem::{offset_of, size_of, MaybeUninit},
     pin::Pin,
     ptr::NonNull,
 };
@@ -487,6 +487,8 @@ pub(crate) struct Issue<'a> {
     resumes: Cell<bool>,
     progress: Cell<u64>,
     leases: Cell<Option<Kept>>,
+    /// Whether there may be any, here or with the command.
+    laden: Cell<bool>,
     args: UnsafeCell<Args>,
 }
 
@@ -511,6 +513,7 @@ impl<'a> Issue<'a> {
             resumes: Cell::new(false),
             progress: Cell::new(0),
             leases: Cell::new(None),
+            laden: Cell::new(false),
             args: UnsafeCell::new(Args::none()),
         }
     }
@@ -567,11 +570,20 @@ impl<'a> Issue<'a> {
 
     /// Leases go along with what it sends now.
     pub(crate) fn take_along(&self, leases: Option<Kept>) {
+        self.laden.set(leases.is_some());
         self.leases.set(leases);
     }
 
     /// What they went with was sent, or was not.
+    #[inline]
     pub(crate) fn settle(&self, sent: bool) {
+        if self.laden.replace(false) {
+            self.settle_leases(sent);
+        }
+    }
+
+    #[cold]
+    fn settle_leases(&self, sent: bool) {
         let moved = self.command().and_then(|command| command.leases.take());
         let Some(leases) = self.leases.take().or(moved) else {
             return;
@@ -740,7 +752,7 @@ fn at_once(handle: &Handle, look: &Look) -> Result<i32, Option<KBox<Message>>> {
         }
         uapi::POSTBOX_RECV if priority == 0 => {
             let rx = handle.rx().map_err(|_| None)?;
-            let received = rx.receive_bytes_now(UserBytes::at(at), len);
+            let received = rx.receive_bytes_now(len, |bytes| UserBytes::at(at).copy_now(bytes));
             received.map(|len| len as i32).ok_or(None)
         }
         _ => Err(None),
@@ -822,7 +834,8 @@ impl<'a> Issue<'a> {
         handle: &'a Handle,
         command: Arc<Command>,
     ) -> Self {
-        let args = command.args.get();
+        let (args, leases) = (command.args.get(), command.leases.take());
+        let laden = Cell::new(leases.is_some());
         let issue = Self {
             cmd,
             flags,
@@ -835,7 +848,8 @@ impl<'a> Issue<'a> {
             outcome: Cell::new(None),
             resumes: Cell::new(false),
             progress: Cell::new(command.progress.get()),
-            leases: Cell::new(command.leases.take()),
+            leases: Cell::new(leases),
+            laden,
             args: UnsafeCell::new(Args::none()),
             command: UnsafeCell::new(Some(command)),
         };
@@ -888,7 +902,7 @@ fn go_on(issue: &Issue<'_>, command: &Command, dead: bool) -> Result<i32> {
     let Some(outcome) = outcome else {
         return match dead {
             true => Err(ecanceled()),
-            false => request::part(issue).unwrap_or(Err(command.ended())),
+            false => part(issue).unwrap_or(Err(command.ended())),
         };
     };
     if dead {
@@ -906,6 +920,16 @@ fn go_on(issue: &Issue<'_>, command: &Command, dead: bool) -> Result<i32> {
         command.give_back(handle, issue.request(), outcome);
     }
     result
+}
+
+/// The result of a command that is ended after it has done a part. `None`: it has not.
+fn part(issue: &Issue<'_>) -> Option<Result<i32>> {
+    let flags = u32::from(issue.look.uring().flags);
+    match issue.progress() as i32 {
+        0 => None,
+        done if flags & uapi::POSTBOX_URING_DIRECT != 0 => Some(Ok(done)),
+        _ => request::part(issue),
+    }
 }
 
 /// POSTBOX_CANCEL.
@@ -935,6 +959,9 @@ fn direct(issue: &Issue<'_>, uring: &uapi::postbox_uring) -> Result<i32> {
     ensure(uring.priority == 0 || look.request == uapi::POSTBOX_SEND)?;
     let wait = Wait::new(flags & Wait::FLAGS, uring.timeout_ns, How::Command(issue))?;
     let (at, len) = (UserBytes::at(issue.address()?), uring.len as usize);
+    if [uapi::POSTBOX_SEND_BATCH, uapi::POSTBOX_RECV_BATCH].contains(&look.request) {
+        return direct_batch(issue, at, uring.len, wait);
+    }
     let sends = [uapi::POSTBOX_SEND, uapi::POSTBOX_WRITE].contains(&look.request);
     if look.request == uapi::POSTBOX_SEND && issue.resumes() {
         return sent(issue.resume()).map(|()| 0);
@@ -995,6 +1022,108 @@ fn direct(issue: &Issue<'_>, uring: &uapi::postbox_uring) -> Result<i32> {
         _ => return Err(EINVAL),
     };
     Ok(done as i32)
+}
+
+/// How many entries of an array are read at once.
+const SPANS: usize = 16;
+const SPAN: usize = size_of::<uapi::postbox_span>();
+
+/// Entries of an array of spans, as many as are read at once.
+struct Spans {
+    at: UserBytes,
+    first: u32,
+    bytes: [u8; SPANS * SPAN],
+}
+
+impl Spans {
+    /// The bytes that an entry is for, how many these are, and where `done` is. Of the entries one
+    /// is wanted after the other.
+    #[inline]
+    fn get(&mut self, index: u32, count: u32) -> Result<(UserBytes, usize, UserBytes)> {
+        let mut place = index.wrapping_sub(self.first) as usize;
+        if place >= SPANS {
+            let some = ((count - index) as usize).min(SPANS) * SPAN;
+            let bytes = self.bytes.get_mut(..some).ok_or(EINVAL)?;
+            self.at.after(index as usize * SPAN).copy_to(bytes)?;
+            (self.first, place) = (index, 0);
+        }
+        let entry = self.bytes.get(place * SPAN..).ok_or(EINVAL)?;
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = *entry.first_chunk().ok_or(EINVAL)?;
+        let data = request::address(u64::from_ne_bytes([a, b, c, d, e, f, g, h]))?;
+        let len = u32::from_ne_bytes([i, j, k, l]) as usize;
+        let done = index as usize * SPAN + offset_of!(uapi::postbox_span, done);
+        Ok((UserBytes::at(data), len, self.at.after(done)))
+    }
+}
+
+/// Payloads without argument structs, in an array.
+fn direct_batch(issue: &Issue<'_>, at: UserBytes, count: u32, wait: Wait<'_>) -> Result<i32> {
+    let handle = issue.handle;
+    ensure((1..=request::BATCH_MAX).contains(&count) && !issue.look.fixed)?;
+    let sends = issue.request() == uapi::POSTBOX_SEND_BATCH;
+    let (mut done, mut result) = (issue.progress() as u32, Ok(()));
+    if let (true, Some(outcome)) = (sends, sends.then(|| issue.resume()).flatten()) {
+        result = sent(Some(outcome));
+        done += u32::from(result.is_ok());
+    }
+    let mut spans = Spans {
+        at,
+        first: u32::MAX,
+        bytes: [0; SPANS * SPAN],
+    };
+    while done < count && result.is_ok() {
+        issue.advance(done.into());
+        result = match sends {
+            true => send_span(handle, &mut spans, (done, count), &wait),
+            // Only the first one waits.
+            false if done == 0 => receive_span(issue, &mut spans, (done, count), wait),
+            false => receive_span(issue, &mut spans, (done, count), Wait::Never),
+        };
+        done += u32::from(result.is_ok());
+    }
+    match result {
+        Err(error) if done == 0 || error == eiocbqueued() => Err(error),
+        _ => Ok(done as i32),
+    }
+}
+
+#[inline]
+fn send_span(
+    handle: &Handle,
+    spans: &mut Spans,
+    (index, count): (u32, u32),
+    wait: &Wait<'_>,
+) -> Result {
+    let (mut from, len, _) = spans.get(index, count)?;
+    let tx = handle.tx()?;
+    let message = chardev::compose(handle, tx, 0, len, &mut from)?;
+    tx.send(message, wait)
+}
+
+#[inline]
+fn receive_span(
+    issue: &Issue<'_>,
+    spans: &mut Spans,
+    (index, count): (u32, u32),
+    wait: Wait<'_>,
+) -> Result {
+    let (to, room, done) = spans.get(index, count)?;
+    let rx = issue.handle.rx()?;
+    let len = |bytes: &[u8]| (bytes.len() as u32).to_ne_bytes();
+    if !issue.resumes() {
+        let received = rx.receive_bytes_now(room, |bytes| {
+            to.copy_now(bytes) && done.copy_now(&len(bytes))
+        });
+        if received.is_some() {
+            return Ok(());
+        }
+    }
+    let received = rx.receive(&Receive::any(room, wait, None), |message| {
+        let payload = message.payload();
+        to.copy_from(payload)?;
+        done.copy_from(&len(payload))
+    });
+    received.map_err(Failure::into_error)
 }
 
 fn send_one(
