@@ -1031,7 +1031,9 @@ const SPAN: usize = size_of::<uapi::postbox_span>();
 /// Entries of an array of spans, as many as are read at once.
 struct Spans {
     at: UserBytes,
+    /// The first of them, and how many they are.
     first: u32,
+    some: usize,
     bytes: [u8; SPANS * SPAN],
 }
 
@@ -1041,11 +1043,11 @@ impl Spans {
     #[inline]
     fn get(&mut self, index: u32, count: u32) -> Result<(UserBytes, usize, UserBytes)> {
         let mut place = index.wrapping_sub(self.first) as usize;
-        if place >= SPANS {
-            let some = ((count - index) as usize).min(SPANS) * SPAN;
-            let bytes = self.bytes.get_mut(..some).ok_or(EINVAL)?;
+        if place >= self.some {
+            let some = (count.saturating_sub(index) as usize).min(SPANS);
+            let bytes = self.bytes.get_mut(..some * SPAN).ok_or(EINVAL)?;
             self.at.after(index as usize * SPAN).copy_to(bytes)?;
-            (self.first, place) = (index, 0);
+            (self.first, self.some, place) = (index, some, 0);
         }
         let entry = self.bytes.get(place * SPAN..).ok_or(EINVAL)?;
         let [a, b, c, d, e, f, g, h, i, j, k, l] = *entry.first_chunk().ok_or(EINVAL)?;
@@ -1068,7 +1070,8 @@ fn direct_batch(issue: &Issue<'_>, at: UserBytes, count: u32, wait: Wait<'_>) ->
     }
     let mut spans = Spans {
         at,
-        first: u32::MAX,
+        first: 0,
+        some: 0,
         bytes: [0; SPANS * SPAN],
     };
     while done < count && result.is_ok() {

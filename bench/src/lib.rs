@@ -34,13 +34,15 @@ pub enum Transport {
     MemfdEventfd,
     /// Mailboxes, by the raw calls, one for each message.
     Ioctl,
+    /// Mailboxes, by io_uring, a command without an argument struct for each message.
+    UringSingle,
     /// Mailboxes, by io_uring, with the argument structs of the raw calls.
     UringArgs,
     /// Mailboxes, by io_uring, in registered buffers.
     UringBuffers,
     /// Mailboxes, by io_uring's own write and read.
     UringWrite,
-    /// Mailboxes, by io_uring, a whole batch in one command.
+    /// Mailboxes, by io_uring, a whole batch with argument structs in one command.
     UringCommand,
     /// Mailboxes, by io_uring, on a ring with nothing set up and nothing registered.
     UringPlain,
@@ -77,6 +79,7 @@ impl Transport {
             Transport::UringArgs => "postbox_args",
             Transport::UringBuffers => "postbox_buffers",
             Transport::UringWrite => "postbox_write",
+            Transport::UringSingle => "postbox_single",
             Transport::UringCommand => "postbox_command",
             Transport::UringPlain => "postbox_plain",
             Transport::Uds => "uds",
@@ -306,6 +309,7 @@ impl Case {
                 UringArgs,
                 UringBuffers,
                 UringWrite,
+                UringSingle,
                 UringCommand,
                 UringPlain,
                 UdsStream,

@@ -297,7 +297,8 @@ fn mailbox(transport: Transport, len: usize, plan: Plan) -> io::Result<Figure> {
     };
     let mut bytes = Batched::new(len);
     let batch = match transport {
-        Transport::Postbox | Transport::UringPlain => Batch::new(
+        Transport::Postbox => spans(&ring, &mut bytes, len),
+        Transport::UringSingle | Transport::UringPlain => Batch::new(
             &ring,
             &mut bytes,
             |fd, at| direct(fd, sys::POSTBOX_SEND, at, len).build(),
@@ -365,7 +366,29 @@ fn with_args<T>(fd: Fd, request: u32, args: T) -> Entry {
     command(fd, request, at.addr() as u64, &Default::default()).build()
 }
 
-/// The whole batch in one command each way.
+/// The whole batch in one command each way, without argument structs.
+fn spans(ring: &Ring, bytes: &mut Batched, len: usize) -> Batch {
+    let entry = |fd, request, spans: Vec<sys::postbox_span>| {
+        let at = spans.leak().as_ptr().cast();
+        direct(fd, request, at, URING_BATCH).build()
+    };
+    let span = |at: *const u8| sys::postbox_span {
+        data: at.addr() as u64,
+        len: len as u32,
+        done: 0,
+    };
+    let all = 0..URING_BATCH;
+    let sends = all.clone().map(|i| span(bytes.from(i))).collect();
+    let receives = all.map(|i| span(bytes.to(i))).collect();
+    Batch {
+        sends: vec![ring.entry(TX, |fd| entry(fd, sys::POSTBOX_SEND_BATCH, sends))],
+        sent: URING_BATCH as i32,
+        receives: vec![ring.entry(RX, |fd| entry(fd, sys::POSTBOX_RECV_BATCH, receives))],
+        received: URING_BATCH as i32,
+    }
+}
+
+/// The whole batch in one command each way, with argument structs.
 fn whole(ring: &Ring, bytes: &mut Batched, len: usize) -> Batch {
     fn entry<T>(fd: Fd, request: u32, entries: Vec<T>) -> Entry {
         let args = sys::postbox_batch {
