@@ -20,7 +20,7 @@
 //! });
 //! let job = jobs.recv().await?;
 //! assert_eq!(&*job, b"build");
-//! # Ok(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! # })
 //! # }
 //! ```
