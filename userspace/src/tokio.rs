@@ -16,7 +16,7 @@
 //! tokio::spawn(async {
 //!     let sender = Async::new(Sender::open("doc/tokio")?)?;
 //!     sender.send("build").await?;
-//!     postbox::Result::Ok(())
+//!     Ok::<_, postbox::Error>(())
 //! });
 //! let job = jobs.recv().await?;
 //! assert_eq!(&*job, b"build");
