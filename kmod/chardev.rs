@@ -305,7 +305,7 @@ unsafe extern "C" fn fop_write(
 }
 
 /// Sends what is written as one message.
-#[inline]
+#[inline(always)]
 pub(crate) fn write_message(
     handle: &Handle,
     mailbox: &Mailbox,

@@ -630,7 +630,7 @@ impl Mailbox {
     /// Receives a message into a buffer of `room` bytes. Mostly that takes no more than to copy a few
     /// bytes to memory that is there. Such a copy does not sleep, and so is made under the lock,
     /// which then is taken once.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn receive_bytes(
         &self,
         to: UserBytes,

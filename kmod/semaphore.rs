@@ -178,7 +178,9 @@ impl Semaphore {
     #[inline(never)]
     fn acquire_slowly(&self, count: u64, undo: Option<&Shares>, wait: &Wait<'_>) -> Result<u64> {
         let process = helpers::process();
-        if let Some(shares) = undo {
+        // A command that goes on has entered, unless another thread has closed the handle since.
+        let goes_on = matches!(wait, Wait::Parks(issue) if issue.resumes());
+        if let (Some(shares), false) = (undo, goes_on) {
             shares.enter(process)?;
         }
         let orphans = self.take_or_wait(count, wait)?;

@@ -803,10 +803,10 @@ fn go_on(issue: &Issue<'_>, command: &Command, dead: bool) -> Result<i32> {
         }
     };
     let Some(outcome) = outcome else {
-        return Err(match dead {
-            true => ecanceled(),
-            false => command.ended(),
-        });
+        return match dead {
+            true => Err(ecanceled()),
+            false => request::part(issue).unwrap_or(Err(command.ended())),
+        };
     };
     if dead {
         command.give_back(handle, issue.request(), outcome);

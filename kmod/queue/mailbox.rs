@@ -884,6 +884,11 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         if self.picky == 0 && sender.is_none() {
             return self.waiting.pop_front();
         }
+        self.pop_choosy(node, sender)
+    }
+
+    #[inline(never)]
+    fn pop_choosy(&mut self, node: &Node<M>, sender: Option<&M::Sender>) -> Option<R> {
         let receiver = self.waiting.remove_first(|receiver| {
             matches!(R::origin(receiver), o if o == 0 || o == node.origin)
                 && sender.is_none_or(|sender| R::meets(receiver, sender))

@@ -369,3 +369,21 @@ pub(crate) fn command(handle: &Handle, issue: &Issue<'_>) -> Result<i32> {
     };
     Ok(done as i32)
 }
+
+/// The result of a command that is ended after it has done a part. `None`: it has not.
+pub(crate) fn part(issue: &Issue<'_>) -> Option<Result<i32>> {
+    let done = issue.progress();
+    match issue.request() {
+        _ if done == 0 => None,
+        // Its argument says so already.
+        uapi::POSTBOX_WRITE => Some(Ok(done as i32)),
+        uapi::POSTBOX_SEND_BATCH => {
+            let told = issue.with(|at, args: &mut uapi::postbox_batch| {
+                args.count = done as u32;
+                at.write(args)
+            });
+            Some(told.map(|_| done as i32))
+        }
+        _ => None,
+    }
+}

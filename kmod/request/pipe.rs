@@ -73,8 +73,9 @@ pub(super) fn write(
         copy_in(from.after(done), parts)?;
         at.write(args)
     })?;
+    // A part that could not be copied was counted, and not written.
+    args.done = written as u64;
     if written == 0 {
-        args.done = 0;
         return at.write(args);
     }
     Ok(())

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use libc::{c_int, pid_t};
 
-use crate::{WATCHDOG, check, device_gid};
+use crate::{WATCHDOG, check, device_gid, door, skipped};
 
 /// A user and its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,13 @@ pub fn spawn_as(user: User, f: impl FnOnce()) -> Child {
 ///
 /// A test that forks needs this: its children would otherwise inherit the handles of the tests that run beside it in
 /// other threads, and with them keep those tests' objects alive.
+///
+/// Where the test is not for the door of this run, it is not run.
 pub fn isolated(f: impl FnOnce()) {
+    if skipped::here() {
+        return;
+    }
+    door::prepare();
     let child = spawn(|| {
         // SAFETY: whatever the parent's threads have open, nothing in this process uses the copies.
         check(
@@ -321,7 +327,9 @@ impl Child {
             );
         }
         self.reaped = true;
-        wait_for(self.pid)
+        let exit = wait_for(self.pid);
+        door::ended(self.pid);
+        exit
     }
 
     /// Waits for its end, which must be a good one.

@@ -4,7 +4,9 @@
 //! The VM is emulated and slow. Nothing here or in the tests may assume that something happens soon; the watchdog's
 //! time only tells a hang from slowness.
 
+mod arena;
 mod child;
+mod door;
 mod fds;
 mod handle;
 mod memory;
@@ -12,14 +14,18 @@ mod pool;
 mod rng;
 mod shared;
 mod signal;
+mod skipped;
 mod slow;
 mod sync;
+pub mod uring;
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+pub use arena::{Arena, bytes};
 pub use child::{ALICE, BOB, Child, Exit, Spawn, User, isolated, spawn, spawn_as};
+pub use door::{Door, Kind, door, passed, run_wild};
 pub use fds::{receive_fd, send_fd};
 pub use handle::{
     ADMIN, Errno, FOREVER, Got, Handle, Make, NEVER, RECEIVE, Result, SEND, UNBOUNDED, Wait, list,
@@ -30,6 +36,7 @@ pub use pool::{Entry, Leased, MakePool, Ride, SHARED, entries_from, entries_of, 
 pub use rng::{Rng, seed};
 pub use shared::{Gate, Ledger};
 pub use signal::handle_signal;
+pub use skipped::{SKIPPED, Skip};
 pub use slow::{Fault, PAGE, SlowPage};
 pub use sync::{MakeSync, ReadOnly, UNDO};
 

@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 use postbox::{raw, sys};
 use postbox_tests::*;
 
+#[path = "hostile/uring.rs"]
+mod uring;
+
 macro_rules! requests {
     ($($name:literal $request:ident $args:ident,)*) => {
         [$(($name, sys::$request, size_of::<sys::$args>())),*]
@@ -91,66 +94,6 @@ fn ioctl(handle: &Handle, request: u32, address: u64) -> Result<()> {
         _ => Err(Errno::from_io_error(&std::io::Error::last_os_error())
             .expect("the error of a system call")),
     }
-}
-
-/// Memory of the tests' own, with a page behind it that cannot be accessed.
-struct Arena {
-    at: u64,
-    len: usize,
-}
-
-impl Arena {
-    fn new(pages: usize) -> Self {
-        let (len, all) = (pages * PAGE, (pages + 1) * PAGE);
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-        // SAFETY: a new anonymous mapping touches no memory that exists.
-        let at = unsafe { libc::mmap(std::ptr::null_mut(), all, protection, flags, -1, 0) };
-        assert!(
-            at != libc::MAP_FAILED,
-            "mmap: {}",
-            std::io::Error::last_os_error()
-        );
-        let arena = Arena { at: at as u64, len };
-        // SAFETY: the last page of this mapping, which nothing uses.
-        check("mprotect", unsafe {
-            libc::mprotect(arena.end() as *mut _, PAGE, libc::PROT_NONE)
-        });
-        arena
-    }
-
-    fn end(&self) -> u64 {
-        self.at + self.len as u64
-    }
-
-    /// Writes bytes into it.
-    fn put(&self, address: u64, bytes: &[u8]) {
-        assert!(address >= self.at && address + bytes.len() as u64 <= self.end());
-        // SAFETY: within the mapping, to which no reference leads.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address as *mut u8, bytes.len()) };
-    }
-
-    /// The bytes in it.
-    fn get(&self, address: u64, len: usize) -> Vec<u8> {
-        assert!(address >= self.at && address + len as u64 <= self.end());
-        let mut bytes = vec![0; len];
-        // SAFETY: within the mapping, to which no reference leads.
-        unsafe { std::ptr::copy_nonoverlapping(address as *const u8, bytes.as_mut_ptr(), len) };
-        bytes
-    }
-}
-
-impl Drop for Arena {
-    fn drop(&mut self) {
-        // SAFETY: the mapping that `new` made.
-        unsafe { libc::munmap(self.at as *mut _, self.len + PAGE) };
-    }
-}
-
-/// The bytes of an argument.
-fn bytes<T: Copy>(args: &T) -> &[u8] {
-    // SAFETY: the argument structs have no padding (their layout is checked), and are made of integers.
-    unsafe { std::slice::from_raw_parts((&raw const *args).cast(), size_of::<T>()) }
 }
 
 /// An object of a kind, with all rights that are asked for here.
@@ -3054,6 +2997,7 @@ fn word(rng: &mut Rng, arena: &Arena) -> u64 {
 /// Throws random requests at these handles, most of them nearly right.
 fn fuzz(rng: &mut Rng, handles: &[Handle], iterations: u64) -> [u64; 2] {
     let arena = Arena::new(16);
+    run_wild();
     handle_signal(libc::SIGALRM, 0);
     // What waits for ever is interrupted, and that is tried, too.
     let period = libc::timeval {

@@ -1,6 +1,8 @@
 use crate::error::{Action, ErrorKind, Result, SendError};
 use crate::handle::{CanReceive, CanSend, Handle};
-use crate::object::Inner;
+#[cfg(not(loom))]
+use crate::object::Subject;
+use crate::object::{Inner, Ref};
 use crate::parcel::Parcel;
 use crate::recv::{Message, is_call};
 use crate::wait::Wait;
@@ -253,17 +255,17 @@ fn until_the_end(request: Result<Request<'_>>) -> Result<Option<Request<'_>>> {
 #[must_use = "dropping it tells the caller that there will be no reply"]
 pub struct Request<'a> {
     message: Message,
-    inner: &'a Inner,
+    inner: Ref<'a, Inner>,
     /// 0: there is nothing to answer (any more).
     token: u64,
 }
 
 impl<'a> Request<'a> {
-    pub(crate) fn new(inner: &'a Inner, message: Message, token: u64) -> Self {
+    pub(crate) fn new(inner: impl Into<Ref<'a, Inner>>, message: Message, token: u64) -> Self {
         let token = if message.call { token } else { 0 };
         Request {
             message,
-            inner,
+            inner: inner.into(),
             token,
         }
     }
@@ -287,6 +289,21 @@ impl<'a> Request<'a> {
             Ok(()) => Ok(true),
             Err(Errno::STALE) => Ok(false),
             Err(errno) => Err(self.inner.error(Action::Reply, errno)),
+        }
+    }
+
+    #[cfg(not(loom))]
+    pub(crate) fn subject(&self) -> &Subject {
+        &self.inner.subject
+    }
+
+    /// The message; an empty one is left in its place.
+    #[cfg(not(loom))]
+    pub(crate) fn take_message(&mut self) -> Message {
+        Message {
+            payload: std::mem::take(&mut self.message.payload),
+            files: std::mem::take(&mut self.message.files),
+            ..self.message
         }
     }
 
@@ -316,7 +333,7 @@ impl<'a> Request<'a> {
     /// # Errors
     /// As [`reply`](Self::reply) and [`Handle::send_parcel`].
     pub fn reply_parcel(&mut self, reply: &Parcel<'_>) -> Result<()> {
-        let files = reply.files(self.inner, Action::Reply)?;
+        let files = reply.files(&self.inner, Action::Reply)?;
         self.reply_files(reply.payload, files)
     }
 
@@ -326,7 +343,7 @@ impl<'a> Request<'a> {
 
     /// Has `reply` answer.
     pub(crate) fn reply_by(&mut self, reply: impl FnOnce(&Inner, u64) -> Result<()>) -> Result<()> {
-        let replied = reply(self.inner, self.open_token()?);
+        let replied = reply(&self.inner, self.open_token()?);
         if !matches!(&replied, Err(error) if error.kind != ErrorKind::Stale) {
             self.token = 0;
         }
@@ -396,10 +413,10 @@ impl<'a> Request<'a> {
         let (flags, timeout_ns) = wait.flags();
         let mut args = sys::postbox_reply_recv::default();
         let mut files = Vec::new();
-        let inner = self.inner;
+        let inner: &Inner = &self.inner;
         loop {
             // With nothing to answer there are no bytes either.
-            let payload = if self.is_open() { payload } else { &[] };
+            let payload = if self.token != 0 { payload } else { &[] };
             args.reply.token = self.token;
             args.recv = sys::postbox_recv {
                 flags,
@@ -447,6 +464,12 @@ impl Deref for Request<'_> {
 
     fn deref(&self) -> &Message {
         &self.message
+    }
+}
+
+impl AsRef<[u8]> for Request<'_> {
+    fn as_ref(&self) -> &[u8] {
+        self
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Error {
     action: Action,
     what: Kind,
     number: u32,
+    /// What it said that this comes from, if it was not the kernel.
+    detail: Option<Arc<String>>,
 }
 
 /// The cause of an [`Error`].
@@ -83,6 +85,12 @@ pub enum ErrorKind {
     OwnerDied,
     /// Another process has written to a ring what makes no sense there.
     Corrupt,
+    /// The reactor of the runtime is not there (any more), or the runtime is going.
+    Reactor,
+    /// The value cannot be encoded: [`typed::Encode`](crate::typed::Encode).
+    Encode,
+    /// The message is not a value of the type: [`typed::RecvError`](crate::typed::RecvError).
+    Decode,
     /// The port has both its ends, or somebody listens on it: `EADDRINUSE`.
     AddressInUse,
     /// The other end has not come yet: `ENOTCONN`.
@@ -195,6 +203,7 @@ pub(crate) enum Action {
     Access,
     Lock,
     Borrow,
+    Decode,
     Submit,
 }
 
@@ -252,6 +261,30 @@ impl Error {
             action,
             what: subject.kind,
             number: subject.number,
+            detail: None,
+        }
+    }
+
+    /// One that says in its text what it comes from.
+    #[cfg(not(loom))]
+    pub(crate) fn because(
+        action: Action,
+        subject: &Subject,
+        kind: ErrorKind,
+        cause: &dyn fmt::Display,
+    ) -> Self {
+        Error {
+            detail: Some(Arc::new(cause.to_string())),
+            ..Self::of_kind(action, subject, kind)
+        }
+    }
+
+    /// One of an event loop.
+    #[cfg(not(loom))]
+    pub(crate) fn of_reactor(subject: &Subject, error: &std::io::Error) -> Self {
+        match Errno::from_io_error(error) {
+            Some(errno) => Self::new(Action::Poll, subject, errno),
+            None => Self::because(Action::Poll, subject, ErrorKind::Reactor, error),
         }
     }
 
@@ -344,6 +377,7 @@ impl fmt::Display for Error {
             Action::Access => "access the memory of",
             Action::Lock => "take a lock in",
             Action::Borrow => "borrow a block of",
+            Action::Decode => "decode",
             Action::Submit => "submit to",
         };
         write!(f, "cannot {action} ")?;
@@ -353,6 +387,7 @@ impl fmt::Display for Error {
             Action::Usage => f.write_str("this user"),
             Action::Identify => f.write_str("the sender of the message"),
             Action::Convert => f.write_str("a handle of this type"),
+            Action::Decode => f.write_str("the message"),
             Action::Submit => f.write_str("io_uring"),
             _ => self.subject().fmt(f),
         }?;
@@ -446,6 +481,12 @@ impl Error {
             (ErrorKind::Corrupt, _) => {
                 "another process wrote to it what makes no sense; let only those attach whom you \
                  trust with that, and make a new one"
+            }
+            (ErrorKind::Reactor | ErrorKind::Encode | ErrorKind::Decode, _) => {
+                return match &self.detail {
+                    Some(detail) => detail.to_string().into(),
+                    None => "unknown error".into(),
+                };
             }
             (ErrorKind::OwnerDied, _) => {
                 "a process that was to take part died before it did; make a new one and start over"
@@ -678,8 +719,9 @@ impl From<Error> for std::io::Error {
             }
             ErrorKind::Exists => Io::AlreadyExists,
             ErrorKind::Unsupported | ErrorKind::Incompatible { .. } => Io::Unsupported,
-            ErrorKind::Corrupt => Io::InvalidData,
+            ErrorKind::Corrupt | ErrorKind::Encode | ErrorKind::Decode => Io::InvalidData,
             ErrorKind::Unrecoverable
+            | ErrorKind::Reactor
             | ErrorKind::OwnerDied
             | ErrorKind::Cancelled
             | ErrorKind::NoBuffers
@@ -694,15 +736,15 @@ impl From<Error> for std::io::Error {
 
 macro_rules! wraps_error {
     ([$($generic:ident)?] $name:ty) => {
-        impl$(<$generic>)? fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.error.fmt(f)
+        impl$(<$generic>)? std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                std::fmt::Display::fmt(&self.error, f)
             }
         }
 
         impl$(<$generic>)? std::error::Error for $name {}
 
-        impl$(<$generic>)? From<$name> for Error {
+        impl$(<$generic>)? From<$name> for $crate::Error {
             fn from(from: $name) -> Self {
                 from.error
             }
@@ -715,6 +757,8 @@ macro_rules! wraps_error {
         }
     };
 }
+#[cfg_attr(loom, allow(unused_imports))]
+pub(crate) use wraps_error;
 
 /// A message that was not sent, and why. Nothing of it is in the mailbox.
 ///

@@ -64,7 +64,8 @@ impl Capacity {
 }
 
 pub(crate) mod sealed {
-    pub trait Sealed: Send + Sync + 'static {}
+    /// Types of which there are no values.
+    pub trait Sealed: Send + Sync + Unpin + 'static {}
 }
 
 /// What a type of handle stands for: the kind of object and what may be done with it. There are

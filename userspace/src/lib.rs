@@ -54,6 +54,8 @@
 //! | many small messages | [`send_many`](Handle::send_many), [`recv_many`](Handle::recv_many) |
 //! | an event loop | [`set_nonblocking`](Handle::set_nonblocking), [`AsFd`](std::os::fd::AsFd), [`ready`](Handle::ready) |
 //! | to wait for several things at once | [`wait_any`], [`WaitSet`] |
+//! | async code | [`aio`]; on tokio, [`tokio::Async`] |
+//! | values instead of bytes | [`typed`] |
 //!
 //! # Waiting and interruption
 //!
@@ -73,14 +75,24 @@
 //!
 //! # Features
 //!
-//! `cli` (default) builds the command `postbox`; a program that uses the library alone switches it
-//! off with `default-features = false`. `serde` derives `Serialize` for [`Info`], [`Usage`],
-//! [`Version`] and [`Identity`]. `uring` has the operations through io_uring: the module `uring`; with
-//! `tokio` too, a runtime of tokio can drive them.
+//! | feature | what it adds |
+//! |---|---|
+//! | `cli` (default) | the command `postbox`; a program that uses the library alone switches it off with `default-features = false` |
+//! | `serde` | `Serialize` for [`Info`], [`Usage`], [`Version`] and [`Identity`] |
+//! | `tokio` | handles whose calls are futures, on tokio: [`tokio`] |
+//! | `futures` | `Stream`, `Sink`, `AsyncRead` and `AsyncWrite` for handles that are [async](aio) |
+//! | `uring` | operations through io_uring: the module `uring`; with `tokio`, a runtime of it can drive them |
+//! | `zerocopy` | values as they are in memory: [`typed::InPlace`], [`Message::view`] |
+//! | `postcard` | values that serde can encode: [`typed::Postcard`]; with it, `serde` |
+//!
+//! Handles that are async on other runtimes, and typed channels with an encoding of one's own, need
+//! no feature: [`aio`], [`typed`].
 
 // Loom tests the parts of which it is built apart.
 #![cfg_attr(loom, allow(dead_code))]
 
+#[cfg(not(loom))]
+pub mod aio;
 mod barrier;
 mod call;
 mod endpoint;
@@ -107,7 +119,11 @@ mod semaphore;
 mod send;
 mod sync;
 pub mod sys;
+#[cfg(all(feature = "tokio", not(loom)))]
+pub mod tokio;
 mod trust;
+#[cfg(not(loom))]
+pub mod typed;
 #[cfg(all(feature = "uring", not(loom)))]
 pub mod uring;
 mod wait;
@@ -138,9 +154,9 @@ pub use raw::DEVICE;
 pub use recv::{Delivery, Identity, IntoIter, Iter, Message, Process, Received};
 #[cfg(not(loom))]
 pub use ring::{
-    Consumer, Doorbell, FutexDoorbell, KernelDoorbell, LocalPair, Producer, Record, RecvBatch,
-    Ring, RingCalls, RingEnd, RingOptions, RingReceiver, RingReceiving, RingSender, RingSending,
-    RingSide, SendBatch, Slot,
+    BatchRecord, Consumer, Doorbell, FutexDoorbell, KernelDoorbell, LocalPair, Producer, Record,
+    Records, RecvBatch, Ring, RingCalls, RingEnd, RingOptions, RingReceiver, RingReceiving,
+    RingSender, RingSending, RingSide, SendBatch, Slot,
 };
 #[doc(no_inline)]
 pub use rustix::event::PollFlags;

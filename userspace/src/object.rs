@@ -8,6 +8,8 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::time::Timespec;
 use std::fmt;
+use std::ops::Deref;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
@@ -180,6 +182,44 @@ pub(crate) struct Inner {
     pub(crate) expected: AtomicUsize,
 }
 
+/// What somebody else has: lent by them, or kept by this until it is dropped.
+pub(crate) enum Ref<'a, T> {
+    Lent(&'a T),
+    Kept(Arc<dyn Holds<T>>),
+}
+
+/// Who has a `T` as long as they are there.
+pub(crate) trait Holds<T>: Send + Sync {
+    fn held(&self) -> &T;
+}
+
+// The holder is only asked for its `T`.
+impl<T: RefUnwindSafe> UnwindSafe for Ref<'_, T> {}
+impl<T: RefUnwindSafe> RefUnwindSafe for Ref<'_, T> {}
+
+impl<T> Deref for Ref<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        match self {
+            Ref::Lent(lent) => lent,
+            Ref::Kept(holder) => holder.held(),
+        }
+    }
+}
+
+impl<'a, T> From<&'a T> for Ref<'a, T> {
+    fn from(lent: &'a T) -> Self {
+        Ref::Lent(lent)
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Ref<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
 impl Inner {
     pub(crate) fn new(fd: OwnedFd, subject: Subject, rights: Rights, batch_max: usize) -> Self {
         Inner {
@@ -258,6 +298,19 @@ impl Inner {
         let fd =
             raw::dup(&self.fd, rights.bits()).map_err(|errno| self.error(Action::Clone, errno))?;
         Ok(Inner::new(fd, self.subject.clone(), rights, self.batch_max))
+    }
+
+    /// The same handle to the kernel by another descriptor.
+    #[cfg(all(feature = "tokio", not(loom)))]
+    pub(crate) fn again(&self) -> Result<Self> {
+        let fd = rustix::io::fcntl_dupfd_cloexec(&self.fd, 0)
+            .map_err(|errno| self.error(Action::Clone, errno))?;
+        Ok(Inner::new(
+            fd,
+            self.subject.clone(),
+            self.rights,
+            self.batch_max,
+        ))
     }
 
     pub(crate) fn info(&self) -> Result<Info> {

@@ -142,17 +142,25 @@ impl Core {
         let mut cache = self.cache();
         cache.waiting -= 1;
         cache.put_back(returns, args.return_count);
-        let lent = lent.map(|()| {
-            let (first, others) = loans[..(args.loan_count as usize).min(loans.len())]
-                .split_first()
-                .ok_or(Errno::AGAIN)?;
+        let lent = lent.and_then(|()| {
+            let lent = &loans[..(args.loan_count as usize).min(loans.len())];
+            let (first, others) = lent.split_first().ok_or(Errno::AGAIN)?;
             cache.free.extend(others);
-            Ok(*first)
+            Ok(self.held(cache.mark, *first, 0))
         });
-        match lent {
-            Ok(Ok(block)) => Ok(self.held(cache.mark, block, 0)),
-            Ok(Err(errno)) | Err(errno) => Err(self.handle.inner.error(Action::Borrow, errno)),
+        self.share(cache);
+        lent.map_err(|errno| self.handle.inner.error(Action::Borrow, errno))
+    }
+
+    /// Whoever waits for a block gets it from the kernel: nothing is kept from them.
+    fn share(&self, mut cache: MutexGuard<'_, Cache>) {
+        if cache.waiting == 0 {
+            return;
         }
+        let mut returns = std::mem::take(&mut cache.returns);
+        returns.append(&mut cache.free);
+        drop(cache);
+        self.give_back(returns);
     }
 
     fn held(&self, mark: u64, block: u32, flags: u32) -> Held {
@@ -273,6 +281,33 @@ impl<'c> Ride<'c> {
         cache.put_back(self.returns, told.return_count);
         let lent = (told.loan_count as usize).min(self.want);
         cache.free.extend(&self.loans[..lent]);
+        self.core.share(cache);
+    }
+}
+
+/// Somebody who waits for a block with an event loop. Meanwhile the process keeps none.
+pub(crate) struct Waiting {
+    core: Arc<Core>,
+    mark: u64,
+}
+
+impl Waiting {
+    pub(crate) fn new<T: Trust>(pool: &Pool<T>) -> Self {
+        let core = pool.core.clone();
+        let mut cache = core.cache();
+        cache.waiting += 1;
+        let mark = cache.mark;
+        drop(cache);
+        Waiting { core, mark }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut cache = self.core.cache();
+        if cache.mark == self.mark {
+            cache.waiting -= 1;
+        }
     }
 }
 
@@ -997,7 +1032,7 @@ impl<T: Trust> Lends for Loan<T> {}
 impl<T: Trust> Lends for Buffer<T> {}
 impl<T: Trust> Lends for &Shared<T> {}
 
-mod lends {
+pub(crate) mod lends {
     use super::{Buffer, Core, Loan, Shared, Trust, sys};
     use std::sync::Arc;
 
@@ -1265,11 +1300,7 @@ impl<A: CanSend> Handle<A> {
         priority: u32,
         wait: Wait,
     ) -> Result<(), SendError<B>> {
-        let (core, entries) = (buffer.core(), [buffer.entry()]);
-        match self
-            .inner
-            .send_buffers(core, &entries, payload, priority, wait)
-        {
+        match self.lend_buffer(&buffer, payload, priority, wait) {
             Ok(()) => {
                 buffer.gone();
                 Ok(())
@@ -1279,6 +1310,20 @@ impl<A: CanSend> Handle<A> {
                 error,
             }),
         }
+    }
+
+    /// Sends a message with a buffer, of which the caller has to say that it is
+    /// [gone](lends::Sealed::gone).
+    pub(crate) fn lend_buffer<B: Lends>(
+        &self,
+        buffer: &B,
+        payload: &[u8],
+        priority: u32,
+        wait: Wait,
+    ) -> Result<()> {
+        let (core, entries) = (buffer.core(), [buffer.entry()]);
+        self.inner
+            .send_buffers(core, &entries, payload, priority, wait)
     }
 
     /// Sends a message of several buffers, 1 to 64 of one [`Pool`], and a payload.

@@ -1,6 +1,6 @@
 use crate::error::{Action, Error, ErrorKind, Result};
 use crate::handle::{CanReceive, Handle};
-use crate::object::{Inner, Subject};
+use crate::object::{Inner, Ref, Subject};
 use crate::wait::Wait;
 use crate::{raw, sys};
 use rustix::fd::OwnedFd;
@@ -57,18 +57,8 @@ impl Identity {
     /// # Errors
     /// [`Gone`](ErrorKind::Gone): the process is no longer there, or not visible from here.
     pub fn open_pidfd(&self) -> Result<OwnedFd> {
-        let open = || {
-            let pid = i32::try_from(self.pid)
-                .ok()
-                .and_then(Pid::from_raw)
-                .ok_or(Errno::SRCH)?;
-            let fd = pidfd_open(pid, PidfdFlags::empty())?;
-            if rustix::fs::fstat(&fd)?.st_ino != self.pidfd_ino {
-                return Err(Errno::SRCH);
-            }
-            Ok(fd)
-        };
-        open().map_err(|errno| Error::new(Action::Identify, &Subject::none(), errno))
+        open_pidfd(self.pid, self.pidfd_ino)
+            .map_err(|errno| Error::new(Action::Identify, &Subject::none(), errno))
     }
 
     /// Whether the process that sent is still there, and its pid still its own.
@@ -186,6 +176,25 @@ pub(crate) fn is_call(args: &sys::postbox_recv) -> bool {
 pub struct Process {
     pid: u32,
     pidfd_ino: u64,
+}
+
+impl Process {
+    /// A pidfd of it.
+    #[cfg(not(loom))]
+    pub(crate) fn open_pidfd(self) -> Result<OwnedFd> {
+        open_pidfd(self.pid, self.pidfd_ino)
+            .map_err(|errno| Error::new(Action::Identify, &Subject::none(), errno))
+    }
+}
+
+/// A pidfd of that process; of no other one, if `ino` is not 0.
+fn open_pidfd(pid: u32, ino: u64) -> rustix::io::Result<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let fd = pidfd_open(pid.ok_or(Errno::SRCH)?, PidfdFlags::empty())?;
+    if ino != 0 && rustix::fs::fstat(&fd)?.st_ino != ino {
+        return Err(Errno::SRCH);
+    }
+    Ok(fd)
 }
 
 impl From<u32> for Process {
@@ -783,11 +792,19 @@ pub struct Delivery<'a> {
 }
 
 impl<'a> Delivery<'a> {
-    pub(crate) fn new(inner: &'a Inner, (message, token): (Message, u64)) -> Self {
-        let call = message.call;
+    pub(crate) fn new(inner: impl Into<Ref<'a, Inner>>, (message, token): (Message, u64)) -> Self {
+        let open = if message.call {
+            Open::Request
+        } else {
+            Open::Message
+        };
         Delivery {
             message,
-            claim: Claim { inner, token, call },
+            claim: Claim {
+                inner: inner.into(),
+                token,
+                open,
+            },
         }
     }
 
@@ -817,6 +834,12 @@ impl Deref for Delivery<'_> {
     }
 }
 
+impl AsRef<[u8]> for Delivery<'_> {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
 impl fmt::Debug for Delivery<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Delivery")
@@ -828,30 +851,41 @@ impl fmt::Debug for Delivery<'_> {
 
 /// The duty to settle a message.
 struct Claim<'a> {
-    inner: &'a Inner,
+    inner: Ref<'a, Inner>,
     token: u64,
+    open: Open,
+}
+
+/// What is still to be done with it.
+enum Open {
+    Message,
     /// A request is not acknowledged but answered.
-    call: bool,
+    Request,
+    Settled,
 }
 
 impl Claim<'_> {
-    fn settle(self, flags: u32) -> Result<()> {
-        if self.call {
+    fn settle(mut self, flags: u32) -> Result<()> {
+        if matches!(self.open, Open::Request) {
             return Ok(());
         }
-        let settled = raw::ack(&self.inner.fd, self.token, flags);
-        let settled = settled.map_err(|errno| self.inner.error(Action::Settle, errno));
-        std::mem::forget(self);
-        settled
+        self.open = Open::Settled;
+        raw::ack(&self.inner.fd, self.token, flags)
+            .map_err(|errno| self.inner.error(Action::Settle, errno))
     }
 }
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        if self.call {
-            return self.inner.drop_request(self.token);
+        match self.open {
+            // If it is not ours any more, it has gone back already.
+            Open::Message => drop(raw::ack(
+                &self.inner.fd,
+                self.token,
+                sys::POSTBOX_ACK_REQUEUE,
+            )),
+            Open::Request => self.inner.drop_request(self.token),
+            Open::Settled => {}
         }
-        // If it is not ours any more, it has gone back already.
-        let _ = raw::ack(&self.inner.fd, self.token, sys::POSTBOX_ACK_REQUEUE);
     }
 }

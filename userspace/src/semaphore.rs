@@ -1,6 +1,6 @@
 use crate::error::{Action, Result};
 use crate::handle::{Handle, Rights, access};
-use crate::object::Kind;
+use crate::object::{Kind, Ref};
 use crate::sync::{WaitObject, WaitObjectOptions};
 use crate::wait::Wait;
 use crate::{raw, sys};
@@ -156,12 +156,14 @@ impl Semaphore {
     /// # Errors
     /// See [Acquiring](#acquiring).
     pub fn acquire_many(&self, count: u64, wait: Wait) -> Result<Guard<'_>> {
-        let owner_died = self.take_with(sys::POSTBOX_SYNC_UNDO, count, wait)?;
-        Ok(Guard {
-            semaphore: self,
-            count,
-            owner_died,
-        })
+        let owner_died = self.acquire_undone(count, wait)?;
+        Ok(Guard::new(self, count, owner_died))
+    }
+
+    /// Acquires so many, which come back when the process dies; returns whether some were a dead
+    /// process's.
+    pub(crate) fn acquire_undone(&self, count: u64, wait: Wait) -> Result<bool> {
+        self.take_with(sys::POSTBOX_SYNC_UNDO, count, wait)
     }
 
     /// Takes so many for good: they do not come back by themselves, also not when this process
@@ -212,12 +214,26 @@ impl Semaphore {
 #[derive(Debug)]
 #[must_use = "what was acquired is released at once"]
 pub struct Guard<'a> {
-    semaphore: &'a Semaphore,
+    semaphore: Ref<'a, Semaphore>,
     count: u64,
     owner_died: bool,
+    kept: bool,
 }
 
-impl Guard<'_> {
+impl<'a> Guard<'a> {
+    pub(crate) fn new(
+        semaphore: impl Into<Ref<'a, Semaphore>>,
+        count: u64,
+        owner_died: bool,
+    ) -> Self {
+        Guard {
+            semaphore: semaphore.into(),
+            count,
+            owner_died,
+            kept: false,
+        }
+    }
+
     /// Whether some of it was given back by the kernel because a process died that had it: what it
     /// guards may be half done. It is said once.
     pub fn owner_died(&self) -> bool {
@@ -241,13 +257,16 @@ impl Guard<'_> {
     }
 
     /// Keeps it until this process dies, or closes its last descriptor of the semaphore's handle.
-    pub fn forget(self) {
-        std::mem::forget(self);
+    pub fn forget(mut self) {
+        self.kept = true;
     }
 }
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
         // It fails if others have posted what was never taken, and after a fork in the child, which
         // has nothing to release.
         let _ = self.semaphore.release(sys::POSTBOX_SYNC_UNDO, self.count);

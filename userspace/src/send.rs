@@ -1,6 +1,6 @@
 use crate::error::{Action, Error, ErrorKind, Result, SendError, SendManyError};
 use crate::handle::{CanSend, Handle};
-use crate::object::{Inner, Kind};
+use crate::object::{Inner, Kind, Ref};
 use crate::parcel::Parcel;
 use crate::wait::Wait;
 use crate::{raw, sys};
@@ -293,6 +293,12 @@ impl<A: CanSend> Handle<A> {
     }
 
     fn reserve_with(&self, len: usize, wait: Wait) -> Result<Permit<'_>> {
+        self.reserve_room(len, wait)?;
+        Ok(Permit::new((&self.inner).into(), len))
+    }
+
+    /// Gets room, of which a [`Permit`] has to be made.
+    pub(crate) fn reserve_room(&self, len: usize, wait: Wait) -> Result<()> {
         let (flags, timeout_ns) = wait.flags();
         let args = sys::postbox_reserve {
             flags,
@@ -301,22 +307,27 @@ impl<A: CanSend> Handle<A> {
             ..Default::default()
         };
         retry_on_intr(|| raw::reserve(self, &args))
-            .map_err(|errno| self.inner.send_error(Action::Reserve, errno, len))?;
-        Ok(Permit {
-            inner: &self.inner,
-            len: len as u64,
-        })
+            .map_err(|errno| self.inner.send_error(Action::Reserve, errno, len))
     }
 }
 
 /// Room for one message, got by [`Handle::reserve`]. Dropping it gives the room back.
 #[must_use = "dropping it gives the room back"]
 pub struct Permit<'a> {
-    inner: &'a Inner,
+    inner: Ref<'a, Inner>,
     len: u64,
+    used: bool,
 }
 
-impl Permit<'_> {
+impl<'a> Permit<'a> {
+    pub(crate) fn new(inner: Ref<'a, Inner>, len: usize) -> Self {
+        Permit {
+            inner,
+            len: len as u64,
+            used: false,
+        }
+    }
+
     /// Sends a message of at most the reserved length. It never waits.
     ///
     /// # Errors
@@ -331,7 +342,7 @@ impl Permit<'_> {
     /// # Errors
     /// As [`send`](Self::send).
     pub fn send_with_priority<T: AsRef<[u8]>>(
-        self,
+        mut self,
         payload: T,
         priority: u32,
     ) -> Result<(), SendError<T>> {
@@ -353,8 +364,7 @@ impl Permit<'_> {
         };
         match sent {
             Ok(()) => {
-                // The message has used the room up.
-                std::mem::forget(self);
+                self.used = true;
                 Ok(())
             }
             Err(error) => Err(SendError { payload, error }),
@@ -364,6 +374,9 @@ impl Permit<'_> {
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
+        if self.used {
+            return;
+        }
         let args = sys::postbox_reserve {
             flags: sys::POSTBOX_RESERVE_CANCEL,
             len: self.len,

@@ -1,7 +1,11 @@
 //! How much those who share memory trust each other with what is in it.
 
 mod sealed {
-    pub trait Sealed {}
+    /// Types of which there are no values.
+    pub trait Sealed: Send + Sync + Unpin + 'static {
+        /// Whether nobody else accesses what one has reserved or received.
+        const ALONE: bool;
+    }
 }
 
 /// Whether a side trusts its peers with contents, of a pool's blocks or a ring's records:
@@ -18,7 +22,11 @@ pub enum Copying {}
 #[derive(Clone, Copy, Debug)]
 pub enum Trusting {}
 
-impl sealed::Sealed for Copying {}
-impl sealed::Sealed for Trusting {}
+impl sealed::Sealed for Copying {
+    const ALONE: bool = false;
+}
+impl sealed::Sealed for Trusting {
+    const ALONE: bool = true;
+}
 impl Trust for Copying {}
 impl Trust for Trusting {}

@@ -400,7 +400,7 @@ struct Arguments {
 }
 
 fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments> {
-    let (mut out, mut runs, mut windows) = (None, 5, 200);
+    let (mut out, mut runs, mut windows) = (None, 11, 200);
     while let Some(option) = given.next() {
         let value = given.next().ok_or(format!("{option} needs a value"))?;
         let number = || match value.parse() {

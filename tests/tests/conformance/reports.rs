@@ -199,7 +199,7 @@ fn the_version_is_the_headers() {
             assert_eq!(version.size as usize, size_of::<sys::postbox_version>());
             assert_eq!(
                 (version.abi, version.features, version.reserved),
-                (sys::POSTBOX_ABI, 0, 0)
+                (sys::POSTBOX_ABI, sys::POSTBOX_FEATURE_URING.into(), 0)
             );
             assert!(version.message_max >= 4096 && version.batch_max >= 2);
         }

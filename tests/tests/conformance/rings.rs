@@ -544,6 +544,48 @@ fn ring_streams_with_few_calls_of_the_kernel() {
 }
 
 #[test]
+fn ring_streams_in_batches_with_a_call_for_many_records() {
+    isolated(|| {
+        const COUNT: u64 = 200_000;
+        for many in [false, true] {
+            let (sender, receiver) = pair(1 << 16, many);
+            let child = spawn(|| {
+                let mut producer = sender.attach().expect("nobody else");
+                for i in (0..COUNT).step_by(32) {
+                    let mut batch = producer.batch();
+                    for i in i..(i + 32).min(COUNT) {
+                        batch.send_value(&[i; 8]).expect("room");
+                    }
+                }
+            });
+            let mut consumer = receiver.attach().expect("nobody else");
+            let mut next = 0;
+            let error = loop {
+                let mut batch = consumer.batch();
+                let records = match batch.records() {
+                    Ok(records) => records,
+                    Err(error) => break error,
+                };
+                let before = next;
+                for record in records {
+                    assert_eq!(record.value(), Some([next; 8]));
+                    next += 1;
+                }
+                assert!(next > before);
+            };
+            assert_eq!((error.kind, next), (ErrorKind::Disconnected, COUNT));
+            child.ok();
+            let info = raw::info(&receiver).expect("bound");
+            let calls = info.sent + info.received + info.redelivered + info.full;
+            tell(&format!(
+                "{COUNT} records, many producers: {many}: {calls} calls of the kernel"
+            ));
+            assert!(calls < COUNT / 20, "{calls} calls");
+        }
+    });
+}
+
+#[test]
 fn ring_the_producer_leaves_or_dies_and_what_it_committed_is_received_first() {
     isolated(|| {
         for (dies, end) in [

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, fence};
 /// The doorbell of a ring of the kernel's.
 pub struct KernelDoorbell {
     pub(crate) fd: OwnedFd,
-    /// Nothing waits, and an event loop is told of what comes.
+    /// An event loop is told of what comes, after a try that does not wait.
     pub(crate) nonblocking: AtomicBool,
 }
 

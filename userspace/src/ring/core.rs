@@ -10,7 +10,7 @@
 //!   is committed. The word that orders them says who has it: of a producer that died with it, it is
 //!   taken over, as the only thing that it guards is the store of the tail.
 
-use super::index::{Geometry, Header, LARGE, Tail, UNIT, checked, small_units, units};
+use super::index::{Geometry, Header, Tail, UNIT, USUAL, checked, small_units, units};
 use crate::wait::Wait;
 use rustix::io::Errno;
 use std::ptr::NonNull;
@@ -264,12 +264,16 @@ impl Spin {
 
     /// Looks until something is there. What `look` fails with is an end, too.
     fn run<T>(&mut self, mut look: impl FnMut() -> Option<T>) -> Option<T> {
-        for _ in 0..self.now {
+        for turn in 0..self.now {
             if let Some(found) = look() {
                 self.now = self.now.saturating_mul(2).clamp(1, self.most);
                 return Some(found);
             }
-            std::hint::spin_loop();
+            // A pause takes as long as a line of a cache needs to come, or longer: after each look, it
+            // would add half of one on average to what is waited for.
+            if turn % 2 == 1 {
+                std::hint::spin_loop();
+            }
         }
         // Never quite off, so that it finds out when it would be worth it again.
         self.now = (self.now / 2).max(self.most / 64);
@@ -293,14 +297,14 @@ pub(crate) struct Tx<D: Doorbell> {
     pub(crate) bell: D,
     /// This producer's number; of a single one, too.
     id: u32,
-    /// Where the consumer was at last.
+    /// Of many: where the consumer was at last.
     head: u32,
-    /// With one producer: where its next record goes, and how long the one before it is.
+    /// Of a single one: where its next record goes, and how long the one before it is.
     tail: Tail,
-    /// Whether there is something that the consumer may not have been woken for.
-    unpublished: bool,
-    /// With one producer: records of fewer bytes than this are reserved in line.
-    small: usize,
+    /// Of a single one: units behind the tail that are free for all that is known. Of many: 0.
+    free: u32,
+    /// Where the tail was when the consumer could see it at last.
+    seen: u32,
     pub(crate) spin: Spin,
     pub(crate) calls: RingCalls,
 }
@@ -309,18 +313,14 @@ impl<D: Doorbell> Tx<D> {
     pub(crate) fn new(area: Area, bell: D, id: u32, spin: u32) -> Self {
         let head = area.head().load(Acquire);
         let tail = area.tail();
-        let small = match area.many {
-            true => 0,
-            false => area.geometry.longest().min(LARGE) as usize + 1,
-        };
         Tx {
             area,
             bell,
             id,
             head,
             tail,
-            unpublished: false,
-            small,
+            free: 0,
+            seen: tail.position,
             spin: Spin::new(spin),
             calls: RingCalls::default(),
         }
@@ -337,25 +337,30 @@ impl<D: Doorbell> Tx<D> {
         }
     }
 
-    /// Whether there is room for so many units behind `tail`.
+    /// Of a single one: looks how much is free.
     #[inline]
+    fn look(&mut self) -> Result<(), Stop> {
+        let head = self.area.head().load(Acquire);
+        let free = self.area.geometry.free(head, self.tail.position);
+        self.free = free.unwrap_or(0);
+        free.map(drop).ok_or(Stop::Corrupt)
+    }
+
+    /// Of many: whether there is room for so many units behind `tail`.
     fn room(&mut self, tail: u32, units: u32) -> Result<bool, Stop> {
         let geometry = self.area.geometry;
-        let free = |head| {
-            geometry
-                .used(head, tail)
-                .map(|used| geometry.units() - used)
-        };
-        if free(self.head).is_some_and(|free| free >= units) {
+        if geometry
+            .free(self.head, tail)
+            .is_some_and(|free| free >= units)
+        {
             return Ok(true);
         }
         self.head = self.area.head().load(Acquire);
-        let free = free(self.head).ok_or(Stop::Corrupt)?;
+        let free = geometry.free(self.head, tail).ok_or(Stop::Corrupt)?;
         Ok(free >= units)
     }
 
     /// Reserves a record, and returns its position.
-    #[inline]
     pub(crate) fn try_reserve(&mut self, len: usize) -> Result<u32, Stop> {
         let longest = self.area.geometry.longest();
         let len = u32::try_from(len).ok().filter(|len| *len <= longest);
@@ -366,13 +371,22 @@ impl<D: Doorbell> Tx<D> {
         if self.area.many {
             return self.try_reserve_among_many(len);
         }
-        let position = self.tail.position;
-        if !self.room(position, units(len))? {
-            return Err(Stop::NotNow);
+        if units(len) > self.free {
+            self.look()?;
+            if units(len) > self.free {
+                return Err(Stop::NotNow);
+            }
         }
+        Ok(self.head_record(len))
+    }
+
+    /// Of a single one: writes the header of the record that comes next.
+    #[inline(always)]
+    fn head_record(&self, len: u32) -> u32 {
+        let position = self.tail.position;
         let header = Header::Committed { len }.pack();
         self.area.header(position).store(header, Relaxed);
-        Ok(position)
+        position
     }
 
     fn try_reserve_among_many(&mut self, len: u32) -> Result<u32, Stop> {
@@ -420,26 +434,18 @@ impl<D: Doorbell> Tx<D> {
         Err(Stop::NotNow)
     }
 
-    /// Reserves a record, and waits for room.
+    /// Reserves a record of a usual length where there is room for all that is known, which is nearly
+    /// always.
     #[inline(always)]
-    pub(crate) fn reserve(&mut self, len: usize, wait: Wait) -> Result<u32, Stop> {
+    pub(crate) fn reserve_quickly(&mut self, len: usize) -> Option<u32> {
         const ENDED: u32 = CONSUMER_CLOSED | CONSUMER_DIED;
         let state = self.area.status().state.load(Acquire);
-        if len < self.small && state & ENDED == 0 {
-            let position = self.tail.position;
-            // What the head says that cannot be is more than the ring has.
-            let used = position.wrapping_sub(self.head);
-            if used <= self.area.geometry.units() - small_units(len as u32) {
-                let header = Header::Committed { len: len as u32 };
-                self.area.header(position).store(header.pack(), Relaxed);
-                return Ok(position);
-            }
-        }
-        self.reserve_slowly(len, wait)
+        let fits = len <= USUAL && small_units(len as u32) <= self.free;
+        (fits && state & ENDED == 0).then(|| self.head_record(len as u32))
     }
 
-    #[inline(never)]
-    fn reserve_slowly(&mut self, len: usize, wait: Wait) -> Result<u32, Stop> {
+    /// Reserves a record, and waits for room.
+    pub(crate) fn reserve(&mut self, len: usize, wait: Wait) -> Result<u32, Stop> {
         match self.try_reserve(len) {
             Err(Stop::NotNow) => {}
             done => return done,
@@ -496,11 +502,19 @@ impl<D: Doorbell> Tx<D> {
         if self.area.many {
             return self.settle(position, Header::Committed { len });
         }
+        self.commit_next(len);
+    }
+
+    /// The same of a single one, whose next record it is.
+    #[inline(always)]
+    pub(crate) fn commit_next(&mut self, len: u32) {
+        let units = units(len);
         self.tail = Tail {
-            position: position.wrapping_add(units(len)),
+            position: self.tail.position.wrapping_add(units),
             last: len,
         };
-        self.unpublished = true;
+        // So much was free when it was reserved.
+        self.free = self.free.wrapping_sub(units);
     }
 
     /// The record that was reserved is not to be.
@@ -525,10 +539,10 @@ impl<D: Doorbell> Tx<D> {
     /// Lets the consumer see what was committed.
     #[inline]
     pub(crate) fn publish(&mut self) {
-        if !self.unpublished {
+        if self.tail.position == self.seen {
             return;
         }
-        self.unpublished = false;
+        self.seen = self.tail.position;
         publish_word(&self.area.tails().tail, self.tail.pack());
         if self.area.status().consumer_waiting.load(SeqCst) != 0 {
             self.calls.doorbells += 1;
@@ -536,10 +550,9 @@ impl<D: Doorbell> Tx<D> {
         }
         // Now there is time for what the next record needs: its line, and where the consumer is.
         prepare(self.area.header(self.tail.position));
-        let geometry = self.area.geometry;
-        let used = geometry.used(self.head, self.tail.position);
-        if used.is_none_or(|used| used > geometry.half()) {
-            self.head = self.area.head().load(Acquire);
+        if self.free < self.area.geometry.half() {
+            // What makes no sense is found out by who wants the room.
+            let _ = self.look();
         }
     }
 }
@@ -570,8 +583,8 @@ pub(crate) struct Rx<D: Doorbell> {
     tail: Tail,
     /// The units of the last record before it, where that says how long it is; 0: it does not.
     alone: u32,
-    /// Whether the head has moved since it was published.
-    unpublished: bool,
+    /// Where the head was when producers could see it at last.
+    seen: u32,
     pub(crate) spin: Spin,
     pub(crate) calls: RingCalls,
 }
@@ -588,7 +601,7 @@ impl<D: Doorbell> Rx<D> {
                 last: 0,
             },
             alone: 0,
-            unpublished: false,
+            seen: head,
             spin: Spin::new(spin),
             calls: RingCalls::default(),
         }
@@ -612,16 +625,54 @@ impl<D: Doorbell> Rx<D> {
         if used.wrapping_sub(1) >= self.area.geometry.units() {
             return None;
         }
-        let (len, units) = if used == self.alone {
-            (self.tail.last, used)
-        } else {
-            let len = Header::small(self.area.header(position).load(Acquire))?;
-            (len, small_units(len))
-        };
-        (units <= used).then_some(Found {
+        if used != self.alone {
+            return self.small(position, used);
+        }
+        Some(Found {
+            position,
+            len: self.tail.last,
+            units: used,
+        })
+    }
+
+    /// The record at a position, where its header says that it is there, not large, and within so many
+    /// units: of none, there is none.
+    #[inline(always)]
+    fn small(&self, position: u32, within: u32) -> Option<Found> {
+        let len = Header::small(self.area.header(position).load(Acquire))?;
+        let units = small_units(len);
+        (units <= within).then_some(Found {
             position,
             len,
             units,
+        })
+    }
+
+    /// The next record, if it is within so many units.
+    #[cold]
+    #[inline(never)]
+    fn next_within(&mut self, within: u32) -> Option<Found> {
+        let from = self.head;
+        if within == 0 {
+            return None;
+        }
+        let found = self.peek_slowly().ok().flatten()?;
+        // Records that are not to be may have been passed over.
+        let passed = found.position.wrapping_sub(from);
+        let within = within.checked_sub(passed)?;
+        (found.units <= within).then_some(found)
+    }
+
+    /// Waits for a record, and begins a run with it.
+    #[inline]
+    pub(crate) fn run(&mut self, wait: Wait) -> Result<Run<'_, D>, Stop> {
+        let first = self.next(wait)?;
+        let there = self.tail.position.wrapping_sub(self.head);
+        let most = self.area.geometry.half().max(first.units);
+        Ok(Run {
+            head: self.head,
+            left: there.min(most),
+            rx: self,
         })
     }
 
@@ -671,7 +722,6 @@ impl<D: Doorbell> Rx<D> {
                 Header::Aborted { len } | Header::Busy { len, .. } => {
                     let units = checked(len, used).ok_or(Stop::Corrupt)?;
                     self.head = position.wrapping_add(units);
-                    self.unpublished = true;
                 }
             }
         }
@@ -768,16 +818,15 @@ impl<D: Doorbell> Rx<D> {
     #[inline]
     pub(crate) fn release(&mut self, found: Found) {
         self.head = found.position.wrapping_add(found.units);
-        self.unpublished = true;
     }
 
     /// Lets producers have the room of what was released.
     #[inline]
     pub(crate) fn publish(&mut self) {
-        if !self.unpublished {
+        if self.head == self.seen {
             return;
         }
-        self.unpublished = false;
+        self.seen = self.head;
         publish_index(self.area.head(), self.head);
         if self.area.status().producer_waiting.load(SeqCst) != 0 {
             self.wake_producers();
@@ -793,6 +842,34 @@ impl<D: Doorbell> Rx<D> {
             self.calls.doorbells += 1;
             self.bell.ring(&self.area, Side::Producer);
         }
+    }
+}
+
+/// Records that are there, one after the other, up to half of the ring: so that a producer has room
+/// for the next while these are looked at.
+pub(crate) struct Run<'a, D: Doorbell> {
+    pub(crate) rx: &'a mut Rx<D>,
+    /// As the receiving side's.
+    head: u32,
+    /// Units from there on in which the records of this run are.
+    left: u32,
+}
+
+impl<D: Doorbell> Run<'_, D> {
+    /// The next one, which is released by that, and still there until that is published. `None`: it was
+    /// the last, or it makes no sense, which the next receive will say.
+    #[inline(always)]
+    pub(crate) fn next(&mut self) -> Option<Found> {
+        let found = match self.rx.small(self.head, self.left) {
+            Some(found) => found,
+            None => self.rx.next_within(self.left)?,
+        };
+        let next = found.position.wrapping_add(found.units);
+        // With what was passed over.
+        self.left = self.left.wrapping_sub(next.wrapping_sub(self.head));
+        self.head = next;
+        self.rx.release(found);
+        Some(found)
     }
 }
 

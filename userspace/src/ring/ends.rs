@@ -2,12 +2,11 @@
 
 use super::bell;
 use super::bell::{FutexDoorbell, KernelDoorbell};
-use super::core::{self, Area, Doorbell, Found, RingCalls, Rx, Side as RingSide, Stop, Tx};
+use super::core::{self, Area, Doorbell, Found, RingCalls, Run, Rx, Side as RingSide, Stop, Tx};
 use super::index::Geometry;
-use super::memory;
+use super::memory::{self, copy_in, copy_out};
 use crate::error::{Action, Error, ErrorKind, Result};
 use crate::handle::{Access, Handle, Rights, access};
-use crate::memory::{copy_in, copy_out};
 use crate::object::{Inner, Kind, Subject};
 use crate::trust::{Copying, Trust, Trusting};
 use crate::wait::Wait;
@@ -18,6 +17,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -275,7 +275,7 @@ pub type LocalPair = (
 fn spin() -> u32 {
     static SPIN: OnceLock<u32> = OnceLock::new();
     *SPIN.get_or_init(|| match std::thread::available_parallelism() {
-        Ok(cpus) if cpus.get() > 1 => 2048,
+        Ok(cpus) if cpus.get() > 1 => 4096,
         _ => 0,
     })
 }
@@ -447,26 +447,42 @@ impl<T: Trust, D: Doorbell> Producer<T, D> {
     #[inline]
     pub fn reserve_with(&mut self, len: usize, wait: Wait) -> Result<Slot<'_, T, D>> {
         let position = self.position(len, wait)?;
-        Ok(Slot {
-            tx: &mut self.tx,
-            position,
-            len,
-            publish: true,
-            trust: PhantomData,
-        })
+        Ok(self.slot(position, len, true))
     }
 
     #[inline(always)]
     fn position(&mut self, len: usize, wait: Wait) -> Result<u32> {
-        match self.tx.reserve(len, wait) {
-            Ok(position) => Ok(position),
-            Err(stop) => Err(self.failed(stop, len)),
+        match self.tx.reserve_quickly(len) {
+            Some(position) => Ok(position),
+            None => self.reserve_slowly(len, wait),
         }
     }
 
-    #[cold]
-    fn failed(&self, stop: Stop, len: usize) -> Error {
-        error(&self.subject, Action::Send, stop, len, self.longest())
+    #[inline(never)]
+    fn reserve_slowly(&mut self, len: usize, wait: Wait) -> Result<u32> {
+        let reserved = self.tx.reserve(len, wait);
+        reserved.map_err(|stop| error(&self.subject, Action::Send, stop, len, self.longest()))
+    }
+
+    /// Sends what the consumer will see when it is published.
+    #[inline(always)]
+    fn put(&mut self, data: &[u8], wait: Wait) -> Result<()> {
+        let Some(position) = self.tx.reserve_quickly(data.len()) else {
+            return self.put_slowly(data, wait);
+        };
+        // SAFETY: so many bytes are reserved there.
+        unsafe { copy_in::<T>(data, self.tx.area.payload(position), 0) };
+        self.tx.commit_next(data.len() as u32);
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn put_slowly(&mut self, data: &[u8], wait: Wait) -> Result<()> {
+        let position = self.reserve_slowly(data.len(), wait)?;
+        // SAFETY: as above.
+        unsafe { copy_in::<T>(data, self.tx.area.payload(position), 0) };
+        self.tx.commit(position, data.len() as u32);
+        Ok(())
     }
 
     /// Sends a record, and waits for room.
@@ -509,16 +525,7 @@ impl<T: Trust, D: Doorbell> Producer<T, D> {
     /// [`reserve`](Self::reserve).
     #[inline]
     pub fn send_with(&mut self, data: &[u8], wait: Wait) -> Result<()> {
-        let position = self.position(data.len(), wait)?;
-        // SAFETY: so many bytes are reserved there.
-        unsafe {
-            copy_in(
-                data.as_ptr(),
-                self.tx.area.payload(position).as_ptr(),
-                data.len(),
-            )
-        };
-        self.tx.commit(position, data.len() as u32);
+        self.put(data, wait)?;
         self.tx.publish();
         Ok(())
     }
@@ -535,6 +542,28 @@ impl<T: Trust, D: Doorbell> Producer<T, D> {
     /// ring is full, or has many producers. What is left is then published as usual.
     pub fn batch(&mut self) -> SendBatch<'_, T, D> {
         SendBatch { producer: self }
+    }
+
+    pub(crate) fn subject(&self) -> &Subject {
+        &self.subject
+    }
+
+    /// Reserves a record, as [`reserve_with`](Self::reserve_with), of which [`slot`](Self::slot)
+    /// has to be made.
+    pub(crate) fn try_position(&mut self, len: usize) -> Result<u32> {
+        self.position(len, Wait::Never)
+    }
+
+    /// The record that was reserved there.
+    #[inline(always)]
+    pub(crate) fn slot(&mut self, position: u32, len: usize, publish: bool) -> Slot<'_, T, D> {
+        Slot {
+            tx: &mut self.tx,
+            position,
+            len,
+            publish,
+            trust: PhantomData,
+        }
     }
 
     /// The same producer, whose reserved records are slices.
@@ -555,6 +584,11 @@ impl<T: Trust> Producer<T, KernelDoorbell> {
     /// None that a program can bring about.
     pub fn set_nonblocking(&self, nonblocking: bool) -> Result<()> {
         set_nonblocking(&self.tx.bell, &self.subject, nonblocking)
+    }
+
+    /// An event loop is told of room from now on; but what waits still does.
+    pub(crate) fn watch(&self, on: bool) {
+        self.tx.bell.nonblocking.store(on, Relaxed);
     }
 }
 
@@ -643,7 +677,7 @@ impl<T: Trust, D: Doorbell> Slot<'_, T, D> {
             self.len
         );
         // SAFETY: they are within the record, which is reserved.
-        unsafe { copy_in(data.as_ptr(), self.as_mut_ptr().add(offset), data.len()) };
+        unsafe { copy_in::<T>(data, self.tx.area.payload(self.position), offset) };
     }
 
     /// Sends it.
@@ -698,18 +732,16 @@ impl<T: Trust, D: Doorbell> SendBatch<'_, T, D> {
     /// As there. What was sent before stays sent.
     #[inline]
     pub fn send(&mut self, data: &[u8]) -> Result<()> {
-        let position = self.producer.position(data.len(), Wait::Forever)?;
-        let tx = &mut self.producer.tx;
-        // SAFETY: so many bytes are reserved there.
-        unsafe {
-            copy_in(
-                data.as_ptr(),
-                tx.area.payload(position).as_ptr(),
-                data.len(),
-            )
-        };
-        tx.commit(position, data.len() as u32);
-        Ok(())
+        self.producer.put(data, Wait::Forever)
+    }
+
+    /// As [`Producer::send_value`].
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    #[inline]
+    pub fn send_value<V: IntoBytes + Immutable>(&mut self, value: &V) -> Result<()> {
+        self.send(value.as_bytes())
     }
 
     /// As [`Producer::reserve_with`].
@@ -719,13 +751,7 @@ impl<T: Trust, D: Doorbell> SendBatch<'_, T, D> {
     #[inline]
     pub fn reserve_with(&mut self, len: usize, wait: Wait) -> Result<Slot<'_, T, D>> {
         let position = self.producer.position(len, wait)?;
-        Ok(Slot {
-            tx: &mut self.producer.tx,
-            position,
-            len,
-            publish: false,
-            trust: PhantomData,
-        })
+        Ok(self.producer.slot(position, len, false))
     }
 }
 
@@ -733,6 +759,11 @@ impl<T: Trust, D: Doorbell> Drop for SendBatch<'_, T, D> {
     fn drop(&mut self) {
         self.producer.tx.publish();
     }
+}
+
+#[cold]
+fn failed(subject: &Subject, stop: Stop) -> Error {
+    error(subject, Action::Receive, stop, 0, 0)
 }
 
 impl<T: Trust, D: Doorbell> Consumer<T, D> {
@@ -803,28 +834,62 @@ impl<T: Trust, D: Doorbell> Consumer<T, D> {
     #[inline]
     pub fn recv_with(&mut self, wait: Wait) -> Result<Record<'_, T, D>> {
         let found = self.found(wait)?;
-        Ok(Record {
+        Ok(self.record(found))
+    }
+
+    /// Finds the next record, which [`record`](Self::record) makes, without taking it.
+    pub(crate) fn try_found(&mut self) -> Result<Found> {
+        self.found(Wait::Never)
+    }
+
+    /// The record that was found last.
+    pub(crate) fn record(&mut self, found: Found) -> Record<'_, T, D> {
+        Record {
             rx: &mut self.rx,
             found,
             publish: true,
             trust: PhantomData,
-        })
+        }
+    }
+
+    pub(crate) fn subject(&self) -> &Subject {
+        &self.subject
     }
 
     #[inline(always)]
     fn found(&mut self, wait: Wait) -> Result<Found> {
         match self.rx.next(wait) {
             Ok(found) => Ok(found),
-            Err(stop) => Err(self.failed(stop)),
+            Err(stop) => Err(failed(&self.subject, stop)),
         }
     }
 
-    #[cold]
-    fn failed(&self, stop: Stop) -> Error {
-        error(&self.subject, Action::Receive, stop, 0, 0)
-    }
-
     /// Records whose room is given back together, when the batch is dropped, or before it waits.
+    ///
+    /// What streams is received so, [as many](RecvBatch::records) as there are at a time:
+    ///
+    /// ```
+    /// use postbox::Ring;
+    ///
+    /// # fn main() -> postbox::Result<()> {
+    /// let (mut producer, mut consumer) = Ring::options().local()?;
+    /// let thread = std::thread::spawn(move || {
+    ///     let mut batch = producer.batch();
+    ///     (0..100u64).try_for_each(|number| batch.send_value(&number))
+    /// });
+    /// let mut sum = 0;
+    /// let error = loop {
+    ///     match consumer.batch().records() {
+    ///         Ok(records) => sum += records.flat_map(|record| record.value::<u64>()).sum::<u64>(),
+    ///         Err(error) => break error,
+    ///     }
+    /// };
+    /// assert!(error.is_disconnected());
+    /// assert_eq!(sum, 4950);
+    /// thread.join().unwrap()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn batch(&mut self) -> RecvBatch<'_, T, D> {
         RecvBatch { consumer: self }
     }
@@ -848,6 +913,11 @@ impl<T: Trust> Consumer<T, KernelDoorbell> {
     pub fn set_nonblocking(&self, nonblocking: bool) -> Result<()> {
         set_nonblocking(&self.rx.bell, &self.subject, nonblocking)
     }
+
+    /// An event loop is told of records from now on; but what waits still does.
+    pub(crate) fn watch(&self, on: bool) {
+        self.rx.bell.nonblocking.store(on, Relaxed);
+    }
 }
 
 /// A record that is received, where it is in the ring. When it is dropped, its room is free again.
@@ -857,63 +927,6 @@ pub struct Record<'a, T: Trust = Copying, D: Doorbell = KernelDoorbell> {
     found: Found,
     publish: bool,
     trust: PhantomData<T>,
-}
-
-impl<T: Trust, D: Doorbell> Record<'_, T, D> {
-    /// Its bytes.
-    pub fn len(&self) -> usize {
-        self.found.len as usize
-    }
-
-    /// Whether it has none.
-    pub fn is_empty(&self) -> bool {
-        self.found.len == 0
-    }
-
-    /// Its first byte, aligned to eight. Producers may write to it at any moment.
-    pub fn as_ptr(&self) -> *const u8 {
-        self.rx.area.payload(self.found.position).as_ptr()
-    }
-
-    /// Copies what is at `offset`.
-    ///
-    /// # Panics
-    /// If that is beyond the record.
-    pub fn read_at(&self, offset: usize, buf: &mut [u8]) {
-        let end = offset.checked_add(buf.len());
-        assert!(
-            end.is_some_and(|end| end <= self.len()),
-            "{} bytes at {offset} of a record of {}",
-            buf.len(),
-            self.len()
-        );
-        // SAFETY: they are within the record, whose length was checked against the ring.
-        unsafe { copy_out(self.as_ptr().add(offset), buf.as_mut_ptr(), buf.len()) };
-    }
-
-    /// Copies as much of it as the buffer takes, and says how much that is.
-    pub fn copy_to(&self, buf: &mut [u8]) -> usize {
-        let len = self.len().min(buf.len());
-        self.read_at(0, &mut buf[..len]);
-        len
-    }
-
-    /// The value that was sent; `None`: it has not as many bytes as that.
-    pub fn value<V: FromBytes + IntoBytes>(&self) -> Option<V> {
-        if self.len() != size_of::<V>() {
-            return None;
-        }
-        let mut value = V::new_zeroed();
-        self.read_at(0, value.as_mut_bytes());
-        Some(value)
-    }
-
-    /// A copy of it.
-    pub fn to_vec(&self) -> Vec<u8> {
-        let mut bytes = vec![0; self.len()];
-        self.read_at(0, &mut bytes);
-        bytes
-    }
 }
 
 impl<T: Trust, D: Doorbell> Drop for Record<'_, T, D> {
@@ -926,15 +939,102 @@ impl<T: Trust, D: Doorbell> Drop for Record<'_, T, D> {
     }
 }
 
-impl<D: Doorbell> Deref for Record<'_, Trusting, D> {
-    type Target = [u8];
+/// A record of a [batch](RecvBatch::records), where it is in the ring. Its room is free again when the
+/// batch is dropped.
+pub struct BatchRecord<'a, T: Trust = Copying> {
+    at: NonNull<u8>,
+    len: u32,
+    trust: PhantomData<(&'a (), T)>,
+}
 
-    #[inline]
-    fn deref(&self) -> &[u8] {
-        // SAFETY: so many bytes are there, whose length was checked against the ring. That nobody
-        // writes to them is what `trusting` was promised.
-        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len()) }
-    }
+// SAFETY: what can be done with it is done with shared memory by anybody, or, where peers are
+// trusted, is reading.
+unsafe impl<T: Trust> Send for BatchRecord<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Trust> Sync for BatchRecord<'_, T> {}
+
+/// What can be done with the contents of a record. For the others there, `at` is where they are.
+macro_rules! contents {
+    ($([$($generic:tt)*] $name:ident<$life:lifetime, $($arg:ident),*>, $self:ident: $at:expr, $len:expr;)*) => {$(
+        impl<T: Trust, $($generic)*> $name<$life, T, $($arg),*> {
+            /// Its bytes.
+            #[inline]
+            pub fn len(&$self) -> usize {
+                $len as usize
+            }
+
+            /// Whether it has none.
+            #[inline]
+            pub fn is_empty(&self) -> bool {
+                self.len() == 0
+            }
+
+            /// Its first byte, aligned to eight. Producers may write to it at any moment.
+            #[inline]
+            pub fn as_ptr(&$self) -> *const u8 {
+                $at.as_ptr()
+            }
+
+            /// Copies what is at `offset`.
+            ///
+            /// # Panics
+            /// If that is beyond the record.
+            #[inline]
+            pub fn read_at(&$self, offset: usize, buf: &mut [u8]) {
+                let end = offset.checked_add(buf.len());
+                assert!(
+                    end.is_some_and(|end| end <= $len as usize),
+                    "{} bytes at {offset} of a record of {}",
+                    buf.len(),
+                    $len
+                );
+                // SAFETY: they are within the record, whose length was checked against the ring.
+                unsafe { copy_out::<T>($at, offset, buf) };
+            }
+
+            /// Copies as much of it as the buffer takes, and says how much that is.
+            #[inline]
+            pub fn copy_to(&self, buf: &mut [u8]) -> usize {
+                let len = self.len().min(buf.len());
+                self.read_at(0, &mut buf[..len]);
+                len
+            }
+
+            /// The value that was sent; `None`: it has not as many bytes as that.
+            #[inline]
+            pub fn value<V: FromBytes + IntoBytes>(&self) -> Option<V> {
+                if self.len() != size_of::<V>() {
+                    return None;
+                }
+                let mut value = V::new_zeroed();
+                self.read_at(0, value.as_mut_bytes());
+                Some(value)
+            }
+
+            /// A copy of it.
+            pub fn to_vec(&self) -> Vec<u8> {
+                let mut bytes = vec![0; self.len()];
+                self.read_at(0, &mut bytes);
+                bytes
+            }
+        }
+
+        impl<$($generic)*> Deref for $name<$life, Trusting, $($arg),*> {
+            type Target = [u8];
+
+            #[inline]
+            fn deref(&self) -> &[u8] {
+                // SAFETY: so many bytes are there, whose length was checked against the ring. That
+                // nobody writes to them is what `trusting` was promised.
+                unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len()) }
+            }
+        }
+    )*};
+}
+
+contents! {
+    [D: Doorbell] Record<'_, D>, self: self.rx.area.payload(self.found.position), self.found.len;
+    [] BatchRecord<'_,>, self: self.at, self.len;
 }
 
 /// Records whose room is given back together: see [`Consumer::batch`].
@@ -943,6 +1043,32 @@ pub struct RecvBatch<'a, T: Trust = Copying, D: Doorbell = KernelDoorbell> {
 }
 
 impl<T: Trust, D: Doorbell> RecvBatch<'_, T, D> {
+    /// Waits for a record, and gives those that are there then, one after the other: up to half of the
+    /// ring, so that a producer has room meanwhile. Those that are taken are received; all of them can be
+    /// looked at until the batch is used for something else.
+    ///
+    /// # Errors
+    /// As [`Consumer::recv`].
+    #[inline]
+    pub fn records(&mut self) -> Result<Records<'_, T, D>> {
+        self.records_with(Wait::Forever)
+    }
+
+    /// The same, and waits as `wait` says.
+    ///
+    /// # Errors
+    /// As [`Consumer::recv_with`].
+    pub fn records_with(&mut self, wait: Wait) -> Result<Records<'_, T, D>> {
+        let Consumer { rx, subject, .. } = &mut *self.consumer;
+        match rx.run(wait) {
+            Ok(run) => Ok(Records {
+                run,
+                trust: PhantomData,
+            }),
+            Err(stop) => Err(failed(subject, stop)),
+        }
+    }
+
     /// As [`Consumer::recv_with`].
     ///
     /// # Errors
@@ -982,6 +1108,26 @@ impl<T: Trust, D: Doorbell> Drop for RecvBatch<'_, T, D> {
     }
 }
 
+/// Records that are there: see [`RecvBatch::records`].
+pub struct Records<'a, T: Trust = Copying, D: Doorbell = KernelDoorbell> {
+    run: Run<'a, D>,
+    trust: PhantomData<T>,
+}
+
+impl<'a, T: Trust, D: Doorbell> Iterator for Records<'a, T, D> {
+    type Item = BatchRecord<'a, T>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<BatchRecord<'a, T>> {
+        let found = self.run.next()?;
+        Some(BatchRecord {
+            at: self.run.rx.area.payload(found.position),
+            len: found.len,
+            trust: PhantomData,
+        })
+    }
+}
+
 macro_rules! sides {
     ($($name:ident $half:ident;)*) => {$(
         impl<T: Trust> AsFd for $name<T, KernelDoorbell> {
@@ -1016,5 +1162,13 @@ impl<T: Trust, D: Doorbell> fmt::Debug for Slot<'_, T, D> {
 impl<T: Trust, D: Doorbell> fmt::Debug for Record<'_, T, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Record").field("len", &self.len()).finish()
+    }
+}
+
+impl<T: Trust> fmt::Debug for BatchRecord<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BatchRecord")
+            .field("len", &self.len())
+            .finish()
     }
 }

@@ -9,6 +9,15 @@ pub(crate) const UNIT: usize = 8;
 /// The largest ring, in bytes. Positions wrap around 64 times as far.
 pub(crate) const LARGEST: u64 = 1 << 30;
 
+/// The smallest ring, in bytes.
+pub(crate) const SMALLEST: u64 = if cfg!(loom) { 32 } else { 4096 };
+
+/// Records of so many bytes, and of fewer, are not too long for any ring.
+pub(crate) const USUAL: usize = match Geometry::new(SMALLEST) {
+    Some(smallest) => smallest.longest() as usize,
+    None => 0,
+};
+
 /// Records of more bytes than this are large.
 pub(crate) const LARGE: u32 = 4096;
 
@@ -30,15 +39,16 @@ pub(crate) const fn small_units(len: u32) -> u32 {
 /// The size of a ring: a power of two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {
-    units: u32,
+    /// The last of its units.
+    last: u32,
 }
 
 impl Geometry {
     /// Of a ring of so many bytes; `None`: there is none.
     pub(crate) const fn new(bytes: u64) -> Option<Self> {
-        if bytes.is_power_of_two() && bytes >= 4 * UNIT as u64 && bytes <= LARGEST {
+        if bytes.is_power_of_two() && bytes >= SMALLEST && bytes <= LARGEST {
             Some(Geometry {
-                units: (bytes / UNIT as u64) as u32,
+                last: (bytes / UNIT as u64) as u32 - 1,
             })
         } else {
             None
@@ -47,17 +57,17 @@ impl Geometry {
 
     /// How many units it has.
     pub(crate) const fn units(self) -> u32 {
-        self.units
+        self.last + 1
     }
 
     /// How many bytes it has.
     pub(crate) const fn bytes(self) -> usize {
-        self.units as usize * UNIT
+        self.units() as usize * UNIT
     }
 
     /// Half of it. Where so much is free there is room for any record.
     pub(crate) const fn half(self) -> u32 {
-        self.units / 2
+        self.units() / 2
     }
 
     /// Bytes of the longest record.
@@ -72,13 +82,23 @@ impl Geometry {
 
     /// The unit that a position is in.
     pub(crate) const fn at(self, position: u32) -> usize {
-        (position & (self.units - 1)) as usize
+        (position & self.last) as usize
     }
 
     /// Units from the head to the tail; `None`: that cannot be.
     pub(crate) const fn used(self, head: u32, tail: u32) -> Option<u32> {
         let used = tail.wrapping_sub(head);
-        if used <= self.units { Some(used) } else { None }
+        if used <= self.units() {
+            Some(used)
+        } else {
+            None
+        }
+    }
+
+    /// Units from the tail to the head; `None`: that cannot be.
+    #[inline]
+    pub(crate) const fn free(self, head: u32, tail: u32) -> Option<u32> {
+        self.units().checked_sub(tail.wrapping_sub(head))
     }
 }
 
@@ -182,13 +202,14 @@ mod tests {
 
     #[test]
     fn sizes_are_powers_of_two_in_range() {
-        for bytes in [0, 1, 8, 16, 31, 33, 4095, 4097, LARGEST * 2, u64::MAX] {
+        for bytes in [0, 1, 2048, 4095, 4097, LARGEST * 2, u64::MAX] {
             assert_eq!(Geometry::new(bytes), None, "{bytes}");
         }
         let ring = Geometry::new(4096).expect("a size");
         assert_eq!((ring.units(), ring.bytes(), ring.half()), (512, 4096, 256));
         assert_eq!(units(ring.longest()), ring.half());
         assert_eq!(units(ring.longest() + 1), ring.half() + 1);
+        assert_eq!(ring.longest() as usize, USUAL);
         let largest = Geometry::new(LARGEST).expect("a size");
         assert_eq!(units(largest.longest()), largest.half());
         // The longest record and an empty one.
@@ -223,7 +244,7 @@ mod tests {
     }
 
     fn any_ring() -> impl Strategy<Value = Geometry> {
-        (5u32..=30).prop_map(|shift| Geometry::new(1 << shift).expect("a size"))
+        (12u32..=30).prop_map(|shift| Geometry::new(1 << shift).expect("a size"))
     }
 
     proptest! {

@@ -7,7 +7,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 
-/// The memory of a ring of four units.
+/// The memory of a ring.
 pub(crate) struct Pages {
     status: Status,
     head: Head,
@@ -20,9 +20,12 @@ pub(crate) struct Pages {
     sleepers: [Condvar; 2],
 }
 
-const UNITS: usize = 4;
-
+/// A ring of four units.
 fn area(many: bool) -> Area {
+    area_of(4, many)
+}
+
+fn area_of(units: usize, many: bool) -> Area {
     let keeper = Arc::new(Pages {
         status: Status {
             consumer_waiting: AtomicU32::new(0),
@@ -37,8 +40,8 @@ fn area(many: bool) -> Area {
             tail: AtomicU64::new(0),
             lock: AtomicU32::new(0),
         },
-        headers: (0..UNITS).map(|_| AtomicU64::new(0)).collect(),
-        payload: (0..UNITS).map(|_| UnsafeCell::new(0)).collect(),
+        headers: (0..units).map(|_| AtomicU64::new(0)).collect(),
+        payload: (0..units).map(|_| UnsafeCell::new(0)).collect(),
         kernel: Mutex::new(()),
         sleepers: [Condvar::new(), Condvar::new()],
     });
@@ -46,7 +49,7 @@ fn area(many: bool) -> Area {
         status: NonNull::from(&keeper.status),
         head: NonNull::from(&keeper.head),
         tails: NonNull::from(&keeper.tails),
-        geometry: Geometry::new((UNITS * UNIT) as u64).expect("a size"),
+        geometry: Geometry::new((units * UNIT) as u64).expect("a size"),
         many,
         _keeper: keeper,
     }
@@ -111,24 +114,37 @@ fn producer(area: &Area, place: u32) -> Tx<Bell> {
     Tx::new(area.clone(), Bell, id, 0)
 }
 
-fn send(tx: &mut Tx<Bell>, value: u32, wait: Wait) -> Result<(), Stop> {
-    let position = tx.reserve(8, wait)?;
+/// Reserves as the library does.
+fn write(tx: &mut Tx<Bell>, value: u32, wait: Wait) -> Result<(), Stop> {
+    let position = match tx.reserve_quickly(8) {
+        Some(position) => position,
+        None => tx.reserve(8, wait)?,
+    };
     let at = tx.area.geometry.at(position.wrapping_add(1));
     tx.area._keeper.payload[at].with_mut(|payload| {
         // SAFETY: the record is this thread's. Loom says if it is not.
         unsafe { *payload = value }
     });
     tx.commit(position, 8);
+    Ok(())
+}
+
+fn send(tx: &mut Tx<Bell>, value: u32, wait: Wait) -> Result<(), Stop> {
+    write(tx, value, wait)?;
     tx.publish();
     Ok(())
 }
 
+fn read(area: &Area, found: Found) -> u32 {
+    assert_eq!(found.len, 8);
+    let at = area.geometry.at(found.position.wrapping_add(1));
+    // SAFETY: as above.
+    area._keeper.payload[at].with(|payload| unsafe { *payload })
+}
+
 fn receive(rx: &mut Rx<Bell>, wait: Wait) -> Result<u32, Stop> {
     let found = rx.next(wait)?;
-    assert_eq!(found.len, 8);
-    let at = rx.area.geometry.at(found.position.wrapping_add(1));
-    // SAFETY: as above.
-    let value = rx.area._keeper.payload[at].with(|payload| unsafe { *payload });
+    let value = read(&rx.area, found);
     rx.release(found);
     rx.publish();
     Ok(value)
@@ -156,6 +172,41 @@ fn loom_one_producer() {
             assert_eq!(receive(&mut rx, Wait::Forever), Ok(value));
         }
         assert_eq!(receive(&mut rx, Wait::Forever), Err(Stop::Closed));
+        thread.join().expect("it sends");
+    });
+}
+
+/// Two records are published at once, and all that are there are received before their room is given
+/// back.
+#[test]
+fn loom_batches() {
+    model(3, || {
+        // Four records, of which two are received at a time.
+        let area = area_of(8, false);
+        let mut tx = producer(&area, 0);
+        let mut rx = Rx::new(area, Bell, 0);
+        let thread = thread::spawn(move || {
+            for value in [1, 3, 5] {
+                write(&mut tx, value, Wait::Forever).expect("the consumer is there");
+                write(&mut tx, value + 1, Wait::Forever).expect("as before");
+                tx.publish();
+            }
+        });
+        let mut expected = 1;
+        let stop = loop {
+            let mut run = match rx.run(Wait::Forever) {
+                Ok(run) => run,
+                Err(stop) => break stop,
+            };
+            let before = expected;
+            while let Some(found) = run.next() {
+                assert_eq!(read(&run.rx.area, found), expected);
+                expected += 1;
+            }
+            assert!(expected > before);
+            rx.publish();
+        };
+        assert_eq!((stop, expected), (Stop::Closed, 7));
         thread.join().expect("it sends");
     });
 }

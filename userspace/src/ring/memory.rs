@@ -1,16 +1,18 @@
 //! Where the memory of a ring comes from.
 
 use super::core::{Area, Head, Side, Status, Tails};
-use super::index::Geometry;
-use crate::sys;
+use super::index::{Geometry, UNIT};
+use crate::trust::Trust;
+use crate::{memory, sys};
 use rustix::fd::BorrowedFd;
 use rustix::io::{Errno, Result};
-use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous};
 #[cfg(not(miri))]
-use rustix::param::page_size;
+use rustix::{mm::munmap, param::page_size};
 use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 const STATUS: usize = sys::POSTBOX_RING_STATUS_PAGE as usize;
 const HEAD: usize = sys::POSTBOX_RING_HEAD_PAGE as usize;
@@ -137,4 +139,53 @@ pub(super) fn local(geometry: Geometry, many: bool) -> Result<Area> {
     let prot = ProtFlags::READ | ProtFlags::WRITE;
     let pages = Pages::new(extent(geometry), prot, MapFlags::SHARED)?;
     Ok(pages.area(geometry, many))
+}
+
+/// The longest of what is copied here and not by a call.
+const SHORT: usize = 128;
+
+/// Copies to `offset` of a record.
+///
+/// # Safety
+/// So many bytes are reserved there, and what begins at `payload` is aligned to units.
+#[inline(always)]
+pub(super) unsafe fn copy_in<T: Trust>(from: &[u8], payload: NonNull<u8>, offset: usize) {
+    // SAFETY: by the contract, and in all of this.
+    unsafe {
+        let to = payload.as_ptr().add(offset);
+        let (words, rest) = from.as_chunks::<UNIT>();
+        if T::ALONE {
+            from.as_ptr().copy_to_nonoverlapping(to, from.len());
+        } else if offset.is_multiple_of(UNIT) && rest.is_empty() && from.len() <= SHORT {
+            for (i, word) in words.iter().enumerate() {
+                let to = to.cast::<AtomicU64>().add(i);
+                (*to).store(u64::from_ne_bytes(*word), Relaxed);
+            }
+        } else {
+            memory::copy_in(from.as_ptr(), to, from.len());
+        }
+    }
+}
+
+/// Copies from `offset` of a record.
+///
+/// # Safety
+/// So many bytes are there, and what begins at `payload` is aligned to units.
+#[inline(always)]
+pub(super) unsafe fn copy_out<T: Trust>(payload: NonNull<u8>, offset: usize, to: &mut [u8]) {
+    // SAFETY: by the contract, and in all of this.
+    unsafe {
+        let (from, len) = (payload.as_ptr().add(offset).cast_const(), to.len());
+        if T::ALONE {
+            from.copy_to_nonoverlapping(to.as_mut_ptr(), len);
+        } else if offset.is_multiple_of(UNIT) && len.is_multiple_of(UNIT) && len <= SHORT {
+            let (words, _) = to.as_chunks_mut::<UNIT>();
+            for (i, word) in words.iter_mut().enumerate() {
+                let from = from.cast::<AtomicU64>().add(i);
+                *word = (*from).load(Relaxed).to_ne_bytes();
+            }
+        } else {
+            memory::copy_out(from, to.as_mut_ptr(), len);
+        }
+    }
 }

@@ -18,7 +18,7 @@ pub use self::{
     bell::{FutexDoorbell, KernelDoorbell},
     core::{Doorbell, RingCalls, Side as RingSide},
     ends::{
-        Consumer, LocalPair, Producer, Record, RecvBatch, Ring, RingEnd, RingOptions, RingReceiver,
-        RingReceiving, RingSender, RingSending, SendBatch, Slot,
+        BatchRecord, Consumer, LocalPair, Producer, Record, Records, RecvBatch, Ring, RingEnd,
+        RingOptions, RingReceiver, RingReceiving, RingSender, RingSending, SendBatch, Slot,
     },
 };

@@ -217,6 +217,109 @@ fn a_batch_is_seen_when_it_is_done_and_wakes_once() {
     assert!(batch.try_next().is_none());
 }
 
+#[test]
+fn a_run_is_what_is_there_up_to_half_of_the_ring() {
+    let (mut producer, mut consumer) = local(4096, false);
+    // A record takes 32 bytes of it.
+    const HALF: u64 = 64;
+    for round in 0..if cfg!(miri) { 3 } else { 20u64 } {
+        let mut batch = producer.batch();
+        for i in 0..100 {
+            batch.send_value(&[round, i, 7]).expect("room");
+        }
+        drop(batch);
+        let mut batch = consumer.batch();
+        // All of them can be looked at.
+        let first: Vec<_> = batch.records().expect("there").collect();
+        assert_eq!(first.len() as u64, HALF);
+        // Their room is not free yet.
+        while producer.try_send(&[0; 24]).is_ok() {}
+        for (i, record) in (0..).zip(&first) {
+            assert_eq!(record.value(), Some([round, i, 7]));
+        }
+        // What is not taken is still there.
+        let next = batch.records().expect("there").next();
+        let value = next.and_then(|record| record.value());
+        assert_eq!(value, Some([round, HALF, 7]));
+        drop(batch);
+        let mut left = HALF as usize - 1;
+        while left > 0 {
+            left -= consumer.batch().records().expect("there").count();
+        }
+        assert!(consumer.try_recv().is_err_and(|error| error.is_empty()));
+    }
+    drop(producer);
+    assert!(
+        consumer
+            .batch()
+            .records()
+            .is_err_and(|error| error.is_disconnected())
+    );
+}
+
+#[test]
+fn a_run_has_records_of_all_lengths_and_none_that_were_taken_back() {
+    for many in [false, true] {
+        let (mut producer, mut consumer) = local(1 << 16, many);
+        let longest = producer.longest();
+        let mut number = 0;
+        for round in 0..if cfg!(miri) { 2 } else { 30 } {
+            let from = number;
+            let mut lens = [0, 1, 63, 64, 65, 4096, 4097, 9000, longest]
+                .into_iter()
+                .cycle()
+                .skip(round);
+            loop {
+                let len = lens.next().expect("for ever");
+                drop(producer.try_reserve(100));
+                match producer.try_send(&vec![number as u8; len]) {
+                    Ok(()) => number += 1,
+                    Err(_) => break,
+                }
+                drop(producer.try_reserve(len));
+            }
+            let mut expected = from;
+            while expected < number {
+                let before = expected;
+                for record in consumer.batch().records().expect("there") {
+                    let bytes = record.to_vec();
+                    assert_eq!(bytes, vec![expected as u8; bytes.len()], "{round}");
+                    expected += 1;
+                }
+                assert!(expected > before);
+            }
+        }
+        assert!(
+            consumer
+                .batch()
+                .records_with(crate::Wait::Never)
+                .is_err_and(|error| error.is_empty())
+        );
+    }
+}
+
+#[test]
+fn short_records_are_exact_at_every_length_and_offset() {
+    let (mut producer, mut consumer) = local(4096, false);
+    let source: Vec<u8> = (0..200).collect();
+    for len in (0..150).filter(|len| !cfg!(miri) || len % 17 == 0) {
+        let data = &source[3..][..len];
+        for offset in 0..len.min(10) {
+            let mut slot = producer.reserve(len).expect("room");
+            slot.write(&vec![0xAA; len]);
+            slot.write_at(offset, &data[offset..]);
+            slot.commit();
+            let record = consumer.recv().expect("there");
+            let mut back = vec![0xBB; len - offset];
+            record.read_at(offset, &mut back);
+            assert_eq!(back, data[offset..]);
+            let bytes = record.to_vec();
+            assert_eq!(bytes[..offset], vec![0xAA; offset]);
+            assert_eq!(bytes[offset..], data[offset..]);
+        }
+    }
+}
+
 fn tails(area: &Area) -> &Tails {
     // SAFETY: it is there as long as the area.
     unsafe { area.tails.as_ref() }
@@ -255,6 +358,14 @@ proptest! {
             if let Ok(mut slot) = producer.try_reserve(len) {
                 slot.write(&vec![1; len]);
                 if small { slot.commit() } else { drop(slot) }
+            }
+            if small {
+                let mut batch = consumer.batch();
+                if let Ok(records) = batch.records_with(crate::Wait::Never) {
+                    let records: Vec<_> = records.collect();
+                    let bytes: usize = records.iter().map(|record| 8 + record.to_vec().len()).sum();
+                    prop_assert!(bytes <= 4096);
+                }
             }
             for _ in 0..3 {
                 if let Ok(record) = consumer.try_recv() {

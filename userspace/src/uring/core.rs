@@ -637,7 +637,8 @@ impl Shared {
         if !core.armed {
             let poll = opcode::PollAdd::new(
                 types::Fd(self.kick.as_raw_fd()),
-                PollFlags::IN.bits().into(),
+                // Its type is another one with the C library.
+                PollFlags::IN.bits() as u32,
             );
             let poll = poll.build().user_data(Key::NONE.user_data(Of::Kick));
             core.backlog.push_back(poll);
