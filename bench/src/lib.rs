@@ -249,7 +249,7 @@ impl Case {
                 self.len
             ),
             Work::UringParked(count) => format!(
-                "a message of {} bytes to one of {count} receives that one ring has parked",
+                "a message of {} bytes to one of {count} mailboxes, whose receives are outstanding in one ring",
                 self.len
             ),
         }
@@ -306,6 +306,7 @@ impl Case {
                 Postbox,
                 Ioctl,
                 Uds,
+                PostboxCrate,
                 UringArgs,
                 UringBuffers,
                 UringWrite,
@@ -318,11 +319,18 @@ impl Case {
             Case {
                 work: Work::UringMultishot,
                 ..
-            } => &[Postbox, Epoll, EpollRead, EpollDrain, EpollDrainRead],
+            } => &[
+                Postbox,
+                Epoll,
+                PostboxCrate,
+                EpollRead,
+                EpollDrain,
+                EpollDrainRead,
+            ],
             Case {
                 work: Work::UringParked(_),
                 ..
-            } => &[Postbox, Uds],
+            } => &[Postbox, PostboxCrate, Uds],
             Case { len: 8, .. } => &[
                 Postbox,
                 PostboxIoctl,
