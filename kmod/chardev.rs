@@ -9,7 +9,7 @@ use crate::{
     inspect,
     mailbox::{Failure, Mailbox, Receive},
     mapping::Area,
-    message::Source,
+    message::{Message, Source},
     request::{self, pipe},
     uring,
     wait::{How, Wait},
@@ -314,13 +314,26 @@ pub(crate) fn write_message(
     from: &mut impl Source,
     wait: &Wait<'_>,
 ) -> Result<usize> {
+    let message = compose(handle, mailbox, priority, len, from)?;
+    mailbox.send(message, wait)?;
+    Ok(len)
+}
+
+/// Makes a message of bytes alone.
+#[inline(always)]
+pub(crate) fn compose(
+    handle: &Handle,
+    mailbox: &Mailbox,
+    priority: u16,
+    len: usize,
+    from: &mut impl Source,
+) -> Result<KBox<Message>> {
     if len as u64 > mailbox.message_max().min(limits::message()) {
         return Err(EMSGSIZE);
     }
     let mut message = mailbox.message()?;
     message.fill(priority, len, handle, from)?;
-    mailbox.send(message, wait)?;
-    Ok(len)
+    Ok(message)
 }
 
 /// For what has its bytes in more than one place: readv(), io_uring.

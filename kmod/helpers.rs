@@ -64,7 +64,7 @@ pub(crate) struct RawWatch {
 
 /// An io_uring command as it was submitted.
 #[repr(C)]
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(crate) struct Look {
     pub(crate) addr: u64,
     /// A `struct postbox_uring`.
@@ -76,6 +76,11 @@ pub(crate) struct Look {
     pub(crate) fixed: bool,
     pub(crate) multishot: bool,
 }
+
+/// A buffer of a group that was selected: a `struct io_br_sel`.
+#[repr(C, align(8))]
+#[derive(Default)]
+pub(crate) struct Selected([u64; 2]);
 
 impl Look {
     /// Its arguments.
@@ -177,7 +182,11 @@ pub(crate) mod c {
             vma: *mut bindings::vm_area_struct,
             count: *mut usize,
         ) -> usize;
-        pub(crate) fn postbox_uring_look(cmd: *mut bindings::io_uring_cmd, look: *mut Look);
+        pub(crate) fn postbox_uring_look(
+            cmd: *mut bindings::io_uring_cmd,
+            issue_flags: u32,
+            look: *mut Look,
+        ) -> *mut bindings::file;
         pub(crate) fn postbox_uring_user_data(cmd: *mut bindings::io_uring_cmd) -> u64;
         pub(crate) fn postbox_uring_ring(cmd: *mut bindings::io_uring_cmd) -> *mut c_void;
         pub(crate) fn postbox_uring_task(
@@ -196,7 +205,6 @@ pub(crate) mod c {
             issue_flags: u32,
         );
         pub(crate) fn postbox_uring_kick(cmd: *mut bindings::io_uring_cmd);
-        pub(crate) fn postbox_uring_cancels(issue_flags: u32) -> bool;
         pub(crate) fn postbox_uring_import(
             cmd: *mut bindings::io_uring_cmd,
             addr: u64,
@@ -205,7 +213,7 @@ pub(crate) mod c {
             iter: *mut bindings::iov_iter,
             issue_flags: u32,
         ) -> i32;
-        pub(crate) fn postbox_uring_post(
+        pub(crate) fn postbox_uring_fill(
             cmd: *mut bindings::io_uring_cmd,
             group: u16,
             record: *const c_void,
@@ -213,7 +221,18 @@ pub(crate) mod c {
             payload: *const u8,
             len: usize,
             issue_flags: u32,
+            selected: *mut Selected,
         ) -> i32;
+        pub(crate) fn postbox_uring_post(
+            cmd: *mut bindings::io_uring_cmd,
+            selected: *mut Selected,
+            issue_flags: u32,
+        ) -> i32;
+        pub(crate) fn postbox_uring_put_back(
+            cmd: *mut bindings::io_uring_cmd,
+            selected: *mut Selected,
+            issue_flags: u32,
+        );
         pub(crate) fn postbox_timer_init(timer: *mut bindings::hrtimer, realtime: bool);
         pub(crate) fn postbox_timer_start(timer: *mut bindings::hrtimer, until: i64);
         pub(crate) fn postbox_timer_stop(timer: *mut bindings::hrtimer);

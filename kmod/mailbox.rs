@@ -386,17 +386,26 @@ impl Mailbox {
     /// Sends a message.
     #[inline(always)]
     pub(crate) fn send(&self, message: KBox<Message>, wait: &Wait<'_>) -> Result {
+        match self.send_now(message) {
+            Ok(()) => Ok(()),
+            Err(message) => self.send_or_wait(message, wait),
+        }
+    }
+
+    /// Sends a message if nothing has to wait for that. Otherwise it comes back, for
+    /// [`Self::send_or_wait`].
+    #[inline(always)]
+    pub(crate) fn send_now(&self, message: KBox<Message>) -> Result<(), KBox<Message>> {
         let sent = self.inner.lock().send_now(message);
-        match sent {
-            Ok(Some(receiver)) => drop(receiver),
-            Ok(None) => self.pollers.wake(IN),
-            Err(message) => return self.send_or_wait(message, wait),
+        match sent? {
+            Some(receiver) => drop(receiver),
+            None => self.pollers.wake(IN),
         }
         Ok(())
     }
 
     #[inline(never)]
-    fn send_or_wait(&self, message: KBox<Message>, wait: &Wait<'_>) -> Result {
+    pub(crate) fn send_or_wait(&self, message: KBox<Message>, wait: &Wait<'_>) -> Result {
         let stack = pin!(Waiter::new());
         let place = NonNull::from(&*message);
         let mut waiter = stack.as_ref();
@@ -637,12 +646,35 @@ impl Mailbox {
         room: usize,
         wait: Wait<'_>,
     ) -> Result<usize, Failure> {
+        match self.take_bytes(room, |bytes| to.copy_now(bytes)) {
+            Ok(len) => Ok(len),
+            Err(inner) => self.receive_bytes_slowly(inner, to, room, wait),
+        }
+    }
+
+    /// The same, if that is all that it takes. Otherwise nothing has happened. `copy` must not sleep.
+    #[inline(always)]
+    pub(crate) fn receive_bytes_now(
+        &self,
+        room: usize,
+        copy: impl FnOnce(&[u8]) -> bool,
+    ) -> Option<usize> {
+        self.take_bytes(room, copy).ok()
+    }
+
+    /// What is left to do is for who still holds the lock.
+    #[inline(always)]
+    fn take_bytes(
+        &self,
+        room: usize,
+        copy: impl FnOnce(&[u8]) -> bool,
+    ) -> Result<usize, Guard<'_>> {
         let mut inner = self.inner.lock();
         let Some(mut message) = inner.receive_now(|message| {
             let bytes = message.small(room);
-            bytes.is_some_and(|bytes| to.copy_now(bytes))
+            bytes.is_some_and(copy)
         }) else {
-            return self.receive_bytes_slowly(inner, to, room, wait);
+            return Err(inner);
         };
         let len = message.payload().len();
         message.empty();

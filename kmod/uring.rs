@@ -20,7 +20,7 @@ use crate::{
     chardev,
     compat::{ecanceled, eiocbqueued, eopnotsupp, etimedout},
     handle::Handle,
-    helpers::{c, Look, Process, RawWatch, UserBytes},
+    helpers::{c, Look, Process, RawWatch, Selected, UserBytes},
     link::Listener,
     mailbox::{sent, Failure, Mailbox, Receive},
     message::{Message, Source},
@@ -33,7 +33,7 @@ use crate::{
 };
 use core::{
     cell::{Cell, UnsafeCell},
-    mem::{size_of, MaybeUninit},
+    mem::{offset_of, size_of, MaybeUninit},
     pin::Pin,
     ptr::NonNull,
 };
@@ -84,9 +84,8 @@ mod reason {
 const ARGS_WORDS: usize = 32;
 
 /// An argument, once it was read.
-#[derive(Clone, Copy)]
 struct Args {
-    words: [MaybeUninit<u64>; ARGS_WORDS],
+    words: MaybeUninit<[u64; ARGS_WORDS]>,
     at: Option<request::Place>,
 }
 
@@ -155,11 +154,12 @@ impl Command {
                 progress: Cell::new(0),
                 may_wait: Cell::new(true),
                 leases: Cell::new(None),
-                // SAFETY: Only this task has the issue.
-                args: UnsafeCell::new(unsafe { *issue.args.get() }),
+                args: UnsafeCell::new(Args::none()),
             }),
             GFP_KERNEL_ACCOUNT,
         )?;
+        // SAFETY: Only this task has the issue, and nobody else the command.
+        unsafe { (*command.args.get()).copy(&*issue.args.get()) };
         let until = issue.until.get();
         let realtime = until.is_some_and(|(_, realtime)| realtime);
         // SAFETY: The timer is pinned, and stopped before the command is freed: by `retire`.
@@ -341,10 +341,23 @@ impl Command {
 }
 
 impl Args {
-    const NONE: Self = Self {
-        words: [MaybeUninit::uninit(); ARGS_WORDS],
-        at: None,
-    };
+    /// None yet. Not a constant, which would have bytes for all of the words.
+    #[inline(always)]
+    fn none() -> Self {
+        Self {
+            words: MaybeUninit::uninit(),
+            at: None,
+        }
+    }
+
+    /// Makes it the same as another one.
+    #[inline]
+    fn copy(&mut self, from: &Self) {
+        if from.at.is_some() {
+            self.words = from.words;
+            self.at = from.at;
+        }
+    }
 
     /// Reads it, if it was not yet.
     #[inline]
@@ -474,6 +487,8 @@ pub(crate) struct Issue<'a> {
     resumes: Cell<bool>,
     progress: Cell<u64>,
     leases: Cell<Option<Kept>>,
+    /// Whether there may be any, here or with the command.
+    laden: Cell<bool>,
     args: UnsafeCell<Args>,
 }
 
@@ -482,11 +497,9 @@ impl<'a> Issue<'a> {
         cmd: *mut bindings::io_uring_cmd,
         flags: u32,
         handle: &'a Handle,
+        look: Look,
         nonblocking: bool,
     ) -> Self {
-        let mut look = Look::default();
-        // SAFETY: The command is being issued.
-        unsafe { c::postbox_uring_look(cmd, &mut look) };
         Self {
             cmd,
             flags,
@@ -500,7 +513,8 @@ impl<'a> Issue<'a> {
             resumes: Cell::new(false),
             progress: Cell::new(0),
             leases: Cell::new(None),
-            args: UnsafeCell::new(Args::NONE),
+            laden: Cell::new(false),
+            args: UnsafeCell::new(Args::none()),
         }
     }
 
@@ -556,11 +570,20 @@ impl<'a> Issue<'a> {
 
     /// Leases go along with what it sends now.
     pub(crate) fn take_along(&self, leases: Option<Kept>) {
+        self.laden.set(leases.is_some());
         self.leases.set(leases);
     }
 
     /// What they went with was sent, or was not.
+    #[inline]
     pub(crate) fn settle(&self, sent: bool) {
+        if self.laden.replace(false) {
+            self.settle_leases(sent);
+        }
+    }
+
+    #[cold]
+    fn settle_leases(&self, sent: bool) {
         let moved = self.command().and_then(|command| command.leases.take());
         let Some(leases) = self.leases.take().or(moved) else {
             return;
@@ -680,20 +703,89 @@ impl<'a> Issue<'a> {
 ///
 /// `cmd` is a command of one of our files, and `flags` what the core says.
 pub(crate) unsafe extern "C" fn fop_uring_cmd(cmd: *mut bindings::io_uring_cmd, flags: u32) -> i32 {
+    let mut look = MaybeUninit::<Look>::uninit();
     // SAFETY: By the contract.
     unsafe {
-        if c::postbox_uring_cancels(flags) {
+        let file = c::postbox_uring_look(cmd, flags, look.as_mut_ptr());
+        if file.is_null() {
             // It is cancelable, so that `prepare` has left its reference, and it is not done.
             let command = c::postbox_uring_command(cmd).cast::<Command>();
             (*command).kick_because(reason::CANCELED);
             return 0;
         }
-        let file = c::postbox_uring_file(cmd);
-        let handle = chardev::handle(file);
-        let nonblocking = (*file).f_flags & kernel::fs::file::flags::O_NONBLOCK != 0;
-        let issue = Issue::new(cmd, flags, &handle, nonblocking);
-        issue.end(submit(&issue))
+        let (handle, look) = (chardev::handle(file), look.assume_init());
+        match at_once(&handle, &look) {
+            Ok(result) => result,
+            Err(message) => {
+                let nonblocking = (*file).f_flags & kernel::fs::file::flags::O_NONBLOCK != 0;
+                issue(cmd, flags, &handle, look, nonblocking, message)
+            }
+        }
     }
+}
+
+/// Does what mostly is all: sends a payload that there is room for, or receives one that is there.
+/// Otherwise nothing has happened yet, but that a message was made that is to be sent.
+#[inline(always)]
+fn at_once(handle: &Handle, look: &Look) -> Result<i32, Option<KBox<Message>>> {
+    const DIRECT: u16 = uapi::POSTBOX_URING_DIRECT as u16;
+    const NONBLOCK: u16 = uapi::POSTBOX_NONBLOCK as u16;
+    let uring = look.uring();
+    if uring.flags & !NONBLOCK != DIRECT || uring.timeout_ns != 0 {
+        return Err(None);
+    }
+    if look.fixed || look.multishot || look.len != 0 {
+        return Err(None);
+    }
+    let (len, priority) = (uring.len as usize, uring.priority);
+    let Ok(at) = request::address(look.addr) else {
+        return Err(None);
+    };
+    match look.request {
+        uapi::POSTBOX_SEND if u32::from(priority) <= uapi::POSTBOX_PRIORITY_MAX => {
+            let tx = handle.tx().map_err(|_| None)?;
+            let mut from = UserBytes::at(at);
+            match chardev::compose(handle, tx, priority, len, &mut from) {
+                Ok(message) => tx.send_now(message).map(|()| 0).map_err(Some),
+                Err(error) => Ok(error.to_errno()),
+            }
+        }
+        uapi::POSTBOX_RECV if priority == 0 => {
+            let rx = handle.rx().map_err(|_| None)?;
+            let received = rx.receive_bytes_now(len, |bytes| UserBytes::at(at).copy_now(bytes));
+            received.map(|len| len as i32).ok_or(None)
+        }
+        _ => Err(None),
+    }
+}
+
+/// Issues a command: the unusual cases.
+///
+/// # Safety
+///
+/// As for [`fop_uring_cmd`]; it is to be issued.
+#[inline(never)]
+unsafe fn issue(
+    cmd: *mut bindings::io_uring_cmd,
+    flags: u32,
+    handle: &Handle,
+    look: Look,
+    nonblocking: bool,
+    message: Option<KBox<Message>>,
+) -> i32 {
+    let issue = Issue::new(cmd, flags, handle, look, nonblocking);
+    issue.end(match message {
+        Some(message) => send_later(&issue, message),
+        None => submit(&issue),
+    })
+}
+
+/// Sends what could not be sent [`at_once`].
+fn send_later(issue: &Issue<'_>, message: KBox<Message>) -> Result<i32> {
+    let flags = u32::from(issue.look.uring().flags) & Wait::FLAGS;
+    let wait = Wait::new(flags, 0, How::Command(issue))?;
+    issue.handle.tx()?.send_or_wait(message, &wait)?;
+    Ok(0)
 }
 
 /// What is left of a command, in its own task; or elsewhere, if that is `dead`.
@@ -742,7 +834,9 @@ impl<'a> Issue<'a> {
         handle: &'a Handle,
         command: Arc<Command>,
     ) -> Self {
-        Self {
+        let (args, leases) = (command.args.get(), command.leases.take());
+        let laden = Cell::new(leases.is_some());
+        let issue = Self {
             cmd,
             flags,
             handle,
@@ -754,11 +848,14 @@ impl<'a> Issue<'a> {
             outcome: Cell::new(None),
             resumes: Cell::new(false),
             progress: Cell::new(command.progress.get()),
-            leases: Cell::new(command.leases.take()),
-            // SAFETY: Only who runs the command is here.
-            args: UnsafeCell::new(unsafe { *command.args.get() }),
+            leases: Cell::new(leases),
+            laden,
+            args: UnsafeCell::new(Args::none()),
             command: UnsafeCell::new(Some(command)),
-        }
+        };
+        // SAFETY: Only who runs the command is here, and the issue has it.
+        unsafe { (*issue.args.get()).copy(&*args) };
+        issue
     }
 }
 
@@ -805,7 +902,7 @@ fn go_on(issue: &Issue<'_>, command: &Command, dead: bool) -> Result<i32> {
     let Some(outcome) = outcome else {
         return match dead {
             true => Err(ecanceled()),
-            false => request::part(issue).unwrap_or(Err(command.ended())),
+            false => part(issue).unwrap_or(Err(command.ended())),
         };
     };
     if dead {
@@ -823,6 +920,16 @@ fn go_on(issue: &Issue<'_>, command: &Command, dead: bool) -> Result<i32> {
         command.give_back(handle, issue.request(), outcome);
     }
     result
+}
+
+/// The result of a command that is ended after it has done a part. `None`: it has not.
+fn part(issue: &Issue<'_>) -> Option<Result<i32>> {
+    let flags = u32::from(issue.look.uring().flags);
+    match issue.progress() as i32 {
+        0 => None,
+        done if flags & uapi::POSTBOX_URING_DIRECT != 0 => Some(Ok(done)),
+        _ => request::part(issue),
+    }
 }
 
 /// POSTBOX_CANCEL.
@@ -852,6 +959,9 @@ fn direct(issue: &Issue<'_>, uring: &uapi::postbox_uring) -> Result<i32> {
     ensure(uring.priority == 0 || look.request == uapi::POSTBOX_SEND)?;
     let wait = Wait::new(flags & Wait::FLAGS, uring.timeout_ns, How::Command(issue))?;
     let (at, len) = (UserBytes::at(issue.address()?), uring.len as usize);
+    if [uapi::POSTBOX_SEND_BATCH, uapi::POSTBOX_RECV_BATCH].contains(&look.request) {
+        return direct_batch(issue, at, uring.len, wait);
+    }
     let sends = [uapi::POSTBOX_SEND, uapi::POSTBOX_WRITE].contains(&look.request);
     if look.request == uapi::POSTBOX_SEND && issue.resumes() {
         return sent(issue.resume()).map(|()| 0);
@@ -912,6 +1022,111 @@ fn direct(issue: &Issue<'_>, uring: &uapi::postbox_uring) -> Result<i32> {
         _ => return Err(EINVAL),
     };
     Ok(done as i32)
+}
+
+/// How many entries of an array are read at once.
+const SPANS: usize = 16;
+const SPAN: usize = size_of::<uapi::postbox_span>();
+
+/// Entries of an array of spans, as many as are read at once.
+struct Spans {
+    at: UserBytes,
+    /// The first of them, and how many they are.
+    first: u32,
+    some: usize,
+    bytes: [u8; SPANS * SPAN],
+}
+
+impl Spans {
+    /// The bytes that an entry is for, how many these are, and where `done` is. Of the entries one
+    /// is wanted after the other.
+    #[inline]
+    fn get(&mut self, index: u32, count: u32) -> Result<(UserBytes, usize, UserBytes)> {
+        let mut place = index.wrapping_sub(self.first) as usize;
+        if place >= self.some {
+            let some = (count.saturating_sub(index) as usize).min(SPANS);
+            let bytes = self.bytes.get_mut(..some * SPAN).ok_or(EINVAL)?;
+            self.at.after(index as usize * SPAN).copy_to(bytes)?;
+            (self.first, self.some, place) = (index, some, 0);
+        }
+        let entry = self.bytes.get(place * SPAN..).ok_or(EINVAL)?;
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = *entry.first_chunk().ok_or(EINVAL)?;
+        let data = request::address(u64::from_ne_bytes([a, b, c, d, e, f, g, h]))?;
+        let len = u32::from_ne_bytes([i, j, k, l]) as usize;
+        let done = index as usize * SPAN + offset_of!(uapi::postbox_span, done);
+        Ok((UserBytes::at(data), len, self.at.after(done)))
+    }
+}
+
+/// Payloads without argument structs, in an array.
+fn direct_batch(issue: &Issue<'_>, at: UserBytes, count: u32, wait: Wait<'_>) -> Result<i32> {
+    let handle = issue.handle;
+    ensure((1..=request::BATCH_MAX).contains(&count) && !issue.look.fixed)?;
+    let sends = issue.request() == uapi::POSTBOX_SEND_BATCH;
+    let (mut done, mut result) = (issue.progress() as u32, Ok(()));
+    if let (true, Some(outcome)) = (sends, sends.then(|| issue.resume()).flatten()) {
+        result = sent(Some(outcome));
+        done += u32::from(result.is_ok());
+    }
+    let mut spans = Spans {
+        at,
+        first: 0,
+        some: 0,
+        bytes: [0; SPANS * SPAN],
+    };
+    while done < count && result.is_ok() {
+        issue.advance(done.into());
+        result = match sends {
+            true => send_span(handle, &mut spans, (done, count), &wait),
+            // Only the first one waits.
+            false if done == 0 => receive_span(issue, &mut spans, (done, count), wait),
+            false => receive_span(issue, &mut spans, (done, count), Wait::Never),
+        };
+        done += u32::from(result.is_ok());
+    }
+    match result {
+        Err(error) if done == 0 || error == eiocbqueued() => Err(error),
+        _ => Ok(done as i32),
+    }
+}
+
+#[inline]
+fn send_span(
+    handle: &Handle,
+    spans: &mut Spans,
+    (index, count): (u32, u32),
+    wait: &Wait<'_>,
+) -> Result {
+    let (mut from, len, _) = spans.get(index, count)?;
+    let tx = handle.tx()?;
+    let message = chardev::compose(handle, tx, 0, len, &mut from)?;
+    tx.send(message, wait)
+}
+
+#[inline]
+fn receive_span(
+    issue: &Issue<'_>,
+    spans: &mut Spans,
+    (index, count): (u32, u32),
+    wait: Wait<'_>,
+) -> Result {
+    let (to, room, done) = spans.get(index, count)?;
+    let rx = issue.handle.rx()?;
+    let len = |bytes: &[u8]| (bytes.len() as u32).to_ne_bytes();
+    if !issue.resumes() {
+        let received = rx.receive_bytes_now(room, |bytes| {
+            to.copy_now(bytes) && done.copy_now(&len(bytes))
+        });
+        if received.is_some() {
+            return Ok(());
+        }
+    }
+    let received = rx.receive(&Receive::any(room, wait, None), |message| {
+        let payload = message.payload();
+        to.copy_from(payload)?;
+        done.copy_from(&len(payload))
+    });
+    received.map_err(Failure::into_error)
 }
 
 fn send_one(
@@ -977,20 +1192,47 @@ fn receive_all(issue: &Issue<'_>, command: &Command) -> Result<i32> {
     Err(eiocbqueued())
 }
 
-/// Puts a record into a buffer of the group, and posts its completion.
-fn post(issue: &Issue<'_>, record: &uapi::postbox_record, payload: &[u8]) -> Result {
-    // SAFETY: The command is multishot, and this is its own task; both are valid for reading.
-    to_result(unsafe {
-        c::postbox_uring_post(
-            issue.cmd,
-            issue.look.group,
-            core::ptr::from_ref(record).cast(),
-            size_of::<uapi::postbox_record>(),
-            payload.as_ptr(),
-            payload.len(),
-            issue.flags,
-        )
-    })
+/// A record in a buffer of the group, whose completion is to be posted. Dropped before that, the
+/// buffer is as it was.
+struct Filled<'a> {
+    issue: &'a Issue<'a>,
+    selected: Selected,
+}
+
+impl<'a> Filled<'a> {
+    fn new(issue: &'a Issue<'a>, record: &uapi::postbox_record, payload: &[u8]) -> Result<Self> {
+        let mut selected = Selected::default();
+        // SAFETY: The command is multishot, and this is its own task; the others are valid.
+        to_result(unsafe {
+            c::postbox_uring_fill(
+                issue.cmd,
+                issue.look.group,
+                core::ptr::from_ref(record).cast(),
+                size_of::<uapi::postbox_record>(),
+                payload.as_ptr(),
+                payload.len(),
+                issue.flags,
+                &mut selected,
+            )
+        })?;
+        Ok(Self { issue, selected })
+    }
+
+    fn post(self) -> Result {
+        let mut filled = core::mem::ManuallyDrop::new(self);
+        let (cmd, flags) = (filled.issue.cmd, filled.issue.flags);
+        // SAFETY: It was filled here, and is given up.
+        to_result(unsafe { c::postbox_uring_post(cmd, &mut filled.selected, flags) })
+    }
+}
+
+impl Drop for Filled<'_> {
+    fn drop(&mut self) {
+        // SAFETY: It was filled, and not posted.
+        unsafe {
+            c::postbox_uring_put_back(self.issue.cmd, &mut self.selected, self.issue.flags);
+        }
+    }
 }
 
 fn record(message: &Message) -> uapi::postbox_record {
@@ -1012,31 +1254,35 @@ fn record(message: &Message) -> uapi::postbox_record {
 
 fn receive_one(issue: &Issue<'_>, wait: Wait<'_>, acknowledged: bool) -> Result {
     let (handle, rx) = (issue.handle, issue.handle.rx()?);
-    // A sender that waits is told that the message is received when it is committed. So that comes
-    // first, in a form that can be undone where the completion queue is full.
+    // A sender that waits is told when the message is committed. So that comes before the completion
+    // there, in a form that can be undone where the completion queue is full.
     let offered = rx.rendezvous();
     let how = Receive {
         room: usize::MAX,
         lease: acknowledged || offered,
         ..Receive::any(0, wait, Some(&handle.state))
     };
-    let received = rx.receive(&how, |message| {
+    let mut filled = None;
+    let token = rx.receive(&how, |message| {
         let node = message.node();
         let mut record = record(message);
         if acknowledged || node.is_request() {
             record.token = node.token();
         }
+        // What was withdrawn meanwhile leaves its buffer to the next one.
+        drop(filled.take());
+        let next = Filled::new(issue, &record, message.payload())?;
         if !offered || node.is_request() {
-            return post(issue, &record, message.payload()).map(|()| None);
+            return next.post().map(|()| 0);
         }
-        let mut payload = KVVec::new();
-        payload.extend_from_slice(message.payload(), GFP_KERNEL_ACCOUNT)?;
-        Ok(Some((record, payload, node.token())))
+        filled = Some(next);
+        Ok(node.token())
     });
-    let Some((record, payload, token)) = received.map_err(Failure::into_error)? else {
+    let token = token.map_err(Failure::into_error)?;
+    let Some(filled) = filled else {
         return Ok(());
     };
-    let posted = post(issue, &record, &payload);
+    let posted = filled.post();
     if posted.is_err() || !acknowledged {
         rx.acknowledge(&handle.state, token, posted.is_err())?;
     }
@@ -1064,7 +1310,7 @@ fn accept_one(issue: &Issue<'_>, wait: Wait<'_>) -> Result<Option<i32>> {
         Ok(())
     })?;
     let about = about.ok_or(EINVAL)?;
-    match post(issue, &about, &[]) {
+    match Filled::new(issue, &about, &[]).and_then(Filled::post) {
         Ok(()) => Ok(None),
         Err(_) => Ok(Some(fd)),
     }

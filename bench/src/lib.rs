@@ -7,6 +7,7 @@ mod lease;
 mod measure;
 mod peers;
 mod ring;
+mod uring;
 
 pub use measure::{Figure, Plan, clock_counts_instructions, measure};
 
@@ -31,6 +32,34 @@ pub enum Transport {
     Futex,
     /// A memfd that both processes have mapped, and an eventfd each way.
     MemfdEventfd,
+    /// Mailboxes, by the raw calls, one for each message.
+    Ioctl,
+    /// Mailboxes, by io_uring, a command without an argument struct for each message.
+    UringSingle,
+    /// Mailboxes, by io_uring, with the argument structs of the raw calls.
+    UringArgs,
+    /// Mailboxes, by io_uring, in registered buffers.
+    UringBuffers,
+    /// Mailboxes, by io_uring's own write and read.
+    UringWrite,
+    /// Mailboxes, by io_uring, a whole batch with argument structs in one command.
+    UringCommand,
+    /// Mailboxes, by io_uring, on a ring with nothing set up and nothing registered.
+    UringPlain,
+    /// A pair of Unix sockets, SOCK_SEQPACKET, by io_uring.
+    Uds,
+    /// The same, SOCK_STREAM.
+    UdsStream,
+    /// As [`Transport::Uds`], on a ring with nothing set up and nothing registered.
+    UdsPlain,
+    /// Mailboxes, by an event loop: epoll_wait(), and one raw receive for each event.
+    Epoll,
+    /// The same, by read().
+    EpollRead,
+    /// Mailboxes, by an event loop: epoll_wait(), and raw receives until there is nothing more.
+    EpollDrain,
+    /// The same, by read().
+    EpollDrainRead,
 }
 
 impl Transport {
@@ -46,6 +75,20 @@ impl Transport {
             Transport::Eventfd => "eventfd",
             Transport::Futex => "futex",
             Transport::MemfdEventfd => "memfd_eventfd",
+            Transport::Ioctl => "ioctl",
+            Transport::UringArgs => "postbox_args",
+            Transport::UringBuffers => "postbox_buffers",
+            Transport::UringWrite => "postbox_write",
+            Transport::UringSingle => "postbox_single",
+            Transport::UringCommand => "postbox_command",
+            Transport::UringPlain => "postbox_plain",
+            Transport::Uds => "uds",
+            Transport::UdsStream => "uds_stream",
+            Transport::UdsPlain => "uds_plain",
+            Transport::Epoll => "epoll",
+            Transport::EpollRead => "epoll_read",
+            Transport::EpollDrain => "epoll_drain",
+            Transport::EpollDrainRead => "epoll_drain_read",
         }
     }
 }
@@ -76,10 +119,22 @@ pub enum Work {
         /// Whether they do.
         touched: bool,
     },
+    /// [`URING_BATCH`] messages sent by as many requests of one io_uring_enter(), and received by as many of another, in
+    /// one process; the figure is for one message.
+    UringBatch,
+    /// What a receiver does for one message, where they come in bursts of [`URING_BATCH`]. Without what it costs to send
+    /// them.
+    UringMultishot,
+    /// A message sent to one of so many mailboxes, each with a receive parked in the same ring; that receive's completion,
+    /// and the next one.
+    UringParked(usize),
 }
 
 /// The messages of one call in [`Work::Batch`].
 pub const BATCH: usize = 32;
+
+/// The requests of one submission in [`Work::UringBatch`], and the messages of a burst in [`Work::UringMultishot`].
+pub const URING_BATCH: usize = 64;
 
 /// The longest message.
 pub const LONGEST: usize = 4096;
@@ -96,8 +151,8 @@ pub struct Case {
     pub len: usize,
 }
 
-/// All cases.
-pub const CASES: [Case; 15] = [
+/// The cases of `make bench-count`.
+pub const CASES: [Case; 17] = [
     Case::new(Work::RoundTrip, 8),
     Case::new(Work::RoundTrip, 64),
     Case::new(Work::RoundTrip, 1024),
@@ -113,6 +168,15 @@ pub const CASES: [Case; 15] = [
     Case::new(Work::Lease { touched: false }, 64),
     Case::new(Work::Lease { touched: false }, LARGE),
     Case::new(Work::Lease { touched: true }, LARGE),
+    Case::new(Work::UringBatch, 64),
+    Case::new(Work::UringMultishot, 64),
+];
+
+/// What `make bench` has besides.
+pub const MORE: [Case; 3] = [
+    Case::new(Work::UringParked(1), 64),
+    Case::new(Work::UringParked(100), 64),
+    Case::new(Work::UringParked(10_000), 64),
 ];
 
 impl Case {
@@ -139,6 +203,9 @@ impl Case {
                 };
                 format!("lease_{size}{}", if touched { "_touched" } else { "" })
             }
+            Work::UringBatch => format!("uring_batch{URING_BATCH}_{}", self.len),
+            Work::UringMultishot => format!("uring_multishot_{}", self.len),
+            Work::UringParked(count) => format!("uring_parked_{count}"),
         }
     }
 
@@ -173,6 +240,18 @@ impl Case {
                     ""
                 }
             ),
+            Work::UringBatch => format!(
+                "send and receive of {} bytes, {URING_BATCH} in a submission, nobody sleeps",
+                self.len
+            ),
+            Work::UringMultishot => format!(
+                "what a receiver does for one message of {} bytes, which come {URING_BATCH} at once",
+                self.len
+            ),
+            Work::UringParked(count) => format!(
+                "a message of {} bytes to one of {count} mailboxes, whose receives are outstanding in one ring",
+                self.len
+            ),
         }
     }
 
@@ -181,8 +260,10 @@ impl Case {
     pub fn copied(self) -> usize {
         match self.work {
             Work::RoundTrip | Work::Call | Work::Lease { .. } => 4 * self.len,
-            Work::WakeOne(_) => self.len,
-            Work::Queued | Work::Batch | Work::Stream => 2 * self.len,
+            Work::WakeOne(_) | Work::UringMultishot => self.len,
+            Work::Queued | Work::Batch | Work::Stream | Work::UringBatch | Work::UringParked(_) => {
+                2 * self.len
+            }
             Work::Semaphore | Work::Lock => 0,
         }
     }
@@ -218,6 +299,38 @@ impl Case {
             Case {
                 work: Work::Queued, ..
             } => &[Postbox, PostboxIoctl, PostboxCrate, Pipe, Seqpacket, Mq],
+            Case {
+                work: Work::UringBatch,
+                ..
+            } => &[
+                Postbox,
+                Ioctl,
+                Uds,
+                PostboxCrate,
+                UringArgs,
+                UringBuffers,
+                UringWrite,
+                UringSingle,
+                UringCommand,
+                UringPlain,
+                UdsStream,
+                UdsPlain,
+            ],
+            Case {
+                work: Work::UringMultishot,
+                ..
+            } => &[
+                Postbox,
+                Epoll,
+                PostboxCrate,
+                EpollRead,
+                EpollDrain,
+                EpollDrainRead,
+            ],
+            Case {
+                work: Work::UringParked(_),
+                ..
+            } => &[Postbox, PostboxCrate, Uds],
             Case { len: 8, .. } => &[
                 Postbox,
                 PostboxIoctl,

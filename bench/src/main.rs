@@ -1,22 +1,27 @@
 //! Benchmarks of postbox against its peers; see `USAGE`.
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use postbox_bench::{CASES, Case, Figure, Plan, Transport, clock_counts_instructions, measure};
+use postbox_bench::{
+    CASES, Case, Figure, MORE, Plan, Transport, Work, clock_counts_instructions, measure,
+};
 
 const USAGE: &str = "\
 usage: postbox-bench count --out FILE   instructions, where the emulator counts them; also to FILE as JSON
+       postbox-bench all --out FILE     the same, of more cases: how costs grow
        postbox-bench run                time, and what matters of it here: ratios
 options: --windows N  measure N windows and print their median and minimum
          --rounds N   repetitions in a window
-         --only KEY   one case, such as rtt_64";
+         --only KEY   one case, such as rtt_64
+         --by NAME    one line of each case, such as postbox";
 
 struct Arguments {
     count: bool,
+    all: bool,
     out: Option<PathBuf>,
     only: Option<String>,
+    by: Option<String>,
     plan: Plan,
 }
 
@@ -37,16 +42,19 @@ fn main() -> ExitCode {
 }
 
 fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let count = match given.next().as_deref() {
-        Some("count") => true,
-        Some("run") => false,
+    let (count, all) = match given.next().as_deref() {
+        Some("count") => (true, false),
+        Some("all") => (true, true),
+        Some("run") => (false, false),
         Some(other) => return Err(format!("unknown command {other}")),
         None => return Err("no command".into()),
     };
     let mut arguments = Arguments {
         count,
+        all,
         out: None,
         only: None,
+        by: None,
         plan: Plan {
             windows: 7,
             rounds: 500,
@@ -61,13 +69,14 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments, Strin
         match option.as_str() {
             "--out" if count => arguments.out = Some(value.into()),
             "--only" => arguments.only = Some(value),
+            "--by" => arguments.by = Some(value),
             "--windows" => arguments.plan.windows = number()?,
             "--rounds" => arguments.plan.rounds = number()?,
             _ => return Err(format!("unknown option {option}")),
         }
     }
     if count && arguments.out.is_none() {
-        return Err("count needs --out FILE".into());
+        return Err("--out FILE is missing".into());
     }
     Ok(arguments)
 }
@@ -75,15 +84,19 @@ fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments, Strin
 type Row = (Transport, Figure);
 
 fn bench(arguments: &Arguments) -> Result<(), String> {
-    let chosen = |case: &Case| arguments.only.as_ref().is_none_or(|key| *key == case.key());
-    let cases: Vec<Case> = CASES.into_iter().filter(chosen).collect();
+    let all = || CASES.into_iter().chain(MORE);
+    let cases: Vec<Case> = match &arguments.only {
+        Some(key) => all().filter(|case| case.key() == *key).collect(),
+        None if arguments.all => all().collect(),
+        None => CASES.to_vec(),
+    };
     if cases.is_empty() {
-        let keys: Vec<String> = CASES.iter().map(|case| case.key()).collect();
+        let keys: Vec<String> = all().map(|case| case.key()).collect();
         return Err(format!("--only takes one of {}", keys.join(", ")));
     }
     if arguments.count && !clock_counts_instructions() {
         return Err(
-            "a nanosecond is not an instruction here; run it with `make bench-count`".into(),
+            "a nanosecond is not an instruction here; run it with `make bench-count` or `make bench`".into(),
         );
     }
     println!(
@@ -106,6 +119,13 @@ fn bench(arguments: &Arguments) -> Result<(), String> {
         println!("  {:<14}{:>12}{:>12}  to postbox", "", "median", "lowest");
         let mut rows: Vec<Row> = Vec::new();
         for &transport in case.transports() {
+            if arguments
+                .by
+                .as_ref()
+                .is_some_and(|name| name != transport.name())
+            {
+                continue;
+            }
             let figure = measure(case, transport, arguments.plan)
                 .map_err(|error| format!("{} by {}: {error}", case.key(), transport.name()))?;
             rows.push((transport, figure));
@@ -118,32 +138,65 @@ fn bench(arguments: &Arguments) -> Result<(), String> {
         }
         results.push((case, rows));
     }
+    let growth = growth(&results);
+    if !growth.is_empty() {
+        println!("\nreceives outstanding: what the most of them cost, to what one costs");
+        for (transport, times) in &growth {
+            println!("  {:<14}{times:>12.3}", transport.name());
+        }
+    }
     if let Some(path) = &arguments.out {
         let failed = |error| format!("{}: {error}", path.display());
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).map_err(failed)?;
         }
-        std::fs::write(path, json(&results)).map_err(failed)?;
+        std::fs::write(path, json(&results, &growth)).map_err(failed)?;
     }
     Ok(())
 }
 
-fn json(results: &[(Case, Vec<Row>)]) -> String {
-    let mut text = String::from("{");
-    for (i, (case, rows)) in results.iter().enumerate() {
-        let comma = if i == 0 { "" } else { "," };
-        let _ = write!(text, "{comma}\n  \"{}\": {{", case.key());
-        for (i, (transport, figure)) in rows.iter().enumerate() {
-            let comma = if i == 0 { "" } else { ", " };
-            let _ = write!(
-                text,
-                "{comma}\"{}\": {:.1}",
-                transport.name(),
-                figure.median
-            );
-        }
-        text.push('}');
-    }
-    text.push_str("\n}\n");
-    text
+/// By how much a message costs more where the most receives are outstanding than where there is one.
+fn growth(results: &[(Case, Vec<Row>)]) -> Vec<(Transport, f64)> {
+    let parked = |(case, rows)| match case {
+        &Case {
+            work: Work::UringParked(count),
+            ..
+        } => Some((count, rows)),
+        _ => None,
+    };
+    let all = || {
+        results
+            .iter()
+            .map(|(case, rows)| (case, rows))
+            .filter_map(parked)
+    };
+    let first = all().find(|(count, _)| *count == 1);
+    let last = all()
+        .filter(|(count, _)| *count > 1)
+        .max_by_key(|(count, _)| *count);
+    let (Some((_, first)), Some((_, last))) = (first, last) else {
+        return Vec::new();
+    };
+    let both = first.iter().zip(last);
+    both.map(|((transport, one), (_, most))| (*transport, most.median / one.median))
+        .collect()
+}
+
+fn json(results: &[(Case, Vec<Row>)], growth: &[(Transport, f64)]) -> String {
+    let objects = results.iter().map(|(case, rows)| {
+        let fields = rows
+            .iter()
+            .map(|(transport, figure)| format!("\"{}\": {:.1}", transport.name(), figure.median));
+        (case.key(), fields.collect::<Vec<_>>())
+    });
+    let growth = growth
+        .iter()
+        .map(|(transport, times)| format!("\"{}\": {times:.3}", transport.name()))
+        .collect::<Vec<_>>();
+    let growth = (!growth.is_empty()).then(|| ("uring_parked_growth".into(), growth));
+    let lines: Vec<String> = objects
+        .chain(growth)
+        .map(|(key, fields): (String, _)| format!("  \"{key}\": {{{}}}", fields.join(", ")))
+        .collect();
+    format!("{{\n{}\n}}\n", lines.join(",\n"))
 }

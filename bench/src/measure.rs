@@ -17,6 +17,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::lease;
 use crate::peers::{Bytes, Carrier, Eventfd, Mq, Packets, Pipe, Raw, Seqpacket, Typed};
 use crate::ring;
+use crate::uring;
 use crate::{BATCH, Case, LONGEST, Transport, Work};
 
 /// After this many seconds for one figure something hangs.
@@ -117,10 +118,30 @@ pub fn measure(case: Case, transport: Transport, plan: Plan) -> io::Result<Figur
             Transport::Mq => wake_one::<Mq>(sleepers, case.len, plan),
             _ => cannot(transport),
         },
+        Work::UringBatch => match transport {
+            Transport::Ioctl => uring::batch_by_ioctl(case.len, plan),
+            Transport::PostboxCrate => uring::batch_by_crate(case.len, plan),
+            _ => uring::batch(transport, case.len, plan),
+        },
+        Work::UringMultishot => match transport {
+            Transport::Postbox => uring::multishot(case.len, plan),
+            Transport::PostboxCrate => uring::multishot_by_crate(case.len, plan),
+            Transport::Epoll => uring::readiness::<Raw>(false, case.len, plan),
+            Transport::EpollRead => uring::readiness::<Bytes>(false, case.len, plan),
+            Transport::EpollDrain => uring::readiness::<Raw>(true, case.len, plan),
+            Transport::EpollDrainRead => uring::readiness::<Bytes>(true, case.len, plan),
+            _ => cannot(transport),
+        },
+        Work::UringParked(count) => match transport {
+            Transport::Postbox => uring::parked::<Typed>(count, case.len, plan),
+            Transport::PostboxCrate => uring::parked_by_crate(count, case.len, plan),
+            Transport::Uds => uring::parked::<Seqpacket>(count, case.len, plan),
+            _ => cannot(transport),
+        },
     }
 }
 
-fn cannot<T>(transport: Transport) -> io::Result<T> {
+pub(crate) fn cannot<T>(transport: Transport) -> io::Result<T> {
     let name = transport.name();
     Err(io::Error::other(format!("{name} does not do this")))
 }
@@ -396,7 +417,7 @@ pub(crate) fn windows(plan: Plan, mut step: impl FnMut() -> io::Result<()>) -> i
 }
 
 /// The same, of the part of each round for which `step` gives the time itself.
-fn parts(plan: Plan, mut step: impl FnMut() -> io::Result<u64>) -> io::Result<Figure> {
+pub(crate) fn parts(plan: Plan, mut step: impl FnMut() -> io::Result<u64>) -> io::Result<Figure> {
     summary(plan, || (0..plan.rounds).map(|_| step()).sum())
 }
 
@@ -425,7 +446,7 @@ pub(crate) fn expect(wanted: usize, got: usize) -> io::Result<()> {
     }
 }
 
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     let time = clock_gettime(ClockId::MonotonicRaw);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

@@ -14,7 +14,7 @@ use rustix::net::{
 use rustix::pipe::pipe;
 
 /// Messages that a mailbox holds: more than any loop here leaves in it.
-const DEPTH: u64 = 64;
+const DEPTH: u64 = 128;
 
 /// A way to carry bytes, in one direction by a lane.
 pub trait Carrier {

@@ -21,7 +21,7 @@ use core::mem::offset_of;
 use kernel::prelude::*;
 
 /// The most entries of a batch: what one call does before it looks at signals again.
-pub(super) const BATCH_MAX: u32 = 1024;
+pub(crate) const BATCH_MAX: u32 = 1024;
 
 /// Where the fields begin that a receive gives back.
 const OUT: usize = offset_of!(uapi::postbox_recv, msg_len);

@@ -6,6 +6,7 @@
 //! - What a call gives back is copied out before it takes effect where that can be: a message
 //!   whose description cannot be written is not received.
 
+pub(crate) use self::message::BATCH_MAX;
 use crate::{
     compat::enametoolong,
     handle::Handle,

@@ -1366,7 +1366,8 @@ struct postbox_ring {
  *
  * With POSTBOX_URING_DIRECT there is no argument struct: addr and @len are the
  * payload of a POSTBOX_SEND, the buffer of a POSTBOX_RECV, or the bytes of a
- * POSTBOX_READ or POSTBOX_WRITE. With IORING_URING_CMD_FIXED as well, they are in
+ * POSTBOX_READ or POSTBOX_WRITE; or, of a POSTBOX_SEND_BATCH or POSTBOX_RECV_BATCH,
+ * addr is an array of @len struct postbox_span. With IORING_URING_CMD_FIXED as well, they are in
  * the registered buffer buf_index. Such a receive takes neither files nor leases,
  * and drops requests, as read() does.
  *
@@ -1393,6 +1394,21 @@ struct postbox_uring {
 	__u16 priority;
 	__u32 len;
 	__u64 timeout_ns;
+};
+
+/**
+ * struct postbox_span - a payload of a batch with POSTBOX_URING_DIRECT
+ * @data: where it is, or goes
+ * @len: its bytes, or those there
+ * @done: out, of a POSTBOX_RECV_BATCH: bytes that were received
+ *
+ * As in other batches: sends wait, each in its turn; of receives the first one
+ * waits, and the others take what is there. The result is how many were done.
+ */
+struct postbox_span {
+	__u64 data;
+	__u32 len;
+	__u32 done;
 };
 
 /**

@@ -1194,6 +1194,21 @@ const _: () = {
 };
 #[repr(C)]
 #[derive(Debug, Default, Copy, Clone)]
+pub struct postbox_span {
+    pub data: __u64,
+    pub len: __u32,
+    pub done: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of postbox_span"][::core::mem::size_of::<postbox_span>() - 16usize];
+    ["Alignment of postbox_span"][::core::mem::align_of::<postbox_span>() - 8usize];
+    ["Offset of field: postbox_span::data"][::core::mem::offset_of!(postbox_span, data) - 0usize];
+    ["Offset of field: postbox_span::len"][::core::mem::offset_of!(postbox_span, len) - 8usize];
+    ["Offset of field: postbox_span::done"][::core::mem::offset_of!(postbox_span, done) - 12usize];
+};
+#[repr(C)]
+#[derive(Debug, Default, Copy, Clone)]
 pub struct postbox_record {
     pub size: __u32,
     pub msg_flags: __u32,
