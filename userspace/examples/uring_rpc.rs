@@ -99,8 +99,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .map(|number| client.call(number.to_le_bytes()))
         .collect();
     driver.submit()?;
+    // The server answers when it has all of them.
     println!("{} calls are under way", driver.pending());
-    assert_eq!(driver.pending(), CALLS as usize);
 
     driver.block_on(async {
         for (number, call) in (0..CALLS).zip(calls) {
