@@ -39,6 +39,7 @@ pub const SKIPPED: &[Skip] = &[
             "semaphores::semaphore_the_death_of_the_holder_wakes_who_waits_and_tells_it",
             "semaphores::semaphore_waiters_are_served_in_order_and_a_large_request_holds_back_those_behind_it",
             "semaphores::semaphore_who_gives_up_lets_those_behind_it_go",
+            "uring::uring_commands_and_tasks_wait_in_one_order",
             "waiting::g04_a_message_wakes_one_receiver_and_not_the_herd",
             "waiting::g04_a_sender_that_gives_up_lets_those_behind_it_through",
             "waiting::g04_a_small_message_does_not_overtake_a_large_one_that_waits",
