@@ -4,8 +4,9 @@
 //! copied by atomic loads and stores of words, of which each is one value or another; what they
 //! add up to is for the caller to check.
 
-use memfd::{FileSeal, HugetlbSize, MemfdOptions};
+use memfd::{FileSeal, HugetlbSize, Memfd, MemfdOptions};
 use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::MemfdFlags;
 use rustix::io::{Errno, Result};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use std::ptr::NonNull;
@@ -39,14 +40,23 @@ fn errno(error: &(dyn std::error::Error + 'static)) -> Errno {
 /// A memfd of at least `size` bytes, in whole pages, that can neither grow nor shrink. With
 /// `contents` it begins with them, and nobody can ever write to it again.
 pub(crate) fn memfd(size: u64, pages: Pages, contents: Option<&[u8]>) -> Result<OwnedFd> {
-    let mut options = MemfdOptions::new().allow_sealing(true);
-    options = match pages {
-        Pages::Normal => options,
-        Pages::Huge => options.hugetlb(None),
-        Pages::Huge2M => options.hugetlb(Some(HugetlbSize::Huge2MB)),
-        Pages::Huge1G => options.hugetlb(Some(HugetlbSize::Huge1GB)),
+    let options = MemfdOptions::new().allow_sealing(true);
+    let options = match pages {
+        Pages::Normal => Some(options),
+        // The options know sizes, and not that of the system.
+        Pages::Huge => None,
+        Pages::Huge2M => Some(options.hugetlb(Some(HugetlbSize::Huge2MB))),
+        Pages::Huge1G => Some(options.hugetlb(Some(HugetlbSize::Huge1GB))),
     };
-    let memfd = options.create("postbox").map_err(|error| errno(&error))?;
+    const NAME: &str = "postbox";
+    let memfd = match options {
+        Some(options) => options.create(NAME).map_err(|error| errno(&error))?,
+        None => {
+            let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB;
+            let made = rustix::fs::memfd_create(NAME, flags)?;
+            Memfd::try_from_fd(made).map_err(|_| Errno::INVAL)?
+        }
+    };
     let page = match pages {
         Pages::Normal => rustix::param::page_size() as u64,
         _ => rustix::fs::fstat(memfd.as_file())?.st_blksize as u64,

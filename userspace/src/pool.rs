@@ -1,9 +1,12 @@
 //! Buffers that travel inside messages: blocks of shared memory whose leases the kernel keeps.
 
+mod cache;
+
+use self::cache::{Block, Cache, KEEP_MAX, Lender};
 use crate::call::Request;
 use crate::error::{Action, Error, ErrorKind, Result, SendError};
 use crate::handle::{Access, CanReceive, CanSend, Handle, Rights, sealed};
-use crate::memory::{Map, OwnPage, Pages, copy_in, copy_out, memfd};
+use crate::memory::{Map, Pages, copy_in, copy_out, memfd};
 use crate::object::{Inner, Kind, Subject};
 use crate::recv::{Delivery, Message};
 use crate::trust::{Copying, Trust, Trusting};
@@ -15,8 +18,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -39,38 +41,14 @@ impl Access for PoolAccess {
 /// gets it.
 pub type PoolHandle = Handle<PoolAccess>;
 
-/// The most blocks that are borrowed ahead, and kept to be given back.
-const KEEP_MAX: usize = 32;
-
-/// Blocks that this process holds and does not use.
-#[derive(Debug)]
-struct Cache {
-    /// The process that they are of; in a forked child it is another one.
-    mark: u64,
-    /// To be lent next. Nobody else has a lease of them.
-    free: Vec<u32>,
-    /// To be given back with the next message.
-    returns: Vec<u32>,
-    /// Whether this process borrows, and not only receives.
-    borrows: bool,
-    /// Threads that wait for a block, which they get from the kernel alone.
-    waiting: usize,
-}
-
 /// A pool that is mapped. Every buffer keeps it.
 pub struct Core {
     handle: PoolHandle,
     map: Map,
     blocks: u32,
     block_len: usize,
-    keep: usize,
-    cache: Mutex<Cache>,
-    /// The cache's mark; 0 in a child that has not used it.
-    process: OwnPage,
+    cache: Cache,
 }
-
-/// Marks are never used twice, also not by a child.
-static MARKS: AtomicU64 = AtomicU64::new(1);
 
 impl Core {
     fn new(handle: PoolHandle, keep: Option<usize>) -> Result<Self> {
@@ -79,22 +57,13 @@ impl Core {
         let fits = |number: u64| usize::try_from(number).map_err(|_| error(Errno::NOMEM));
         let writable = handle.rights().contains(Rights::SEND);
         let map = Map::new(&handle, 0, fits(info.message_max)?, writable).map_err(error)?;
-        let process = OwnPage::new().map_err(error)?;
         // As many again may be borrowed ahead.
         let keep = keep.unwrap_or((info.capacity / 8).min(16) as usize);
         Ok(Core {
             map,
             blocks: info.capacity as u32,
             block_len: fits(info.capacity_bytes)?,
-            keep: keep.min(KEEP_MAX),
-            cache: Mutex::new(Cache {
-                mark: 0,
-                free: Vec::new(),
-                returns: Vec::new(),
-                borrows: false,
-                waiting: 0,
-            }),
-            process,
+            cache: Cache::new(keep).map_err(error)?,
             handle,
         })
     }
@@ -103,102 +72,9 @@ impl Core {
         self.handle.rights().contains(Rights::SEND)
     }
 
-    /// What this process has. A child has nothing of its parent's.
-    fn cache(&self) -> MutexGuard<'_, Cache> {
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.process.load() == 0 {
-            cache.mark = MARKS.fetch_add(1, Relaxed);
-            cache.free.clear();
-            cache.returns.clear();
-            cache.waiting = 0;
-            self.process.store(cache.mark);
-        }
-        cache
-    }
-
-    fn borrow(&self, wait: Wait) -> Result<Held> {
-        let returns = {
-            let mut cache = self.cache();
-            cache.borrows = true;
-            if let Some(block) = cache.free.pop() {
-                return Ok(self.held(cache.mark, block, 0));
-            }
-            cache.waiting += 1;
-            std::mem::take(&mut cache.returns)
-        };
-        let (flags, timeout_ns) = wait.flags();
-        let mut loans = [0; KEEP_MAX + 1];
-        let loans = &mut loans[..=self.keep];
-        let mut args = sys::postbox_loan {
-            flags,
-            timeout_ns,
-            return_count: returns.len() as u32,
-            ..Default::default()
-        };
-        let lent = retry_on_intr(|| {
-            let left = returns.len().min(args.return_count as usize);
-            raw::loan(&self.handle, &returns[..left], loans, &mut args)
-        });
-        let mut cache = self.cache();
-        cache.waiting -= 1;
-        cache.put_back(returns, args.return_count);
-        let lent = lent.and_then(|()| {
-            let lent = &loans[..(args.loan_count as usize).min(loans.len())];
-            let (first, others) = lent.split_first().ok_or(Errno::AGAIN)?;
-            cache.free.extend(others);
-            Ok(self.held(cache.mark, *first, 0))
-        });
-        self.share(cache);
-        lent.map_err(|errno| self.handle.inner.error(Action::Borrow, errno))
-    }
-
-    /// Whoever waits for a block gets it from the kernel: nothing is kept from them.
-    fn share(&self, mut cache: MutexGuard<'_, Cache>) {
-        if cache.waiting == 0 {
-            return;
-        }
-        let mut returns = std::mem::take(&mut cache.returns);
-        returns.append(&mut cache.free);
-        drop(cache);
-        self.give_back(returns);
-    }
-
-    fn held(&self, mark: u64, block: u32, flags: u32) -> Held {
-        Held {
-            mark,
-            block,
-            len: 0,
-            shared: flags & sys::POSTBOX_LEASE_SHARED != 0,
-        }
-    }
-
-    /// Ends a lease: with the next message, or at once where many wait for that.
-    fn end(&self, held: &Held) {
-        let mut cache = self.cache();
-        if held.mark != cache.mark {
-            // It is the parent's.
-            return;
-        }
-        let waits = cache.waiting > 0;
-        if cache.borrows && !held.shared && !waits && cache.free.len() < self.keep {
-            cache.free.push(held.block);
-            return;
-        }
-        cache.returns.push(held.block);
-        if waits || cache.returns.len() > self.keep {
-            let returns = std::mem::take(&mut cache.returns);
-            drop(cache);
-            self.give_back(returns);
-        }
-    }
-
-    fn give_back(&self, returns: Vec<u32>) {
-        if returns.is_empty() {
-            return;
-        }
-        let mut args = sys::postbox_loan::default();
-        // What is not this process's any more has come back already.
-        let _ = raw::loan(&self.handle, &returns, &mut [], &mut args);
+    fn borrow(&self, wait: Wait) -> Result<Block> {
+        let borrowed = self.cache.borrow(&self.handle, wait);
+        borrowed.map_err(|errno| self.handle.inner.error(Action::Borrow, errno))
     }
 
     /// Where a block begins.
@@ -213,26 +89,33 @@ impl Core {
     }
 }
 
-impl Cache {
-    /// Those that are left to be given back after a call, which began with `returns`.
-    fn put_back(&mut self, mut returns: Vec<u32>, left: u32) {
-        returns.truncate(left as usize);
-        if self.returns.is_empty() {
-            self.returns = returns;
-        } else {
-            self.returns.extend(returns);
-        }
+impl Lender for PoolHandle {
+    fn exchange(
+        &self,
+        returns: &[u32],
+        loans: &mut [u32],
+        wait: Wait,
+    ) -> (usize, rustix::io::Result<usize>) {
+        let (flags, timeout_ns) = wait.flags();
+        let mut args = sys::postbox_loan {
+            flags,
+            timeout_ns,
+            return_count: returns.len() as u32,
+            ..Default::default()
+        };
+        let lent = retry_on_intr(|| {
+            let left = returns.len().min(args.return_count as usize);
+            raw::loan(self, &returns[..left], loans, &mut args)
+        });
+        let left = args.return_count as usize;
+        (left, lent.map(|()| args.loan_count as usize))
     }
 }
 
 impl Drop for Core {
     fn drop(&mut self) {
         // Closing the handle ends its leases; but others may have it, too.
-        let mut cache = self.cache();
-        let mut returns = std::mem::take(&mut cache.returns);
-        returns.append(&mut cache.free);
-        drop(cache);
-        self.give_back(returns);
+        self.cache.flush(&self.handle);
     }
 }
 
@@ -256,12 +139,11 @@ struct Ride<'c> {
 
 impl<'c> Ride<'c> {
     fn new(core: &'c Core, borrow: bool) -> Self {
-        let mut cache = core.cache();
-        let wants = borrow && cache.borrows && cache.free.is_empty();
+        let (returns, want) = core.cache.depart(borrow);
         Ride {
-            returns: std::mem::take(&mut cache.returns),
+            returns,
             loans: [0; KEEP_MAX],
-            want: if wants { core.keep } else { 0 },
+            want,
             core,
         }
     }
@@ -274,18 +156,13 @@ impl<'c> Ride<'c> {
 
     /// Notes what was done.
     fn end(self, told: &sys::postbox_leases) {
-        if self.returns.capacity() == 0 && told.loan_count == 0 {
-            return;
-        }
-        let mut cache = self.core.cache();
-        cache.put_back(self.returns, told.return_count);
-        let lent = (told.loan_count as usize).min(self.want);
-        cache.free.extend(&self.loans[..lent]);
-        self.core.share(cache);
+        let lent = &self.loans[..(told.loan_count as usize).min(self.want)];
+        let (cache, left) = (&self.core.cache, told.return_count as usize);
+        cache.arrive(&self.core.handle, self.returns, left, lent);
     }
 }
 
-/// Somebody who waits for a block with an event loop. Meanwhile the process keeps none.
+/// Somebody who waits for a block with an event loop.
 pub(crate) struct Waiting {
     core: Arc<Core>,
     mark: u64,
@@ -294,20 +171,14 @@ pub(crate) struct Waiting {
 impl Waiting {
     pub(crate) fn new<T: Trust>(pool: &Pool<T>) -> Self {
         let core = pool.core.clone();
-        let mut cache = core.cache();
-        cache.waiting += 1;
-        let mark = cache.mark;
-        drop(cache);
+        let mark = core.cache.begin_waiting();
         Waiting { core, mark }
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let mut cache = self.core.cache();
-        if cache.mark == self.mark {
-            cache.waiting -= 1;
-        }
+        self.core.cache.end_waiting(self.mark);
     }
 }
 
@@ -634,33 +505,28 @@ impl<T: Trust> Pool<T> {
             };
             return Err(core.handle.inner.error_of_kind(Action::Borrow, kind));
         }
-        let held = core.borrow(wait)?;
-        Ok(Loan(Lease::new(core, Held { len, ..held })))
+        let block = core.borrow(wait)?;
+        Ok(Loan(Lease::new(core, Held { block, len })))
     }
 
     /// Gives the blocks back at once that this process keeps to borrow them next, or to give them
     /// back with the next message. For a process that is not going to use the pool for a while.
     pub fn flush(&self) {
-        let mut cache = self.core.cache();
-        let mut returns = std::mem::take(&mut cache.returns);
-        returns.append(&mut cache.free);
-        cache.borrows = false;
-        drop(cache);
-        self.core.give_back(returns);
+        self.core.cache.flush(&self.core.handle);
     }
 
     /// The leases that came with a message.
     fn buffers(&self, leases: &[sys::postbox_lease]) -> Vec<Buffer<T>> {
-        let mark = self.core.cache().mark;
+        let mark = self.core.cache.mark();
         let buffer = |lease: &sys::postbox_lease| {
             let kept = lease.flags & sys::POSTBOX_LEASE_MESSAGE != 0;
-            let held = Held {
-                len: (lease.len as usize).min(self.core.block_len),
-                ..self
-                    .core
-                    .held(if kept { 0 } else { mark }, lease.block, lease.flags)
+            let block = Block {
+                mark: if kept { 0 } else { mark },
+                number: lease.block,
+                shared: lease.flags & sys::POSTBOX_LEASE_SHARED != 0,
             };
-            Buffer(Lease::new(&self.core, held))
+            let len = (lease.len as usize).min(self.core.block_len);
+            Buffer(Lease::new(&self.core, Held { block, len }))
         };
         leases.iter().map(buffer).collect()
     }
@@ -700,11 +566,9 @@ impl<T: Trust> fmt::Debug for Pool<T> {
 /// A block, or part of it, that this process holds.
 #[derive(Debug)]
 pub struct Held {
-    /// The process; 0: none, any more.
-    mark: u64,
-    block: u32,
+    /// Of process 0: it is none's any more.
+    block: Block,
     len: usize,
-    shared: bool,
 }
 
 /// A lease, which ends when this is dropped.
@@ -729,7 +593,7 @@ impl<T> Lease<T> {
     }
 
     fn at(&self) -> *mut u8 {
-        self.core.at(self.held.block)
+        self.core.at(self.held.block.number)
     }
 
     /// Where `len` bytes from `offset` on are.
@@ -761,7 +625,7 @@ impl<T> Lease<T> {
 
     fn entry(&self, flags: u32) -> sys::postbox_lease {
         sys::postbox_lease {
-            block: self.held.block,
+            block: self.held.block.number,
             flags,
             len: self.held.len as u64,
         }
@@ -769,23 +633,23 @@ impl<T> Lease<T> {
 
     /// Somebody else has it now.
     fn forget(mut self) {
-        self.held.mark = 0;
+        self.held.block.mark = 0;
     }
 
     fn describe(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct(name)
             .field("pool", &self.core.handle.name())
-            .field("block", &self.held.block)
+            .field("block", &self.held.block.number)
             .field("len", &self.held.len)
-            .field("shared", &self.held.shared)
+            .field("shared", &self.held.block.shared)
             .finish()
     }
 }
 
 impl<T> Drop for Lease<T> {
     fn drop(&mut self) {
-        if self.held.mark != 0 {
-            self.core.end(&self.held);
+        if self.held.block.mark != 0 {
+            self.core.cache.end(&self.core.handle, self.held.block);
         }
     }
 }
@@ -895,7 +759,7 @@ impl<T: Trust> Buffer<T> {
 
     /// Whether there was another lease of the block when it was received, or it was shared here.
     pub fn is_shared(&self) -> bool {
-        self.0.held.shared
+        self.0.held.block.shared
     }
 
     /// Copies from it.
@@ -943,7 +807,7 @@ impl<T: Trust> Buffer<T> {
 
     /// What is to be read by several from now on.
     pub fn share(mut self) -> Shared<T> {
-        self.0.held.shared = true;
+        self.0.held.block.shared = true;
         Shared(Arc::new(self))
     }
 }

@@ -1485,8 +1485,9 @@ fn write_records(tx: &Handle, ledger: &Ledger, writer: u64, mut rng: Rng) {
     }
 }
 
-/// Words that one reader has room for.
-const AREA: usize = 1 << 16;
+/// Words that one reader has room for. Between two kills each reader is filled once at the most, and the audit has all of
+/// it in memory.
+const AREA: usize = 1 << 14;
 
 /// Reads into shared memory: what a reader got outlives it. Word 0 says how many it knows of.
 fn read_words(rx: &Handle, area: &Ledger, mut rng: Rng) {
@@ -1684,13 +1685,16 @@ fn audit(
         words.len()
     );
 
-    // By writer and record: each record whole, but the last of who was killed in a large one.
-    let words: Vec<Word> = words.into_iter().map(Word::unpack).collect();
+    // By writer and record, which is the order of the words: each record whole, but the last of who was killed in a
+    // large one.
+    let mut writers_words = words.as_slice();
     for writer in 1..writers {
-        let own: Vec<&Word> = words.iter().filter(|word| word.writer == writer).collect();
+        let end = writers_words.partition_point(|word| Word::unpack(*word).writer <= writer);
+        let (own, others) = writers_words.split_at(end);
+        writers_words = others;
         let (mut record, mut at, mut small) = (0, 0, true);
-        for word in own {
-            assert_eq!((word.record, word.at), (record, at), "of writer {writer}");
+        for word in own.iter().map(|word| Word::unpack(*word)) {
+            assert_eq!((word.writer, word.record, word.at), (writer, record, at));
             at += 1;
             small = word.words <= ATOMIC_WORDS;
             if at == word.words {
@@ -1712,6 +1716,7 @@ fn audit(
             assert_eq!((record, at), (done, 0), "writer {writer}");
         }
     }
+    assert_eq!(writers_words.len(), 0, "of writers that there are not");
 }
 
 /// Checks the whole stream: no record is mixed with others, and what is cut off is large, and its writer's last.

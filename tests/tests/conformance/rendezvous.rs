@@ -187,19 +187,22 @@ fn g02_a_sender_interrupted_while_a_receiver_copies_agrees_with_it() {
                         Err(e) => panic!("send: {e}"),
                     }
                 });
-                if round % 2 == 0 {
-                    mailbox.wait_senders(1);
+                match round {
+                    // The sender has given up.
+                    5 => thread::sleep(std::time::Duration::from_millis(200)),
+                    _ if round % 2 == 0 => mailbox.wait_senders(1),
+                    _ => {}
                 }
                 let receiver = scope.spawn(|| recv_into_page(&mailbox, &page, 0).0);
                 if round % 2 == 1 && !readable(&fault, std::time::Duration::from_secs(2)) {
                     // The sender had given up before the receiver came.
                     sender.ok();
                     assert_eq!(sent[0].load(Relaxed), 2);
-                    mailbox
-                        .send("other", within(60_000))
-                        .expect("the receiver waits");
+                    // It returns when the receiver has the bytes.
+                    let other = scope.spawn(|| mailbox.send("other", within(60_000)));
                     fault.wait();
                     fault.resolve(&[]);
+                    assert_eq!(other.join().expect("no panic"), Ok(()));
                     assert_eq!(receiver.join().expect("no panic"), Ok(()));
                     return;
                 }
