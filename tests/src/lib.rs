@@ -31,7 +31,7 @@ pub use handle::{
     ADMIN, Errno, FOREVER, Got, Handle, Make, NEVER, RECEIVE, Result, SEND, UNBOUNDED, Wait, list,
     name_of, recv_args, send_args, unlink, until, until_realtime, within,
 };
-pub use memory::{MakeSegment, Mapped, R, RW, SEALS, memory, seal};
+pub use memory::{HugePages, MakeSegment, Mapped, R, RW, SEALS, memory, seal};
 pub use pool::{Entry, Leased, MakePool, Ride, SHARED, entries_from, entries_of, open_pool};
 pub use rng::{Rng, seed};
 pub use shared::{Gate, Ledger};

@@ -1,5 +1,6 @@
 //! Segments as the kernel sees them: sealed memfds, and mappings of handles.
 
+use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -7,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use postbox::{raw, sys};
 
 use crate::handle::{Errno, Handle, RECEIVE, Result, SEND, Wait};
-use crate::{PAGE, check};
+use crate::{PAGE, check, tell};
 
 /// The seals that the memory of a segment needs.
 pub const SEALS: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
@@ -45,6 +46,71 @@ pub fn seal(fd: &OwnedFd, seals: i32) {
     check("F_ADD_SEALS", unsafe {
         libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, seals)
     });
+}
+
+/// Huge pages of 2 MiB that are set aside as long as this is there. They are the machine's, so that one test at a time
+/// has some.
+#[derive(Debug)]
+pub struct HugePages {
+    /// As many as there were.
+    before: String,
+    _locked: File,
+}
+
+impl HugePages {
+    /// Bytes of one.
+    pub const SIZE: usize = 2 << 20;
+    const AT: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+
+    /// Sets so many aside. `None`, and says so: this machine has none at all.
+    #[track_caller]
+    pub fn reserve(count: usize) -> Option<Self> {
+        let Ok(file) = File::open(Self::path("nr_hugepages")) else {
+            tell("this kernel has no huge pages");
+            return None;
+        };
+        // SAFETY: no pointers.
+        check("flock", unsafe {
+            libc::flock(file.as_raw_fd(), libc::LOCK_EX)
+        });
+        let pages = HugePages {
+            before: Self::number("nr_hugepages").to_string(),
+            _locked: file,
+        };
+        let mut there = 0;
+        // What is free is moved together, if need be.
+        for _ in 0..5 {
+            fs::write(Self::path("nr_hugepages"), count.to_string()).expect("root may");
+            there = Self::number("nr_hugepages");
+            if there >= count {
+                return Some(pages);
+            }
+            let _ = fs::write("/proc/sys/vm/compact_memory", "1");
+        }
+        assert_eq!(there, 0, "only some of {count} huge pages can be had");
+        tell("no memory of this machine is free for huge pages");
+        None
+    }
+
+    /// How many nobody uses.
+    pub fn free(&self) -> usize {
+        Self::number("free_hugepages")
+    }
+
+    fn path(name: &str) -> String {
+        format!("{}/{name}", Self::AT)
+    }
+
+    fn number(name: &str) -> usize {
+        let text = fs::read_to_string(Self::path(name)).expect("the kernel tells");
+        text.trim().parse().expect("a number")
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        let _ = fs::write(Self::path("nr_hugepages"), &self.before);
+    }
 }
 
 /// A new segment, or that of the name.

@@ -63,7 +63,7 @@ fn descriptors() -> usize {
 }
 
 /// What must not change by a call that fails. Refusals (`full`) are counted all the same.
-fn state(handle: &Handle) -> [u64; 18] {
+fn state(handle: &Handle) -> [u64; 19] {
     let i = handle.info();
     let usage = raw::usage(handle).expect("every handle can tell");
     [
@@ -81,6 +81,7 @@ fn state(handle: &Handle) -> [u64; 18] {
         usage.bytes,
         usage.objects,
         usage.files,
+        usage.shared,
         i.value,
         i.capacity_bytes,
         i.flags.into(),
@@ -575,6 +576,204 @@ fn g11_faults_in_segments_and_grants() {
     };
     let named = || (mailbox(), ());
     faults(("grant", 1), named, |handle, ()| raw::grant(handle, &args));
+}
+
+/// Free, held and sent blocks of a pool.
+fn blocks(pool: &Handle) -> [u64; 3] {
+    let info = pool.info();
+    [info.value, info.unacknowledged, info.messages]
+}
+
+/// A pool of four blocks, the second handle of which nobody has used, and a mailbox.
+fn pool() -> (Handle, (Handle, Handle)) {
+    let pool = Handle::pool(4, 64);
+    let other = pool.dup(SEND | RECEIVE).expect("the same rights");
+    (pool, (other, mailbox()))
+}
+
+#[test]
+fn g11_faults_in_pools() {
+    let memfd = || (mailbox(), (Handle::unbound(), memory(PAGE, 0, SEALS)));
+    faults(("make a pool", 1), memfd, |_, (handle, memfd)| {
+        let mut args = sys::postbox_open {
+            kind: sys::POSTBOX_KIND_POOL,
+            flags: sys::POSTBOX_O_CREATE,
+            rights: SEND | RECEIVE,
+            mode: 0o600,
+            capacity: 4,
+            capacity_bytes: 64,
+            memfd: memfd.as_raw_fd(),
+            ..Default::default()
+        };
+        raw::open(handle, None, &mut args)
+    });
+    faults(("map a pool", 1), pool, |pool, _| {
+        pool.map(0, PAGE, RW).map(drop)
+    });
+    let held = || {
+        let (pool, (other, mailbox)) = pool();
+        let block = other.borrow_one();
+        (pool, (other, mailbox, block))
+    };
+    faults(("send a lease", 2), held, |_, (other, mailbox, block)| {
+        mailbox.send_leases([7; 3000], other, &[(*block, 10, 0)], NEVER)
+    });
+    faults(("share a block", 2), held, |_, (other, mailbox, block)| {
+        mailbox.send_leases("", other, &[(*block, 10, SHARED)], NEVER)
+    });
+    let sent = || {
+        let (pool, (other, mailbox)) = pool();
+        let block = pool.borrow_one();
+        mailbox
+            .send_leases("lease", &pool, &[(block, 10, 0)], NEVER)
+            .expect("there is room");
+        (pool, (other, mailbox))
+    };
+    faults(("receive a lease", 2), sent, |_, (other, mailbox)| {
+        mailbox.recv_leases(other, 1, NEVER).map(drop)
+    });
+    faults(("take a lease", 2), sent, |_, (other, mailbox)| {
+        let ack = sys::POSTBOX_RECV_ACK;
+        mailbox.recv_leases_flags(other, 1, NEVER, ack).0.map(drop)
+    });
+}
+
+/// Lets every step of a call fail that lends blocks and takes some back, of which a part may have been done: what each has,
+/// and what nobody has, is all there is.
+fn no_block_is_lost<T>(
+    (name, at_least): (&str, u32),
+    prepare: impl Fn() -> (Handle, T),
+    call: impl Fn(&Handle, &T) -> Result<()>,
+) {
+    let Some(injector) = Injector::new() else {
+        tell(&format!(
+            "{name}: this kernel has no fault injection (the debug kernel has)"
+        ));
+        return;
+    };
+    let mut failed = 0;
+    for n in 1.. {
+        let (pool, extra) = prepare();
+        let open = descriptors();
+        let (result, hit) = injector.run(n, || call(&pool, &extra));
+        match result {
+            Ok(()) => {}
+            Err(Errno::NOMEM | Errno::FAULT) if hit => failed += 1,
+            Err(error) => panic!("{name}, step {n}: {error}"),
+        }
+        assert_eq!(descriptors(), open, "{name}, step {n}");
+        let [free, held, sent] = blocks(&pool);
+        assert_eq!(free + held + sent, 4, "{name}, step {n}");
+        // What is under way ends with what holds it; what is held can be given back, or ends with its handle.
+        drop(extra);
+        for block in 0..4 {
+            match pool.give_back(&[block]) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(error) => panic!("{name}, step {n}: {error}"),
+            }
+        }
+        wait_until("all blocks to be free", || blocks(&pool) == [4, 0, 0]);
+        if !hit {
+            break;
+        }
+        assert!(n < 1000, "{name} has no end");
+    }
+    tell(&format!("{name}: {failed} steps can fail"));
+    assert!(
+        failed >= at_least,
+        "{name}: only {failed} steps were made to fail"
+    );
+}
+
+#[test]
+fn g11_faults_lose_no_block() {
+    isolated(|| {
+        no_block_is_lost(("borrow", 2), pool, |_, (other, _)| {
+            other.borrow(2, NEVER).map(drop)
+        });
+        let held = || {
+            let (pool, (other, mailbox)) = pool();
+            let block = pool.borrow_one();
+            (pool, (other, mailbox, block))
+        };
+        no_block_is_lost(("give back", 1), held, |pool, (_, _, block)| {
+            pool.give_back(&[*block])
+        });
+        no_block_is_lost(("exchange", 2), held, |pool, (_, _, block)| {
+            pool.exchange(&[*block], 2, NEVER).1.map(drop)
+        });
+        no_block_is_lost(
+            ("send with a ride", 3),
+            held,
+            |pool, (_, mailbox, block)| {
+                let mut ride = Ride {
+                    returns: vec![*block],
+                    want: 2,
+                    ..Ride::default()
+                };
+                mailbox.send_riding("", pool, &[], &mut ride, NEVER)
+            },
+        );
+    });
+}
+
+/// Calls with a lease, and gets it back with the reply, if it came to that.
+fn call_with_lease(tx: &Handle, pool: &Handle, block: u32) -> Result<()> {
+    let entries = entries_of(&[(block, 1, 0)]);
+    let mut room = [MaybeUninit::uninit(); 1];
+    let mut request = raw::Leases::new(pool.as_fd()).entries(&entries);
+    let mut reply = raw::Leases::new(pool.as_fd()).room(&mut room);
+    let mut args = sys::postbox_call::default();
+    let (mut data, mut files) = ([MaybeUninit::uninit(); 64], Vec::new());
+    raw::call_leases(
+        tx,
+        b"?",
+        &[],
+        &mut request,
+        &mut data,
+        &mut files,
+        &mut reply,
+        &mut args,
+    )
+    .map(drop)
+}
+
+#[test]
+fn g11_faults_in_a_call_with_a_lease_lose_no_block() {
+    isolated(|| {
+        let called = || {
+            let (pool, (other, mailbox)) = pool();
+            let (tx, rx) = mailbox.split();
+            // It answers with what it got, until the caller's handle is gone.
+            let server = std::thread::spawn(move || {
+                while let Ok((request, entries)) = rx.recv_leases(&other, 1, FOREVER) {
+                    let entries = entries_of(&entries);
+                    let mut leases = raw::Leases::new(other.as_fd()).entries(&entries);
+                    let args = sys::postbox_reply {
+                        token: request.token,
+                        ..Default::default()
+                    };
+                    let _given_up = raw::reply_leases(&rx, b"!", &[], &mut leases, &args);
+                }
+            });
+            let block = pool.borrow_one();
+            (pool, (tx, block, Served(Some(server))))
+        };
+        no_block_is_lost(("call with a lease", 3), called, |pool, (tx, block, _)| {
+            call_with_lease(tx, pool, *block)
+        });
+    });
+}
+
+/// A thread that ends when what it serves is gone, which is dropped before this.
+struct Served(Option<std::thread::JoinHandle<()>>);
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        if let Some(server) = self.0.take() {
+            server.join().expect("no panic");
+        }
+    }
 }
 
 /// A request, and the thread that waits for the answer to it.

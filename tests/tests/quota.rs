@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -386,6 +386,121 @@ fn g10_shared_memory_is_limited_and_given_back() {
     });
 }
 
+/// Pages of shared memory of this user.
+fn shared_pages() -> u64 {
+    let usage = raw::usage(Handle::unbound()).expect("it tells");
+    usage.shared / PAGE as u64
+}
+
+#[test]
+fn g10_the_memory_of_pools_is_limited_and_given_back() {
+    limited(&[("max_user_shared", 8 * PAGE as u64)], || {
+        let make = |pages: u64| MakePool::new(pages, PAGE as u64).make(None);
+        assert_eq!(make(9).map(drop), Err(Errno::DQUOT));
+        let pool = make(5).expect("so much is free");
+        let objects = pool.usage().2;
+        assert_eq!(make(4).map(drop), Err(Errno::DQUOT));
+        let segment = MakeSegment::default().open(None, Some(&memory(4 * PAGE, 0, SEALS)));
+        assert_eq!(segment.map(drop), Err(Errno::DQUOT), "one account for both");
+        assert_eq!(
+            (shared_pages(), pool.usage().2),
+            (5, objects),
+            "nothing is left"
+        );
+        // All of the memory counts, whatever there is of it in blocks.
+        let wide = memory(3 * PAGE, 0, SEALS);
+        let wide = MakePool::new(1, 64).open_of(None, wide.as_raw_fd());
+        assert_eq!(shared_pages(), 8);
+        // What is lent, sent and held costs nothing more.
+        let mailbox = Handle::anonymous(UNBOUNDED);
+        let blocks = pool.borrow(5, FOREVER).expect("all are free");
+        mailbox
+            .send_leases("", &pool, &[(blocks[0], 1, 0)], NEVER)
+            .expect("there is room");
+        assert_eq!(shared_pages(), 8);
+        drop(wide.expect("it fits"));
+        wait_until("it to be given back", || shared_pages() == 5);
+        // A pool is there as long as one of its blocks is under way.
+        let (other, far) = (Handle::anonymous(1), pool.receiver());
+        drop(pool);
+        assert_eq!(
+            mailbox.recv_leases(&far, 1, NEVER).map(|got| got.1.len()),
+            Ok(1)
+        );
+        let held = [(blocks[0], 1, 0)];
+        other
+            .send_leases("", &far, &held, NEVER)
+            .expect("there is room");
+        drop(far);
+        assert_eq!(shared_pages(), 5);
+        drop(other);
+        wait_until("it to be given back", || shared_pages() == 0);
+        // A killed maker's.
+        let gate = Gate::new();
+        let child = spawn(|| {
+            let pool = make(8).expect("all is free");
+            let _held = pool.borrow_one();
+            gate.open(1);
+            std::thread::sleep(WATCHDOG);
+        });
+        gate.pass();
+        assert_eq!(shared_pages(), 8);
+        child.destroy();
+        wait_until("it to be given back", || shared_pages() == 0);
+    });
+}
+
+#[test]
+fn g10_pools_and_rings_are_objects() {
+    limited(&[("max_user_objects", 2)], || {
+        let ring = || {
+            let handle = Handle::unbound();
+            let args = sys::postbox_open {
+                kind: sys::POSTBOX_KIND_RING,
+                ..Default::default()
+            };
+            bind(&handle, args).map(|()| handle)
+        };
+        let pool = || MakePool::new(2, 64).make(None);
+        let held = (pool().expect("the first"), ring().expect("the second"));
+        assert_eq!(held.0.usage().2, 2);
+        let shared = shared_pages();
+        assert_eq!(pool().map(drop), Err(Errno::DQUOT));
+        assert_eq!(ring().map(drop), Err(Errno::DQUOT));
+        assert_eq!((held.0.usage().2, shared_pages()), (2, shared));
+        drop(held.1);
+        wait_until("it to be given back", || held.0.usage().2 == 1);
+        pool().map(drop).expect("there is room again");
+    });
+}
+
+#[test]
+fn g10_a_send_over_the_quota_leaves_its_sender_the_lease() {
+    limited(&[("max_user_messages", 1)], || {
+        let (pool, mailbox) = (Handle::pool(4, 64), Handle::anonymous(UNBOUNDED));
+        let blocks = pool.borrow(2, FOREVER).expect("all are free");
+        let entries = [(blocks[0], 5, 0), (blocks[1], 6, SHARED)];
+        mailbox.put("the one that may be there");
+        let held = || {
+            let info = pool.info();
+            (info.value, info.unacknowledged, info.messages)
+        };
+        let before = held();
+        for wait in [NEVER, FOREVER, within(60_000)] {
+            let sent = mailbox.send_leases("", &pool, &entries, wait);
+            assert_eq!(sent, Err(Errno::DQUOT), "at once, however long it may wait");
+            assert_eq!(held(), before);
+        }
+        assert_eq!(mailbox.get(), "the one that may be there");
+        mailbox
+            .send_leases("", &pool, &entries, NEVER)
+            .expect("there is room");
+        assert_eq!(held(), (2, 1, 2), "one is shared");
+        assert_eq!(pool.give_back(&blocks[..1]), Err(Errno::NOENT));
+        assert_eq!(pool.give_back(&blocks[1..]), Ok(()));
+    });
+}
+
 #[test]
 fn g10_calls_are_charged_and_given_back() {
     limited(&[("max_user_messages", 2), ("max_user_files", 3)], || {
@@ -639,6 +754,53 @@ fn g10_the_memory_of_pipes_is_limited_and_given_back() {
         assert_eq!(pipe(8193).map(drop), Err(Errno::INVAL));
         assert_eq!(raw::set_capacity(&small, 8193), Err(Errno::INVAL));
         assert_eq!(raw::set_capacity(&small, 1), Ok(4096));
+    });
+}
+
+#[test]
+fn g10_the_memory_of_rings_is_limited_and_given_back() {
+    // The pages of the two sides and of the status are paid for, too.
+    let pages = |data: u64| (data + u64::from(sys::POSTBOX_RING_DATA_PAGE)) * PAGE as u64;
+    limited(&[("max_user_bytes", pages(4) + pages(1))], || {
+        let make = |data: u64| {
+            let handle = Handle::unbound();
+            let args = sys::postbox_open {
+                kind: sys::POSTBOX_KIND_RING,
+                capacity_bytes: data * PAGE as u64,
+                ..Default::default()
+            };
+            bind(&handle, args).map(|()| handle)
+        };
+        assert_eq!(make(8).map(drop), Err(Errno::DQUOT));
+        let first = make(4).expect("so much is free");
+        let objects = first.usage().2;
+        assert_eq!(make(2).map(drop), Err(Errno::DQUOT));
+        assert_eq!(first.usage().2, objects, "nothing is left");
+        let second = make(1).expect("so much is left");
+        assert_eq!(
+            pipe(PAGE as u64).map(drop),
+            Err(Errno::DQUOT),
+            "one account"
+        );
+        // What is mapped keeps it.
+        let map = first.map(0, PAGE, R).expect("anybody may look");
+        drop((first, second));
+        make(1).map(drop).expect("that of the second is free");
+        assert_eq!(make(4).map(drop), Err(Errno::DQUOT));
+        drop(map);
+        wait_until("it to be given back", || make(4).is_ok());
+        // A killed maker's, which had it attached.
+        let gate = Gate::new();
+        let child = spawn(|| {
+            let ring = make(4).expect("all is free");
+            raw::ring_attach(&ring, sys::POSTBOX_RING_PRODUCER).expect("nobody else");
+            gate.open(1);
+            std::thread::sleep(WATCHDOG);
+        });
+        gate.pass();
+        assert_eq!(make(4).map(drop), Err(Errno::DQUOT));
+        child.destroy();
+        wait_until("it to be given back", || make(4).is_ok());
     });
 }
 

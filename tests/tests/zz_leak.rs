@@ -4,7 +4,7 @@ use std::fs;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 
-use postbox::{raw, sys};
+use postbox::{Ring, raw, sys};
 use postbox_tests::*;
 
 #[test]
@@ -17,7 +17,12 @@ fn g12_nothing_is_left() {
     let handle = Handle::unbound();
     let unused = |handle: &Handle| {
         assert_eq!(handle.usage(), (0, 0, 0), "messages, bytes and objects");
-        assert_eq!(raw::usage(handle).expect("it tells").files, 0);
+        let usage = raw::usage(handle).expect("it tells");
+        assert_eq!(
+            (usage.files, usage.shared),
+            (0, 0),
+            "files and shared memory"
+        );
     };
     unused(&handle);
     for user in [ALICE, BOB] {
@@ -34,6 +39,66 @@ fn g12_nothing_is_left() {
     );
     drop(handle);
     wait_until("the last reference to go", || references() == 0);
+}
+
+/// What can be done with pools and rings, and what is left half done.
+fn work_out_shared_memory() {
+    let pool = Handle::pool(16, 4096);
+    pool.map(0, 16 * PAGE, RW).expect("rights").set(5, 1);
+    let (reader, mailbox) = (
+        pool.dup(RECEIVE).expect("fewer rights"),
+        Handle::anonymous(8),
+    );
+    let blocks = pool.borrow(9, FOREVER).expect("all are free");
+    let send = |entries: &[Entry]| mailbox.send_leases("x", &pool, entries, NEVER);
+    // One is received and held, one is taken and never settled, one is shared, one stays under way, and one refused.
+    for (block, flags) in blocks.iter().zip([0, 0, SHARED, 0]) {
+        send(&[(*block, 10, flags)]).expect("there is room");
+    }
+    assert_eq!(
+        send(&[(blocks[4], 10, 0), (blocks[0], 10, 0)]),
+        Err(Errno::NOENT)
+    );
+    mailbox.recv_leases(&reader, 1, NEVER).expect("sent");
+    let ack = sys::POSTBOX_RECV_ACK;
+    let taken = mailbox.recv_leases_flags(&pool, 1, NEVER, ack).0;
+    assert_eq!(taken.map(|(_, entries)| entries.len()), Ok(1));
+    mailbox.recv_leases(&reader, 1, NEVER).expect("sent");
+    let mut ride = Ride {
+        returns: blocks[5..7].to_vec(),
+        want: 1,
+        ..Ride::default()
+    };
+    let sent = mailbox.send_riding("", &pool, &[(blocks[7], 1, 0)], &mut ride, NEVER);
+    assert_eq!((sent, ride.returns.len(), ride.lent.len()), (Ok(()), 0, 1));
+    // A reply that does not fit is kept, with its lease.
+    let (tx, rx) = Handle::anonymous(1).split();
+    let server = pool.dup(RECEIVE | SEND).expect("the same rights");
+    let answers = std::thread::spawn(move || {
+        let request = rx.recv(FOREVER).expect("it comes");
+        let entries = entries_of(&[(server.borrow_one(), 1, 0)]);
+        let mut leases = raw::Leases::new(server.as_fd()).entries(&entries);
+        let args = sys::postbox_reply {
+            token: request.token,
+            ..Default::default()
+        };
+        raw::reply_leases(&rx, b"", &[], &mut leases, &args).expect("the caller waits");
+    });
+    let mut args = sys::postbox_call::default();
+    let kept = raw::call(&tx, b"?", &[], &mut [], &mut Vec::new(), &mut args);
+    assert_eq!(kept, Err(Errno::MSGSIZE));
+    answers.join().expect("no panic");
+
+    let ring = Ring::options().capacity(1 << 16).many(true).pair();
+    let (sender, receiver) = ring.expect("a ring");
+    let mut producer = sender.attach().expect("nobody else");
+    let mut consumer = receiver.attach().expect("nobody else");
+    let mut other = producer.try_clone().expect("there may be many");
+    producer.send(&[1; 100]).expect("there is room");
+    std::mem::forget(other.reserve(50).expect("there is room"));
+    assert_eq!(consumer.recv().expect("it is there").len(), 100);
+    // The consumer goes first, and the second producer with what it has reserved.
+    drop((consumer, receiver));
 }
 
 /// Everything that can be done with calls, links, files, pipes and wait objects, and what is left half done.
@@ -157,6 +222,7 @@ fn g12_memory_comes_back() {
         mailbox.requeue(taken.token).expect("ours");
         let _gone_with_it = mailbox.take(NEVER).expect("sent");
         work_out();
+        work_out_shared_memory();
     };
     let used = || -> i64 {
         let text = fs::read_to_string("/proc/meminfo").expect("procfs is mounted");
@@ -171,8 +237,8 @@ fn g12_memory_comes_back() {
                 .parse()
                 .expect("a number")
         };
-        // Payloads are slab or vmalloc memory.
-        field("Slab") + field("VmallocUsed")
+        // Payloads are slab or vmalloc memory, what is touched of a pool is shared memory.
+        field("Slab") + field("VmallocUsed") + field("Shmem")
     };
     isolated(|| {
         (0..50).for_each(|_| round());

@@ -1,12 +1,17 @@
 //! Pools and buffers as the library gives them.
 
+use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
 
 use postbox::{
-    Capacity, ErrorKind, Link, Mailbox, Pool, PoolHandle, PoolOptions, Rights, Trusting, Wait,
+    Capacity, ErrorKind, Link, Mailbox, Pages, Pool, PoolHandle, PoolOptions, Rights, Trusting,
+    Wait,
 };
-use postbox_tests::{ALICE, isolated, spawn, spawn_as, unique};
+use postbox_tests::{
+    ALICE, Errno, Gate, Handle, HugePages, PAGE, R, RECEIVE, RW, WATCHDOG, isolated, spawn,
+    spawn_as, unique, wait_until,
+};
 
 use crate::typed::kind;
 
@@ -463,5 +468,102 @@ fn who_waits_for_a_block_gets_one_that_is_dropped() {
             drop(loan);
             waits.join().expect("no panic").expect("a block");
         });
+    });
+}
+
+#[test]
+fn a_pool_is_made_of_huge_pages() {
+    isolated(|| {
+        const HUGE: usize = HugePages::SIZE;
+        let Some(pages) = HugePages::reserve(3) else {
+            return;
+        };
+        // Three blocks, of which one is in two pages. What is left of the last page is nobody's.
+        const LEN: usize = HUGE / 2 + 64;
+        let mut options = Pool::options();
+        options.pages(Pages::Huge2M).keep(0);
+        let pool = options.anonymous(3, LEN).expect("there are some");
+        let info = pool.info().expect("it is there");
+        assert_eq!((info.value, info.message_max), (3, 2 * HUGE as u64));
+        assert_eq!(pages.free(), 3, "nobody has touched one");
+        let mailbox = mailbox();
+        let mut loans = Vec::new();
+        for i in 0..3u8 {
+            let mut loan = pool.loan(LEN).expect("a block");
+            loan.write(0, &[i; 5]).expect("it fits");
+            loan.write(LEN - 5, &[i + 10; 5]).expect("it fits");
+            loans.push(loan);
+        }
+        assert_eq!(pages.free(), 1);
+        for loan in loans {
+            mailbox.send_buffer(loan).expect("there is room");
+        }
+        let there = Gate::new();
+        let child = spawn(|| {
+            for i in 0..3u8 {
+                let got = mailbox.recv_buffers(&pool).expect("it is there");
+                let mut bytes = [0; 5];
+                got.buffers[0].read(0, &mut bytes).expect("it is there");
+                assert_eq!(bytes, [i; 5]);
+                got.buffers[0]
+                    .read(LEN - 5, &mut bytes)
+                    .expect("it is there");
+                assert_eq!(bytes, [i + 10; 5]);
+                if i == 2 {
+                    // It holds the last one.
+                    there.open(1);
+                    thread::sleep(WATCHDOG);
+                }
+            }
+        });
+        there.pass();
+        assert_eq!(pool.info().expect("it is there").value, 2);
+        child.destroy();
+        wait_until("the block of the dead to be free", || {
+            pool.info().expect("it is there").value == 3
+        });
+
+        // One page is left, which is not enough for a second pool, of which nothing stays.
+        let refused = options.anonymous(3, LEN).expect_err("it needs two");
+        assert_eq!(refused.errno, Some(Errno::NOMEM));
+        let small = options.pages(Pages::Huge).anonymous(64, 4096).expect("one");
+        let info = small.info().expect("it is there");
+        assert_eq!((info.value, info.message_max), (64, HUGE as u64));
+        drop(small);
+        wait_until("its page to be given back", || pages.free() == 1);
+
+        // A handle of it maps whole pages, and writes to them only where it may.
+        let handle = Handle(pool.as_fd().try_clone_to_owned().expect("a descriptor"));
+        drop(pool);
+        for (offset, len) in [(0, PAGE), (PAGE, HUGE), (HUGE, 2 * HUGE)] {
+            let mapped = handle.map(offset, len, RW).map(drop);
+            assert_eq!(mapped, Err(Errno::INVAL), "{len} bytes from {offset} on");
+        }
+        let reader = handle.dup(RECEIVE).expect("fewer rights");
+        let theirs = reader.map(HUGE, HUGE, R).expect("to read");
+        assert_eq!(theirs.protect(RW), Err(Errno::ACCESS));
+        assert_eq!(reader.map(0, HUGE, RW).map(drop), Err(Errno::ACCESS));
+        drop((theirs, reader, handle));
+        wait_until("all pages to be given back", || pages.free() == 3);
+    });
+}
+
+#[test]
+fn who_waits_gets_what_another_thread_has_borrowed_ahead() {
+    isolated(|| {
+        // Who borrows one gets the other as well, where nobody waits yet.
+        let mut options = Pool::options();
+        let pool = options.keep(1).anonymous(2, 64).expect("a pool");
+        for _ in 0..300 {
+            thread::scope(|scope| {
+                let other = scope.spawn(|| pool.loan(1).map(drop));
+                let mine = pool.loan(1).expect("one is free");
+                // It is not given up before the other thread has had one.
+                other.join().expect("no panic").expect("it is given back");
+                drop(mine);
+            });
+            pool.flush();
+            assert_eq!(pool.info().expect("it is there").value, 2);
+        }
     });
 }

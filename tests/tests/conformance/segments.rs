@@ -489,12 +489,10 @@ fn segment_handles_that_are_sent_have_the_rights_that_were_sent() {
 #[test]
 fn segment_of_huge_pages() {
     isolated(|| {
-        const HUGE: usize = 2 << 20;
-        // The pool of the whole machine: in whole pages of that size.
-        let path = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
-        std::fs::write(path, "6").expect("this kernel has huge pages");
-        let got = std::fs::read_to_string(path).expect("a number");
-        assert_eq!(got.trim(), "6", "there are not so many huge pages");
+        const HUGE: usize = HugePages::SIZE;
+        let Some(pages) = HugePages::reserve(6) else {
+            return;
+        };
         let segment = Segment::options()
             .pages(Pages::Huge2M)
             .anonymous(HUGE as u64 + 1)
@@ -506,7 +504,8 @@ fn segment_of_huge_pages() {
         let view = segment.view().expect("to read");
         assert_eq!(view.get::<u8>(2 * HUGE - 1), Ok(9));
         let part = segment.view_part(HUGE as u64..2 * HUGE as u64);
-        assert_eq!(part.expect("a page").get::<u8>(HUGE - 1), Ok(9));
+        let part = part.expect("a page");
+        assert_eq!(part.get::<u8>(HUGE - 1), Ok(9));
         let handle = Handle(segment.into());
         assert_eq!(handle.info().capacity, HUGE as u64);
         for (offset, len) in [(0, PAGE), (PAGE, HUGE), (HUGE, 2 * HUGE)] {
@@ -536,7 +535,9 @@ fn segment_of_huge_pages() {
             .freeze_anonymous(b"huge")
             .expect("one more page");
         assert!(frozen.frozen().expect("it is").starts_with(b"huge\0"));
-        std::fs::write(path, "0").expect("it is given back");
+        drop((shared, frozen, theirs, reader, part, view));
+        drop((mapping, handle));
+        wait_until("they to be given back", || pages.free() == 6);
     });
 }
 
