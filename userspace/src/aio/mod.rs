@@ -206,7 +206,9 @@ impl<H: Object, R: Reactor> Async<H, R> {
     /// ```
     ///
     /// # Errors
-    /// Those of `attempt`, and as [`new`](Self::new).
+    /// Those of `attempt`, and as [`new`](Self::new); and
+    /// [`NoDescriptors`](crate::ErrorKind::NoDescriptors) where it is woken in vain so often that it
+    /// needs an epoll of its own.
     ///
     /// # Cancel safety
     /// Cancel safe, if `attempt` has done nothing where it would have had to wait.
