@@ -688,6 +688,47 @@ impl Mailbox {
         Ok(len)
     }
 
+    /// Receives messages, at most `count`, as long as they are there and plain: without files, leases or
+    /// somebody who waits for them to be received. Each is received for good under the lock under
+    /// which the next one is taken. Returns how many there were. It ends with the error of `copy`,
+    /// whose message goes back.
+    pub(crate) fn receive_run(
+        &self,
+        count: usize,
+        mut copy: impl FnMut(&Message) -> Result,
+    ) -> Result<usize> {
+        let (mut received, mut rest) = (0, None);
+        let mut inner = self.inner.lock();
+        while received < count {
+            let Some(mut message) = inner.take_plain(|message| message.fits(0, None)) else {
+                break;
+            };
+            drop(inner);
+            drop(rest.take());
+            let copied = copy(&message);
+            if copied.is_err() || helpers::dying() {
+                self.put_back(message);
+                if received > 0 {
+                    self.settle(self.inner.lock());
+                }
+                return copied.and(Err(EINTR));
+            }
+            message.empty();
+            inner = self.inner.lock();
+            // Nobody waits for it.
+            let _ = inner.commit(&message);
+            rest = match self.spare.put(message) {
+                Some(message) => inner.recycle(message),
+                None => None,
+            };
+            received += 1;
+        }
+        if received > 0 {
+            self.settle(inner);
+        }
+        Ok(received)
+    }
+
     #[inline(never)]
     fn receive_bytes_slowly<'a>(
         &'a self,
