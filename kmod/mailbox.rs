@@ -646,7 +646,7 @@ impl Mailbox {
         room: usize,
         wait: Wait<'_>,
     ) -> Result<usize, Failure> {
-        match self.take_bytes(room, |bytes| to.copy_now(bytes)) {
+        match self.take_bytes(room, |_, bytes| to.copy_now(bytes)) {
             Ok(len) => Ok(len),
             Err(inner) => self.receive_bytes_slowly(inner, to, room, wait),
         }
@@ -657,7 +657,7 @@ impl Mailbox {
     pub(crate) fn receive_bytes_now(
         &self,
         room: usize,
-        copy: impl FnOnce(&[u8]) -> bool,
+        copy: impl FnOnce(&Message, &[u8]) -> bool,
     ) -> Option<usize> {
         self.take_bytes(room, copy).ok()
     }
@@ -667,12 +667,12 @@ impl Mailbox {
     fn take_bytes(
         &self,
         room: usize,
-        copy: impl FnOnce(&[u8]) -> bool,
+        copy: impl FnOnce(&Message, &[u8]) -> bool,
     ) -> Result<usize, Guard<'_>> {
         let mut inner = self.inner.lock();
         let Some(mut message) = inner.receive_now(|message| {
             let bytes = message.small(room);
-            bytes.is_some_and(copy)
+            bytes.is_some_and(|bytes| copy(message, bytes))
         }) else {
             return Err(inner);
         };

@@ -752,7 +752,7 @@ fn at_once(handle: &Handle, look: &Look) -> Result<i32, Option<KBox<Message>>> {
         }
         uapi::POSTBOX_RECV if priority == 0 => {
             let rx = handle.rx().map_err(|_| None)?;
-            let received = rx.receive_bytes_now(len, |bytes| UserBytes::at(at).copy_now(bytes));
+            let received = rx.receive_bytes_now(len, |_, bytes| UserBytes::at(at).copy_now(bytes));
             received.map(|len| len as i32).ok_or(None)
         }
         _ => Err(None),
@@ -1114,7 +1114,7 @@ fn receive_span(
     let rx = issue.handle.rx()?;
     let len = |bytes: &[u8]| (bytes.len() as u32).to_ne_bytes();
     if !issue.resumes() {
-        let received = rx.receive_bytes_now(room, |bytes| {
+        let received = rx.receive_bytes_now(room, |_, bytes| {
             to.copy_now(bytes) && done.copy_now(&len(bytes))
         });
         if received.is_some() {
