@@ -646,7 +646,7 @@ impl Mailbox {
         room: usize,
         wait: Wait<'_>,
     ) -> Result<usize, Failure> {
-        match self.take_bytes(room, |bytes| to.copy_now(bytes)) {
+        match self.take_bytes(room, |_, bytes| to.copy_now(bytes)) {
             Ok(len) => Ok(len),
             Err(inner) => self.receive_bytes_slowly(inner, to, room, wait),
         }
@@ -657,7 +657,7 @@ impl Mailbox {
     pub(crate) fn receive_bytes_now(
         &self,
         room: usize,
-        copy: impl FnOnce(&[u8]) -> bool,
+        copy: impl FnOnce(&Message, &[u8]) -> bool,
     ) -> Option<usize> {
         self.take_bytes(room, copy).ok()
     }
@@ -667,12 +667,12 @@ impl Mailbox {
     fn take_bytes(
         &self,
         room: usize,
-        copy: impl FnOnce(&[u8]) -> bool,
+        copy: impl FnOnce(&Message, &[u8]) -> bool,
     ) -> Result<usize, Guard<'_>> {
         let mut inner = self.inner.lock();
         let Some(mut message) = inner.receive_now(|message| {
             let bytes = message.small(room);
-            bytes.is_some_and(copy)
+            bytes.is_some_and(|bytes| copy(message, bytes))
         }) else {
             return Err(inner);
         };
@@ -686,6 +686,47 @@ impl Mailbox {
         drop(message);
         self.pollers.wake(OUT);
         Ok(len)
+    }
+
+    /// Receives messages, at most `count`, as long as they are there and plain: without files, leases or
+    /// somebody who waits for them to be received. Each is received for good under the lock under
+    /// which the next one is taken. Returns how many there were. It ends with the error of `copy`,
+    /// whose message goes back.
+    pub(crate) fn receive_run(
+        &self,
+        count: usize,
+        mut copy: impl FnMut(&Message) -> Result,
+    ) -> Result<usize> {
+        let (mut received, mut rest) = (0, None);
+        let mut inner = self.inner.lock();
+        while received < count {
+            let Some(mut message) = inner.take_plain(|message| message.fits(0, None)) else {
+                break;
+            };
+            drop(inner);
+            drop(rest.take());
+            let copied = copy(&message);
+            if copied.is_err() || helpers::dying() {
+                self.put_back(message);
+                if received > 0 {
+                    self.settle(self.inner.lock());
+                }
+                return copied.and(Err(EINTR));
+            }
+            message.empty();
+            inner = self.inner.lock();
+            // Nobody waits for it.
+            let _ = inner.commit(&message);
+            rest = match self.spare.put(message) {
+                Some(message) => inner.recycle(message),
+                None => None,
+            };
+            received += 1;
+        }
+        if received > 0 {
+            self.settle(inner);
+        }
+        Ok(received)
     }
 
     #[inline(never)]

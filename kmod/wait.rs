@@ -115,6 +115,12 @@ impl<'a> Wait<'a> {
         }
     }
 
+    /// Whether it is a command that goes on now, with what it was parked for.
+    #[inline]
+    pub(crate) fn resumes(&self) -> bool {
+        matches!(self, Wait::Parks(issue) if issue.resumes())
+    }
+
     /// What a command was parked for, where it goes on now.
     pub(crate) fn resume(&self) -> Option<Outcome> {
         match self {

@@ -1068,6 +1068,22 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         Some(self.taken(message))
     }
 
+    /// Takes the first message if all is [calm](Self::calm), nobody waits for it to be received, and it
+    /// is `wanted`: to be received without more ado than [`Mailbox::commit`].
+    #[inline]
+    pub fn take_plain(&mut self, wanted: impl FnOnce(&M::Entry) -> bool) -> Option<M> {
+        if !self.calm() {
+            return None;
+        }
+        let first = self.queue.front()?;
+        let node = first.node();
+        if node.kind != Kind::Message || node.sender.get().is_some() || !wanted(first) {
+            return None;
+        }
+        let message = self.queue.pop_front()?;
+        Some(self.taken(message))
+    }
+
     /// Receives the first message in one step, if all is [calm](Self::calm), nobody waits for it to
     /// be received, and `copy` has its bytes: the usual case. Otherwise nothing is changed.
     #[inline]

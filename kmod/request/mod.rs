@@ -131,6 +131,20 @@ impl Place {
         })
     }
 
+    /// The same for under a spinlock, if all of the argument is wanted and its pages are there.
+    #[inline]
+    fn write_from_now<T: Args>(self, args: &T, offset: usize) -> bool {
+        if self.size != size_of::<T>() {
+            return false;
+        }
+        // SAFETY: It is made of integers, without padding.
+        let bytes = unsafe {
+            core::slice::from_raw_parts(core::ptr::from_ref(args).cast::<u8>(), size_of::<T>())
+        };
+        let at = UserBytes::at(self.address.wrapping_add(offset));
+        bytes.get(offset..).is_some_and(|bytes| at.copy_now(bytes))
+    }
+
     /// Reads a lease's entry, which has no size of its own.
     pub(crate) fn read_lease(self) -> Result<uapi::postbox_lease> {
         let mut bytes = [0; size_of::<uapi::postbox_lease>()];

@@ -437,6 +437,35 @@ fn receivers_are_served_in_turn_and_put_back_goes_to_the_next() {
 }
 
 #[test]
+fn only_what_nobody_waits_for_is_taken_without_more_ado() {
+    let mut b = Case::new(2, u64::MAX);
+    let plain = |b: &mut Case| b.mailbox.take_plain(|_| true);
+    assert!(plain(&mut b).is_none());
+    b.send(0, 5);
+    b.send(1, 1);
+    assert!(
+        b.mailbox.take_plain(|_| false).is_none(),
+        "it is not wanted"
+    );
+    assert_eq!(b.mailbox.queued(), (2, 6));
+    let message = plain(&mut b).expect("it is there");
+    assert_eq!((message.id(), b.mailbox.queued()), (0, (1, 1)));
+    // Its room is not there before it is committed, and then a sender is to be let in.
+    b.send_waits(2, 1);
+    assert!(plain(&mut b).is_none(), "a sender waits");
+    b.commit(message);
+    assert!(b.mailbox.admit().is_some());
+    for id in [1, 2] {
+        let message = plain(&mut b).expect("it is there");
+        assert_eq!(message.id(), id);
+        b.commit(message);
+    }
+    let mut b = Case::rendezvous();
+    b.send_waits(0, 1);
+    assert!(plain(&mut b).is_none(), "its sender waits for the receiver");
+}
+
+#[test]
 fn one_step_is_enough_for_what_nobody_waits_for() {
     let mut b = Case::new(2, u64::MAX);
     let now = |b: &mut Case, copied: bool| {

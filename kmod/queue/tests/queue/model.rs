@@ -936,6 +936,7 @@ impl World {
     fn receive(&mut self, receive: Receive, again: bool) {
         // Whatever the state, what could not be copied stays.
         assert!(self.mailbox.receive_now(|_| false).is_none());
+        assert!(self.mailbox.take_plain(|_| false).is_none());
         let taken = match receive.from {
             0 => self.mailbox.take(receive.room),
             from => self.mailbox.take_from(from, receive.room),
