@@ -385,6 +385,24 @@ static void layout(void)
 	AT(postbox_leases, count, 56);
 	AT(postbox_leases, reserved, 60);
 	AT(postbox_leases, pool_id, 64);
+
+	SIZE(postbox_uring, 16);
+	AT(postbox_uring, flags, 0);
+	AT(postbox_uring, priority, 2);
+	AT(postbox_uring, len, 4);
+	AT(postbox_uring, timeout_ns, 8);
+	SIZE(postbox_record, 56);
+	AT(postbox_record, size, 0);
+	AT(postbox_record, msg_flags, 4);
+	AT(postbox_record, msg_len, 8);
+	AT(postbox_record, token, 16);
+	AT(postbox_record, priority, 24);
+	AT(postbox_record, fd, 28);
+	AT(postbox_record, pid, 32);
+	AT(postbox_record, tid, 36);
+	AT(postbox_record, uid, 40);
+	AT(postbox_record, gid, 44);
+	AT(postbox_record, pidfd_ino, 48);
 }
 
 static void requests(void)
@@ -432,6 +450,7 @@ static void requests(void)
 	REQUEST(POSTBOX_RING_DETACH);
 	REQUEST(POSTBOX_RING_WAIT);
 	REQUEST(POSTBOX_RING_WAKE);
+	REQUEST(POSTBOX_CANCEL);
 }
 
 /* A message that is received without waiting, into buf. */

@@ -513,20 +513,23 @@ impl Ring {
         cqe.res
     }
 
-    /// Submits what is new, and waits for a completion for as long as the watchdog lets it: `None`, and it hangs.
+    /// The same for so long at most: `None`, and there is none. What the kernel could not get or copy for itself it is
+    /// asked for again.
     pub fn wait_at_most(&mut self, time: std::time::Duration) -> Option<Cqe> {
         let end = std::time::Instant::now() + time;
         loop {
-            if let (false, Some(cqe)) = (self.unsubmitted(), self.pop()) {
+            if !self.unsubmitted()
+                && let Some(cqe) = self.pop()
+            {
                 return Some(cqe);
             }
             let left = end.saturating_duration_since(std::time::Instant::now());
-            match self.enter_within(1, left.as_nanos() as u64) {
-                Err(error) if error.raw_os_error() == Some(libc::ETIME) => return self.pop(),
-                Err(error) if error.raw_os_error() != Some(libc::EINTR) => {
-                    panic!("io_uring_enter: {error}")
-                }
-                _ => {}
+            let entered = self.enter_within(1, left.as_nanos() as u64);
+            match entered.map_err(|error| error.raw_os_error().unwrap_or(0)) {
+                Ok(_) | Err(libc::EINTR | libc::EAGAIN | libc::EBUSY) => {}
+                Err(libc::ENOMEM | libc::EFAULT) => {}
+                Err(libc::ETIME) => return self.pop(),
+                Err(error) => panic!("io_uring_enter: {}", io::Error::from_raw_os_error(error)),
             }
         }
     }

@@ -3,12 +3,14 @@
 //!
 //! The stock kernel has no fault injection; there, these tests have nothing to do. The debug kernel has.
 
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::mem::MaybeUninit;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::FileExt;
 
 use postbox::{raw, sys};
+use postbox_tests::uring::{self, Buffers, Kept, Ring, Sqe};
 use postbox_tests::*;
 
 /// The switch for this thread: the n-th thing that can fail will.
@@ -770,5 +772,160 @@ fn g11_faults_in_the_rest() {
     };
     faults(("unlink", 1), other, |handle, (_, name)| {
         raw::unlink(handle, name.as_bytes())
+    });
+}
+
+/// A ring, and buffers that its commands use.
+struct Commands {
+    ring: RefCell<Ring>,
+    room: Kept<[u8; 4096]>,
+    _buffers: Buffers,
+}
+
+impl Commands {
+    const GROUP: u16 = 3;
+
+    fn new() -> Self {
+        let ring = Ring::new(8, 0).expect("io_uring is there");
+        let room = Kept::new([7; 4096]);
+        // SAFETY: the room is freed after the ring, which is declared before it.
+        unsafe { ring.register_buffer(room.address() as *mut u8, 4096) }.expect("it is there");
+        let _buffers = Buffers::new(&ring, Self::GROUP, 8, 4000).expect("a group");
+        Commands {
+            ring: RefCell::new(ring),
+            room,
+            _buffers,
+        }
+    }
+
+    /// Submits an entry; what its last completion says.
+    fn run(&self, sqe: &Sqe) -> Result<u32> {
+        let mut ring = self.ring.borrow_mut();
+        ring.push(sqe);
+        loop {
+            let cqe = ring.wait();
+            if cqe.user_data == sqe.user_data && !cqe.more() {
+                return result(cqe.res);
+            }
+        }
+    }
+}
+
+fn result(res: i32) -> Result<u32> {
+    u32::try_from(res).map_err(|_| Errno::from_raw_os_error(-res))
+}
+
+#[test]
+fn g11_faults_in_commands() {
+    let direct = |handle: &Handle, commands: &Commands, request: u32, len: u32| {
+        Sqe::direct(
+            handle.as_raw_fd(),
+            request,
+            commands.room.address(),
+            len,
+            FOREVER,
+        )
+    };
+    let fixed = |sqe: Sqe| Sqe {
+        op_flags: uring::CMD_FIXED,
+        ..sqe
+    };
+    let empty = || (mailbox(), Commands::new());
+    faults(("command: send", 1), empty, |handle, commands| {
+        let sqe = direct(handle, commands, sys::POSTBOX_SEND, 3000);
+        commands.run(&sqe).map(drop)
+    });
+    faults(
+        ("command: send from a registered buffer", 1),
+        empty,
+        |handle, commands| {
+            let sqe = direct(handle, commands, sys::POSTBOX_SEND, 3000);
+            commands.run(&fixed(sqe)).map(drop)
+        },
+    );
+    let full = || (with_message().0, Commands::new());
+    faults(("command: receive", 1), full, |handle, commands| {
+        let sqe = direct(handle, commands, sys::POSTBOX_RECV, 4000);
+        commands.run(&sqe).map(drop)
+    });
+    faults(
+        ("command: receive into a registered buffer", 0),
+        full,
+        |handle, commands| {
+            let sqe = direct(handle, commands, sys::POSTBOX_RECV, 4000);
+            commands.run(&fixed(sqe)).map(drop)
+        },
+    );
+    faults(
+        ("command: park and cancel", 1),
+        empty,
+        |handle, commands| {
+            let sqe = direct(handle, commands, sys::POSTBOX_RECV, 4000).tag(1);
+            let cancel = Sqe::cancel(handle.as_raw_fd(), 1).tag(2);
+            let mut ring = commands.ring.borrow_mut();
+            ring.push(&sqe);
+            ring.push(&cancel);
+            let (mut received, mut cancelled) = (None, None);
+            loop {
+                let cqe = ring.wait();
+                match (cqe.user_data, result(cqe.res)) {
+                    (1, result) => received = Some(result),
+                    (_, result) => {
+                        // It may be the cancellation that fails.
+                        let again = !matches!(result, Ok(_) | Err(Errno::NOENT));
+                        cancelled.get_or_insert(result);
+                        if again {
+                            ring.push(&cancel);
+                            continue;
+                        }
+                    }
+                }
+                match (received, cancelled) {
+                    (Some(Err(Errno::CANCELED)), Some(Ok(1))) => return Ok(()),
+                    (Some(Err(Errno::CANCELED)), Some(Err(error))) if error != Errno::NOENT => {
+                        return Err(error);
+                    }
+                    (Some(Err(error)), Some(Err(Errno::NOENT))) => return Err(error),
+                    (Some(_), Some(_)) => panic!("{received:?}, {cancelled:?}"),
+                    _ => {}
+                }
+            }
+        },
+    );
+}
+
+#[test]
+fn g11_faults_in_a_multishot_receive() {
+    isolated(|| {
+        let Some(injector) = Injector::new() else {
+            tell("this kernel has no fault injection (the debug kernel has)");
+            return;
+        };
+        let mut failed = 0;
+        for n in 1.. {
+            let (handle, ()) = with_message();
+            let commands = Commands::new();
+            let (fd, group) = (handle.as_raw_fd(), Commands::GROUP);
+            let sqe = Sqe::multishot(fd, sys::POSTBOX_RECV, group, 0, NEVER);
+            let (result, hit) = injector.run(n, || commands.run(&sqe));
+            // What is not reported is still there.
+            let info = handle.info();
+            assert_eq!(info.received + info.messages, 2, "step {n}");
+            match result {
+                Err(Errno::AGAIN) => assert_eq!(info.messages, 0, "step {n}"),
+                Err(Errno::NOMEM | Errno::FAULT) => {
+                    failed += 1;
+                    assert_eq!(commands.run(&sqe), Err(Errno::AGAIN), "after step {n}");
+                    assert_eq!(handle.info().received, 2, "after step {n}");
+                }
+                other => panic!("step {n}: {other:?}"),
+            }
+            if !hit {
+                break;
+            }
+            assert!(n < 1000, "it has no end");
+        }
+        tell(&format!("multishot receive: {failed} steps can fail"));
+        assert!(failed > 1, "none was made to fail");
     });
 }

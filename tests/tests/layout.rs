@@ -51,6 +51,7 @@ fn ours() -> BTreeMap<String, u64> {
         POSTBOX_ATTACH POSTBOX_WAIT_WORD POSTBOX_WAKE_WORD
         POSTBOX_LOAN
         POSTBOX_RING_ATTACH POSTBOX_RING_DETACH POSTBOX_RING_WAIT POSTBOX_RING_WAKE
+        POSTBOX_CANCEL
     );
     let sizes = sizes!(
         postbox_version postbox_open postbox_dup postbox_unlink postbox_attr postbox_info postbox_list postbox_usage
@@ -61,6 +62,7 @@ fn ours() -> BTreeMap<String, u64> {
         postbox_grant postbox_attach postbox_word
         postbox_ring_status postbox_ring_head postbox_ring_tail postbox_ring_attach postbox_ring
         postbox_loan postbox_lease postbox_leases
+        postbox_uring postbox_record
     );
     requests.into_iter().chain(sizes).collect()
 }
