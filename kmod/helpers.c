@@ -787,20 +787,21 @@ int postbox_uring_import(struct io_uring_cmd *cmd, u64 addr, u32 len, bool dest,
 }
 
 /*
- * Puts a record into a buffer of the group, and posts its completion. Where that
- * fails, the multishot command has to end.
+ * Puts a record into a buffer of the group. It is then to be posted, or to be
+ * put back.
  */
-int postbox_uring_post(struct io_uring_cmd *cmd, u16 group, const void *record,
+int postbox_uring_fill(struct io_uring_cmd *cmd, u16 group, const void *record,
 		       size_t record_size, const void *payload, size_t len,
-		       unsigned int issue_flags)
+		       unsigned int issue_flags, struct io_br_sel *sel)
 {
 	size_t size = record_size + len;
-	struct io_br_sel sel = io_uring_cmd_buffer_select(cmd, group, &size, issue_flags);
-	char __user *to = sel.addr;
+	char __user *to;
 	int ret;
 
-	if (sel.val < 0)
-		return sel.val;
+	*sel = io_uring_cmd_buffer_select(cmd, group, &size, issue_flags);
+	to = sel->addr;
+	if (sel->val < 0)
+		return sel->val;
 	if (!to)
 		return -ENOBUFS;
 	if (size < record_size + len)
@@ -810,12 +811,32 @@ int postbox_uring_post(struct io_uring_cmd *cmd, u16 group, const void *record,
 		ret = -EFAULT;
 	else
 		ret = record_size + len;
-	/* It shares its place with the address. What is not positive puts the buffer back. */
-	sel.val = ret;
-	if (!io_uring_mshot_cmd_post_cqe(cmd, &sel, issue_flags))
+	/* It shares its place with the address. */
+	sel->val = ret;
+	if (ret > 0)
 		return 0;
-	return ret < 0 ? ret : -EOVERFLOW;
+	io_uring_mshot_cmd_post_cqe(cmd, sel, issue_flags);
+	return ret;
 }
+
+/* Posts the completion of a record. Where that fails, the command has to end. */
+int postbox_uring_post(struct io_uring_cmd *cmd, struct io_br_sel *sel,
+		       unsigned int issue_flags)
+{
+	return io_uring_mshot_cmd_post_cqe(cmd, sel, issue_flags) ? -EOVERFLOW : 0;
+}
+
+/* The buffer is not used after all. */
+void postbox_uring_put_back(struct io_uring_cmd *cmd, struct io_br_sel *sel,
+			    unsigned int issue_flags)
+{
+	/* What is not positive is not posted. */
+	sel->val = 0;
+	io_uring_mshot_cmd_post_cqe(cmd, sel, issue_flags);
+}
+
+/* As helpers.rs has it. */
+static_assert(sizeof(struct io_br_sel) == 16);
 
 static enum hrtimer_restart time_up(struct hrtimer *timer)
 {

@@ -13,6 +13,7 @@ struct file;
 struct file_operations;
 struct hrtimer;
 struct inode;
+struct io_br_sel;
 struct io_uring_cmd;
 struct iov_iter;
 struct pid;
@@ -169,9 +170,13 @@ void postbox_uring_done(struct io_uring_cmd *cmd, s32 ret,
 void postbox_uring_kick(struct io_uring_cmd *cmd);
 int postbox_uring_import(struct io_uring_cmd *cmd, u64 addr, u32 len, bool dest,
 			 struct iov_iter *iter, unsigned int issue_flags);
-int postbox_uring_post(struct io_uring_cmd *cmd, u16 group, const void *record,
+int postbox_uring_fill(struct io_uring_cmd *cmd, u16 group, const void *record,
 		       size_t record_size, const void *payload, size_t len,
+		       unsigned int issue_flags, struct io_br_sel *sel);
+int postbox_uring_post(struct io_uring_cmd *cmd, struct io_br_sel *sel,
 		       unsigned int issue_flags);
+void postbox_uring_put_back(struct io_uring_cmd *cmd, struct io_br_sel *sel,
+			    unsigned int issue_flags);
 void postbox_timer_init(struct hrtimer *timer, bool realtime);
 void postbox_timer_start(struct hrtimer *timer, s64 until);
 void postbox_timer_stop(struct hrtimer *timer);

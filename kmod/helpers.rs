@@ -77,6 +77,11 @@ pub(crate) struct Look {
     pub(crate) multishot: bool,
 }
 
+/// A buffer of a group that was selected: a `struct io_br_sel`.
+#[repr(C, align(8))]
+#[derive(Default)]
+pub(crate) struct Selected([u64; 2]);
+
 impl Look {
     /// Its arguments.
     #[inline]
@@ -208,7 +213,7 @@ pub(crate) mod c {
             iter: *mut bindings::iov_iter,
             issue_flags: u32,
         ) -> i32;
-        pub(crate) fn postbox_uring_post(
+        pub(crate) fn postbox_uring_fill(
             cmd: *mut bindings::io_uring_cmd,
             group: u16,
             record: *const c_void,
@@ -216,7 +221,18 @@ pub(crate) mod c {
             payload: *const u8,
             len: usize,
             issue_flags: u32,
+            selected: *mut Selected,
         ) -> i32;
+        pub(crate) fn postbox_uring_post(
+            cmd: *mut bindings::io_uring_cmd,
+            selected: *mut Selected,
+            issue_flags: u32,
+        ) -> i32;
+        pub(crate) fn postbox_uring_put_back(
+            cmd: *mut bindings::io_uring_cmd,
+            selected: *mut Selected,
+            issue_flags: u32,
+        );
         pub(crate) fn postbox_timer_init(timer: *mut bindings::hrtimer, realtime: bool);
         pub(crate) fn postbox_timer_start(timer: *mut bindings::hrtimer, until: i64);
         pub(crate) fn postbox_timer_stop(timer: *mut bindings::hrtimer);

@@ -20,7 +20,7 @@ use crate::{
     chardev,
     compat::{ecanceled, eiocbqueued, eopnotsupp, etimedout},
     handle::Handle,
-    helpers::{c, Look, Process, RawWatch, UserBytes},
+    helpers::{c, Look, Process, RawWatch, Selected, UserBytes},
     link::Listener,
     mailbox::{sent, Failure, Mailbox, Receive},
     message::{Message, Source},
@@ -1031,7 +1031,9 @@ const SPAN: usize = size_of::<uapi::postbox_span>();
 /// Entries of an array of spans, as many as are read at once.
 struct Spans {
     at: UserBytes,
+    /// The first of them, and how many they are.
     first: u32,
+    some: usize,
     bytes: [u8; SPANS * SPAN],
 }
 
@@ -1041,11 +1043,11 @@ impl Spans {
     #[inline]
     fn get(&mut self, index: u32, count: u32) -> Result<(UserBytes, usize, UserBytes)> {
         let mut place = index.wrapping_sub(self.first) as usize;
-        if place >= SPANS {
-            let some = ((count - index) as usize).min(SPANS) * SPAN;
-            let bytes = self.bytes.get_mut(..some).ok_or(EINVAL)?;
+        if place >= self.some {
+            let some = (count.saturating_sub(index) as usize).min(SPANS);
+            let bytes = self.bytes.get_mut(..some * SPAN).ok_or(EINVAL)?;
             self.at.after(index as usize * SPAN).copy_to(bytes)?;
-            (self.first, place) = (index, 0);
+            (self.first, self.some, place) = (index, some, 0);
         }
         let entry = self.bytes.get(place * SPAN..).ok_or(EINVAL)?;
         let [a, b, c, d, e, f, g, h, i, j, k, l] = *entry.first_chunk().ok_or(EINVAL)?;
@@ -1068,7 +1070,8 @@ fn direct_batch(issue: &Issue<'_>, at: UserBytes, count: u32, wait: Wait<'_>) ->
     }
     let mut spans = Spans {
         at,
-        first: u32::MAX,
+        first: 0,
+        some: 0,
         bytes: [0; SPANS * SPAN],
     };
     while done < count && result.is_ok() {
@@ -1189,20 +1192,47 @@ fn receive_all(issue: &Issue<'_>, command: &Command) -> Result<i32> {
     Err(eiocbqueued())
 }
 
-/// Puts a record into a buffer of the group, and posts its completion.
-fn post(issue: &Issue<'_>, record: &uapi::postbox_record, payload: &[u8]) -> Result {
-    // SAFETY: The command is multishot, and this is its own task; both are valid for reading.
-    to_result(unsafe {
-        c::postbox_uring_post(
-            issue.cmd,
-            issue.look.group,
-            core::ptr::from_ref(record).cast(),
-            size_of::<uapi::postbox_record>(),
-            payload.as_ptr(),
-            payload.len(),
-            issue.flags,
-        )
-    })
+/// A record in a buffer of the group, whose completion is to be posted. Dropped before that, the
+/// buffer is as it was.
+struct Filled<'a> {
+    issue: &'a Issue<'a>,
+    selected: Selected,
+}
+
+impl<'a> Filled<'a> {
+    fn new(issue: &'a Issue<'a>, record: &uapi::postbox_record, payload: &[u8]) -> Result<Self> {
+        let mut selected = Selected::default();
+        // SAFETY: The command is multishot, and this is its own task; the others are valid.
+        to_result(unsafe {
+            c::postbox_uring_fill(
+                issue.cmd,
+                issue.look.group,
+                core::ptr::from_ref(record).cast(),
+                size_of::<uapi::postbox_record>(),
+                payload.as_ptr(),
+                payload.len(),
+                issue.flags,
+                &mut selected,
+            )
+        })?;
+        Ok(Self { issue, selected })
+    }
+
+    fn post(self) -> Result {
+        let mut filled = core::mem::ManuallyDrop::new(self);
+        let (cmd, flags) = (filled.issue.cmd, filled.issue.flags);
+        // SAFETY: It was filled here, and is given up.
+        to_result(unsafe { c::postbox_uring_post(cmd, &mut filled.selected, flags) })
+    }
+}
+
+impl Drop for Filled<'_> {
+    fn drop(&mut self) {
+        // SAFETY: It was filled, and not posted.
+        unsafe {
+            c::postbox_uring_put_back(self.issue.cmd, &mut self.selected, self.issue.flags);
+        }
+    }
 }
 
 fn record(message: &Message) -> uapi::postbox_record {
@@ -1224,31 +1254,35 @@ fn record(message: &Message) -> uapi::postbox_record {
 
 fn receive_one(issue: &Issue<'_>, wait: Wait<'_>, acknowledged: bool) -> Result {
     let (handle, rx) = (issue.handle, issue.handle.rx()?);
-    // A sender that waits is told that the message is received when it is committed. So that comes
-    // first, in a form that can be undone where the completion queue is full.
+    // A sender that waits is told when the message is committed. So that comes before the completion
+    // there, in a form that can be undone where the completion queue is full.
     let offered = rx.rendezvous();
     let how = Receive {
         room: usize::MAX,
         lease: acknowledged || offered,
         ..Receive::any(0, wait, Some(&handle.state))
     };
-    let received = rx.receive(&how, |message| {
+    let mut filled = None;
+    let token = rx.receive(&how, |message| {
         let node = message.node();
         let mut record = record(message);
         if acknowledged || node.is_request() {
             record.token = node.token();
         }
+        // What was withdrawn meanwhile leaves its buffer to the next one.
+        drop(filled.take());
+        let next = Filled::new(issue, &record, message.payload())?;
         if !offered || node.is_request() {
-            return post(issue, &record, message.payload()).map(|()| None);
+            return next.post().map(|()| 0);
         }
-        let mut payload = KVVec::new();
-        payload.extend_from_slice(message.payload(), GFP_KERNEL_ACCOUNT)?;
-        Ok(Some((record, payload, node.token())))
+        filled = Some(next);
+        Ok(node.token())
     });
-    let Some((record, payload, token)) = received.map_err(Failure::into_error)? else {
+    let token = token.map_err(Failure::into_error)?;
+    let Some(filled) = filled else {
         return Ok(());
     };
-    let posted = post(issue, &record, &payload);
+    let posted = filled.post();
     if posted.is_err() || !acknowledged {
         rx.acknowledge(&handle.state, token, posted.is_err())?;
     }
@@ -1276,7 +1310,7 @@ fn accept_one(issue: &Issue<'_>, wait: Wait<'_>) -> Result<Option<i32>> {
         Ok(())
     })?;
     let about = about.ok_or(EINVAL)?;
-    match post(issue, &about, &[]) {
+    match Filled::new(issue, &about, &[]).and_then(Filled::post) {
         Ok(()) => Ok(None),
         Err(_) => Ok(Some(fd)),
     }

@@ -34,13 +34,15 @@ pub enum Transport {
     MemfdEventfd,
     /// Mailboxes, by the raw calls, one for each message.
     Ioctl,
+    /// Mailboxes, by io_uring, a command without an argument struct for each message.
+    UringSingle,
     /// Mailboxes, by io_uring, with the argument structs of the raw calls.
     UringArgs,
     /// Mailboxes, by io_uring, in registered buffers.
     UringBuffers,
     /// Mailboxes, by io_uring's own write and read.
     UringWrite,
-    /// Mailboxes, by io_uring, a whole batch in one command.
+    /// Mailboxes, by io_uring, a whole batch with argument structs in one command.
     UringCommand,
     /// Mailboxes, by io_uring, on a ring with nothing set up and nothing registered.
     UringPlain,
@@ -77,6 +79,7 @@ impl Transport {
             Transport::UringArgs => "postbox_args",
             Transport::UringBuffers => "postbox_buffers",
             Transport::UringWrite => "postbox_write",
+            Transport::UringSingle => "postbox_single",
             Transport::UringCommand => "postbox_command",
             Transport::UringPlain => "postbox_plain",
             Transport::Uds => "uds",
@@ -246,7 +249,7 @@ impl Case {
                 self.len
             ),
             Work::UringParked(count) => format!(
-                "a message of {} bytes to one of {count} receives that one ring has parked",
+                "a message of {} bytes to one of {count} mailboxes, whose receives are outstanding in one ring",
                 self.len
             ),
         }
@@ -303,9 +306,11 @@ impl Case {
                 Postbox,
                 Ioctl,
                 Uds,
+                PostboxCrate,
                 UringArgs,
                 UringBuffers,
                 UringWrite,
+                UringSingle,
                 UringCommand,
                 UringPlain,
                 UdsStream,
@@ -314,11 +319,18 @@ impl Case {
             Case {
                 work: Work::UringMultishot,
                 ..
-            } => &[Postbox, Epoll, EpollRead, EpollDrain, EpollDrainRead],
+            } => &[
+                Postbox,
+                Epoll,
+                PostboxCrate,
+                EpollRead,
+                EpollDrain,
+                EpollDrainRead,
+            ],
             Case {
                 work: Work::UringParked(_),
                 ..
-            } => &[Postbox, Uds],
+            } => &[Postbox, PostboxCrate, Uds],
             Case { len: 8, .. } => &[
                 Postbox,
                 PostboxIoctl,

@@ -1,11 +1,10 @@
 //! Benchmarks of postbox against its peers; see `USAGE`.
 
-use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use postbox_bench::{
-    CASES, Case, Figure, MORE, Plan, Transport, clock_counts_instructions, measure,
+    CASES, Case, Figure, MORE, Plan, Transport, Work, clock_counts_instructions, measure,
 };
 
 const USAGE: &str = "\
@@ -139,32 +138,65 @@ fn bench(arguments: &Arguments) -> Result<(), String> {
         }
         results.push((case, rows));
     }
+    let growth = growth(&results);
+    if !growth.is_empty() {
+        println!("\nreceives outstanding: what the most of them cost, to what one costs");
+        for (transport, times) in &growth {
+            println!("  {:<14}{times:>12.3}", transport.name());
+        }
+    }
     if let Some(path) = &arguments.out {
         let failed = |error| format!("{}: {error}", path.display());
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).map_err(failed)?;
         }
-        std::fs::write(path, json(&results)).map_err(failed)?;
+        std::fs::write(path, json(&results, &growth)).map_err(failed)?;
     }
     Ok(())
 }
 
-fn json(results: &[(Case, Vec<Row>)]) -> String {
-    let mut text = String::from("{");
-    for (i, (case, rows)) in results.iter().enumerate() {
-        let comma = if i == 0 { "" } else { "," };
-        let _ = write!(text, "{comma}\n  \"{}\": {{", case.key());
-        for (i, (transport, figure)) in rows.iter().enumerate() {
-            let comma = if i == 0 { "" } else { ", " };
-            let _ = write!(
-                text,
-                "{comma}\"{}\": {:.1}",
-                transport.name(),
-                figure.median
-            );
-        }
-        text.push('}');
-    }
-    text.push_str("\n}\n");
-    text
+/// By how much a message costs more where the most receives are outstanding than where there is one.
+fn growth(results: &[(Case, Vec<Row>)]) -> Vec<(Transport, f64)> {
+    let parked = |(case, rows)| match case {
+        &Case {
+            work: Work::UringParked(count),
+            ..
+        } => Some((count, rows)),
+        _ => None,
+    };
+    let all = || {
+        results
+            .iter()
+            .map(|(case, rows)| (case, rows))
+            .filter_map(parked)
+    };
+    let first = all().find(|(count, _)| *count == 1);
+    let last = all()
+        .filter(|(count, _)| *count > 1)
+        .max_by_key(|(count, _)| *count);
+    let (Some((_, first)), Some((_, last))) = (first, last) else {
+        return Vec::new();
+    };
+    let both = first.iter().zip(last);
+    both.map(|((transport, one), (_, most))| (*transport, most.median / one.median))
+        .collect()
+}
+
+fn json(results: &[(Case, Vec<Row>)], growth: &[(Transport, f64)]) -> String {
+    let objects = results.iter().map(|(case, rows)| {
+        let fields = rows
+            .iter()
+            .map(|(transport, figure)| format!("\"{}\": {:.1}", transport.name(), figure.median));
+        (case.key(), fields.collect::<Vec<_>>())
+    });
+    let growth = growth
+        .iter()
+        .map(|(transport, times)| format!("\"{}\": {times:.3}", transport.name()))
+        .collect::<Vec<_>>();
+    let growth = (!growth.is_empty()).then(|| ("uring_parked_growth".into(), growth));
+    let lines: Vec<String> = objects
+        .chain(growth)
+        .map(|(key, fields): (String, _)| format!("  \"{key}\": {{{}}}", fields.join(", ")))
+        .collect();
+    format!("{{\n{}\n}}\n", lines.join(",\n"))
 }

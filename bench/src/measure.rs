@@ -120,10 +120,12 @@ pub fn measure(case: Case, transport: Transport, plan: Plan) -> io::Result<Figur
         },
         Work::UringBatch => match transport {
             Transport::Ioctl => uring::batch_by_ioctl(case.len, plan),
+            Transport::PostboxCrate => uring::batch_by_crate(case.len, plan),
             _ => uring::batch(transport, case.len, plan),
         },
         Work::UringMultishot => match transport {
             Transport::Postbox => uring::multishot(case.len, plan),
+            Transport::PostboxCrate => uring::multishot_by_crate(case.len, plan),
             Transport::Epoll => uring::readiness::<Raw>(false, case.len, plan),
             Transport::EpollRead => uring::readiness::<Bytes>(false, case.len, plan),
             Transport::EpollDrain => uring::readiness::<Raw>(true, case.len, plan),
@@ -132,6 +134,7 @@ pub fn measure(case: Case, transport: Transport, plan: Plan) -> io::Result<Figur
         },
         Work::UringParked(count) => match transport {
             Transport::Postbox => uring::parked::<Typed>(count, case.len, plan),
+            Transport::PostboxCrate => uring::parked_by_crate(count, case.len, plan),
             Transport::Uds => uring::parked::<Seqpacket>(count, case.len, plan),
             _ => cannot(transport),
         },

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{BufRingEntry, Fd};
 use io_uring::{IoUring, cqueue, opcode};
-use postbox::{Receiver, Sender, sys};
+use postbox::uring::Driver;
+use postbox::{Receiver, Sender, Wait, sys};
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
 use rustix::io::ioctl_fionbio;
@@ -297,7 +298,8 @@ fn mailbox(transport: Transport, len: usize, plan: Plan) -> io::Result<Figure> {
     };
     let mut bytes = Batched::new(len);
     let batch = match transport {
-        Transport::Postbox | Transport::UringPlain => Batch::new(
+        Transport::Postbox => spans(&ring, &mut bytes, len),
+        Transport::UringSingle | Transport::UringPlain => Batch::new(
             &ring,
             &mut bytes,
             |fd, at| direct(fd, sys::POSTBOX_SEND, at, len).build(),
@@ -365,7 +367,29 @@ fn with_args<T>(fd: Fd, request: u32, args: T) -> Entry {
     command(fd, request, at.addr() as u64, &Default::default()).build()
 }
 
-/// The whole batch in one command each way.
+/// The whole batch in one command each way, without argument structs.
+fn spans(ring: &Ring, bytes: &mut Batched, len: usize) -> Batch {
+    let entry = |fd, request, spans: Vec<sys::postbox_span>| {
+        let at = spans.leak().as_ptr().cast();
+        direct(fd, request, at, URING_BATCH).build()
+    };
+    let span = |at: *const u8| sys::postbox_span {
+        data: at.addr() as u64,
+        len: len as u32,
+        done: 0,
+    };
+    let all = 0..URING_BATCH;
+    let sends = all.clone().map(|i| span(bytes.from(i))).collect();
+    let receives = all.map(|i| span(bytes.to(i))).collect();
+    Batch {
+        sends: vec![ring.entry(TX, |fd| entry(fd, sys::POSTBOX_SEND_BATCH, sends))],
+        sent: URING_BATCH as i32,
+        receives: vec![ring.entry(RX, |fd| entry(fd, sys::POSTBOX_RECV_BATCH, receives))],
+        received: URING_BATCH as i32,
+    }
+}
+
+/// The whole batch in one command each way, with argument structs.
 fn whole(ring: &Ring, bytes: &mut Batched, len: usize) -> Batch {
     fn entry<T>(fd: Fd, request: u32, entries: Vec<T>) -> Entry {
         let args = sys::postbox_batch {
@@ -402,6 +426,63 @@ pub fn batch_by_ioctl(len: usize, plan: Plan) -> io::Result<Figure> {
         Ok(())
     });
     bytes.check()?;
+    per_message(figure)
+}
+
+/// A driver of the crate, set up in the same way.
+fn driver(files: usize, completions: usize) -> io::Result<Driver> {
+    let driver = Driver::options()
+        .entries(2 * URING_BATCH as u32)
+        .completions(completions.max(4 * URING_BATCH) as u32)
+        .single_issuer(true)
+        .fixed_files(files as u32)
+        .build();
+    driver.map_err(io::Error::other)
+}
+
+/// The same messages by the crate: a batch of them is one operation.
+pub fn batch_by_crate(len: usize, plan: Plan) -> io::Result<Figure> {
+    let (tx, rx) = Raw::lane(len)?;
+    let driver = driver(2, 0)?;
+    let (tx, rx) = (driver.attach_fixed(tx)?, driver.attach_fixed(rx)?);
+    let bytes = Batched::new(len);
+    let figure = windows(batches(plan), || {
+        let batch = bytes.sent.chunks(len).map(<[u8]>::to_vec).collect();
+        let sent = tx.send_many(batch, 0, Wait::Forever);
+        sent.wait().map_err(|error| error.error)?;
+        let received = rx.recv_many(URING_BATCH, Wait::Forever).wait()?;
+        expect(URING_BATCH, received.len())?;
+        for (i, message) in received.iter().enumerate() {
+            bytes.check_one(i, message)?;
+        }
+        Ok(())
+    });
+    per_message(figure)
+}
+
+/// Bursts, received by a stream of the crate.
+pub fn multishot_by_crate(len: usize, plan: Plan) -> io::Result<Figure> {
+    let (tx, rx) = Typed::lane(len)?;
+    let driver = driver(1, 0)?;
+    let buffers = driver.buffers(2 * URING_BATCH as u16, 2 * len);
+    let buffers = buffers.map_err(io::Error::other)?;
+    let mut messages = driver.attach_fixed(rx)?.messages(&buffers);
+    let bytes = Batched::new(len);
+    // It begins when it is first asked.
+    burst(&tx, &bytes)?;
+    for _ in 0..URING_BATCH {
+        messages.wait_next().transpose()?;
+    }
+    let figure = parts(batches(plan), || {
+        burst(&tx, &bytes)?;
+        let start = now();
+        for i in 0..URING_BATCH {
+            let message = messages.wait_next().transpose()?;
+            let message = message.ok_or_else(|| io::Error::other("the stream has ended"))?;
+            bytes.check_one(i, &message)?;
+        }
+        Ok(now() - start)
+    });
     per_message(figure)
 }
 
@@ -577,8 +658,6 @@ impl Parks for Seqpacket {
 
 /// A receive parked at each of `count` lanes. A message to one of them ends that one, and it is made again.
 pub fn parked<C: Parks>(count: usize, len: usize, plan: Plan) -> io::Result<Figure> {
-    /// The next one is far away, and all have their turn.
-    const STRIDE: usize = 7919;
     let lanes = (0..count)
         .map(|_| C::lane(len))
         .collect::<io::Result<Vec<_>>>()?;
@@ -598,8 +677,7 @@ pub fn parked<C: Parks>(count: usize, len: usize, plan: Plan) -> io::Result<Figu
         ring.ring.submit()?;
     }
     let data = vec![1; len];
-    let mut at = 0;
-    let mut turn = || {
+    turns(count, plan, |at| {
         C::send(&lanes[at].0, &data)?;
         ring.ring.submit_and_wait(1)?;
         let completion = ring.ring.completion().next();
@@ -608,12 +686,53 @@ pub fn parked<C: Parks>(count: usize, len: usize, plan: Plan) -> io::Result<Figu
         expect(at, completion.user_data() as usize)?;
         ring.push(&entries[at..=at])?;
         ring.ring.submit()?;
+        Ok(())
+    })
+}
+
+/// Measures what `turn` does with one of `count` after the other.
+fn turns(
+    count: usize,
+    plan: Plan,
+    mut turn: impl FnMut(usize) -> io::Result<()>,
+) -> io::Result<Figure> {
+    /// The next one is far away, and all have their turn.
+    const STRIDE: usize = 7919;
+    let mut at = 0;
+    let mut next = || {
+        turn(at)?;
         at = (at + STRIDE) % count;
         Ok(())
     };
     // Each has had memory for a message once.
     for _ in 0..count {
-        turn()?;
+        next()?;
     }
-    windows(plan, turn)
+    windows(plan, next)
+}
+
+/// The same by the crate, whose operations these are.
+pub fn parked_by_crate(count: usize, len: usize, plan: Plan) -> io::Result<Figure> {
+    let driver = driver(count, count)?;
+    let mut senders = Vec::with_capacity(count);
+    let mut receives = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (tx, rx) = Typed::lane(len)?;
+        let rx = driver.attach_fixed(rx)?;
+        let receive = rx.recv_into(Vec::with_capacity(len), Wait::Forever);
+        senders.push((tx, rx));
+        receives.push(Some(receive));
+    }
+    driver.submit()?;
+    let data = vec![1; len];
+    turns(count, plan, |at| {
+        let (tx, rx) = &senders[at];
+        tx.send(&data)?;
+        let receive = receives[at].take();
+        let receive = receive.ok_or_else(|| io::Error::other("nothing is parked"))?;
+        let (got, place) = receive.wait();
+        expect(len, got?)?;
+        receives[at] = Some(rx.recv_into(place, Wait::Forever));
+        driver.submit()
+    })
 }

@@ -41,7 +41,7 @@ pub use slow::{Fault, PAGE, SlowPage};
 pub use sync::{MakeSync, ReadOnly, UNDO};
 
 /// After this time something hangs. Everything takes twenty times as long in the debug kernel, and the machine has other work.
-pub const WATCHDOG: Duration = Duration::from_secs(180);
+pub const WATCHDOG: Duration = Duration::from_secs(12);
 
 /// The device.
 pub const DEVICE: &str = "/dev/postbox";

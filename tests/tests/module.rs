@@ -156,6 +156,48 @@ fn g12_it_does_not_unload_while_a_handle_is_open() {
     assert_eq!(kind, Err(postbox::ErrorKind::ModuleMissing));
 }
 
+/// A command that is parked keeps the handle that it went to, also where its descriptors are closed.
+#[test]
+fn g12_it_does_not_unload_while_commands_are_parked() {
+    use io_uring::{IoUring, opcode, types};
+    use std::os::fd::AsRawFd;
+    let module = Module::new();
+    module.idle();
+    let stays = || assert_eq!(module.unload(), Err(Errno::AGAIN), "a command is parked");
+    let mut ring = IoUring::new(4).expect("io_uring is there");
+    let (tx, rx) = Handle::anonymous(4).split();
+    let mut args = recv_args();
+    let recv = opcode::UringCmd16::new(types::Fd(rx.as_raw_fd()), sys::POSTBOX_RECV)
+        .addr(Some(&raw mut args as u64))
+        .build();
+    // SAFETY: The struct is there until the ring is gone.
+    unsafe { ring.submission().push(&recv) }.expect("there is room");
+    ring.submit().expect("the ring works");
+    rx.wait_receivers(1);
+    drop(rx);
+    stays();
+    drop(tx);
+    // The last sender is gone: the command ends, and with it the handle.
+    ring.submit_and_wait(1).expect("the ring works");
+    let end = ring.completion().next().map(|end| end.result());
+    assert_eq!(end, Some(-libc::EPIPE));
+    module.idle();
+
+    // By the crate's driver, and with the end of the driver.
+    let driver = postbox::uring::Driver::new().expect("io_uring is there");
+    let mailbox = postbox::Mailbox::options().anonymous().expect("new");
+    let parked = driver.attach(mailbox);
+    let op = parked.recv();
+    driver.submit().expect("the ring works");
+    drop(parked);
+    stays();
+    drop(driver);
+    stays();
+    drop(op);
+    module.idle();
+    assert_eq!(module.unload(), Ok(()));
+}
+
 #[test]
 fn g12_a_handle_in_a_socket_keeps_it() {
     let module = Module::new();

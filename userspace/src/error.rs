@@ -204,6 +204,7 @@ pub(crate) enum Action {
     Lock,
     Borrow,
     Decode,
+    #[cfg_attr(not(feature = "uring"), allow(dead_code))]
     Submit,
 }
 

@@ -16,11 +16,11 @@
 //! tokio::spawn(async {
 //!     let sender = Async::new(Sender::open("doc/tokio")?)?;
 //!     sender.send("build").await?;
-//!     Ok::<(), postbox::Error>(())
+//!     Ok::<_, postbox::Error>(())
 //! });
 //! let job = jobs.recv().await?;
 //! assert_eq!(&*job, b"build");
-//! # Ok(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! # })
 //! # }
 //! ```

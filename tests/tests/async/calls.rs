@@ -197,7 +197,8 @@ fn a_server_loop_serves_until_the_last_caller_is_gone() {
                 let gone = client
                     .call_timeout("who gives up does not end it", Duration::ZERO)
                     .await;
-                assert_eq!(kind(gone), ErrorKind::Timeout);
+                // An answer that is there in no time is one.
+                assert!(gone.is_ok() || kind(gone) == ErrorKind::Timeout);
             }
             let reply = client.call("abc").await.expect("it answers");
             assert_eq!(&*reply, b"cba");

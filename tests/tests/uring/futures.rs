@@ -301,12 +301,9 @@ fn the_end_of_a_driver_in_a_runtime() {
             drop(driver);
             let waits =
                 tokio::spawn(async move { receiver.recv().await.map(|message| message.payload) });
-            wait_until("it to wait", || {
-                sender.info().expect("bound").waiting_receivers == 1 || {
-                    thread::sleep(Duration::from_millis(1));
-                    false
-                }
-            });
+            while sender.info().expect("bound").waiting_receivers == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
             waits.abort();
             assert!(waits.await.expect_err("it was aborted").is_cancelled());
             background

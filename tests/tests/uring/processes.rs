@@ -190,7 +190,9 @@ fn exec_ends_what_is_under_way() {
     isolated(|| {
         for sort in SORTS {
             let (sender, receiver) = split(16);
+            let go = Gate::new();
             let child = parks(&receiver, &sender, sort, 3, |driver| {
+                go.pass();
                 // The handle itself goes along, and keeps the mailbox.
                 let fd = receiver.as_raw_fd();
                 // SAFETY: The descriptor is open; the strings end in NUL, and the arrays in a null pointer.
@@ -202,6 +204,7 @@ fn exec_ends_what_is_under_way() {
                 }
                 panic!("exec: {}", std::io::Error::last_os_error());
             });
+            go.open(1);
             wait_until("the receives to end", || {
                 sender.info().expect("bound").waiting_receivers == 0
             });

@@ -1,5 +1,6 @@
 //! Messages.
 
+use super::sealed::Object as _;
 use super::{Async, Interest, Reactor};
 use crate::error::{ErrorKind, Result, SendError, SendManyError};
 use crate::handle::{CanReceive, CanSend, Handle, Receiver, Sender};
@@ -312,8 +313,8 @@ impl<A: CanReceive, R: Reactor> Async<Handle<A>, R> {
             pidfd => pidfd?,
         };
         // In this order, so that the descriptor is closed last.
-        let life = self.watch.beside(pidfd.as_fd(), false);
-        let life = life.map_err(|error| super::sealed::Object::failed(&self.handle, error))?;
+        let life = self.watch.beside(pidfd.as_fd(), None);
+        let life = life.map_err(|error| self.handle.failed(error))?;
         let mut dead = pin!(life.io(Interest::Read, || exited(&pidfd)));
         let mut received = pin!(self.io(Interest::Read, |handle| handle.try_recv_from(process)));
         poll_fn(|cx| {

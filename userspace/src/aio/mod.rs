@@ -63,9 +63,9 @@ pub(crate) mod sealed {
         /// The error where the reactor fails.
         fn failed(&self, error: io::Error) -> Error;
 
-        /// Whether poll can tell of an error or a hang-up while something else is waited for.
-        fn mixed(&self) -> bool {
-            false
+        /// Where an error that ends a wait for this can come with an event of the other interest.
+        fn mixed(&self) -> Option<Interest> {
+            None
         }
 
         /// It is watched from now on, or not any more.
@@ -82,11 +82,14 @@ impl<A: Access> sealed::Object for Handle<A> {
         Error::of_reactor(&self.inner.subject, &error)
     }
 
-    fn mixed(&self) -> bool {
+    fn mixed(&self) -> Option<Interest> {
+        let both = self.inner.rights.contains(Rights::SEND | Rights::RECEIVE);
         match self.inner.subject.kind {
-            Kind::Link => self.inner.rights.contains(Rights::SEND | Rights::RECEIVE),
-            Kind::Latch | Kind::Barrier => true,
-            _ => false,
+            // The other end receives no more, and there are messages.
+            Kind::Link if both => Some(Interest::Write),
+            // It is broken, which tokio takes for something to write.
+            Kind::Latch | Kind::Barrier => Some(Interest::Read),
+            _ => None,
         }
     }
 }

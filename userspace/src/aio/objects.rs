@@ -1,5 +1,6 @@
 //! Connections, pipes, wait objects and pools.
 
+use super::sealed::Object as _;
 use super::{Async, Interest, Reactor};
 use crate::barrier::{Barrier, BarrierWaitResult};
 use crate::error::Result;
@@ -12,6 +13,7 @@ use crate::pool::{Loan, Pool, Waiting};
 use crate::semaphore::{Guard, Semaphore};
 use crate::trust::Trust;
 use crate::wait::Wait;
+use rustix::fd::AsFd;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -208,8 +210,8 @@ impl<R: Reactor> Async<Barrier, R> {
             done => return done,
         }
         let barrier = self.handle.try_clone()?;
-        let watch = self.watch.beside(rustix::fd::AsFd::as_fd(&barrier), true);
-        let watch = watch.map_err(|error| super::sealed::Object::failed(&barrier, error))?;
+        let watch = self.watch.beside(barrier.as_fd(), barrier.mixed());
+        let watch = watch.map_err(|error| barrier.failed(error))?;
         // The fields are dropped in this order.
         let arrived = Async {
             watch,

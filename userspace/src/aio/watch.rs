@@ -184,8 +184,8 @@ const FALSE_ALARMS: u32 = 16;
 pub(super) struct Watch<R> {
     direct: R,
     fd: RawFd,
-    /// Whether errors and hang-ups are usual that are not what is waited for.
-    mixed: bool,
+    /// For what who is polled needs a gate from the beginning.
+    mixed: Option<Interest>,
     sides: [Side<R>; 2],
 }
 
@@ -239,18 +239,18 @@ impl<R> Gate<R> {
 
 impl<R: Reactor> Watch<R> {
     /// Registers a descriptor, which stays open until this is dropped.
-    pub(super) fn new(fd: BorrowedFd<'_>, mixed: bool) -> io::Result<Self> {
+    pub(super) fn new(fd: BorrowedFd<'_>, mixed: Option<Interest>) -> io::Result<Self> {
         let fd = fd.as_raw_fd();
         Ok(Self::of(R::register(Fd(fd))?, fd, mixed))
     }
 
     /// Registers another one beside it.
-    pub(super) fn beside(&self, fd: BorrowedFd<'_>, mixed: bool) -> io::Result<Self> {
+    pub(super) fn beside(&self, fd: BorrowedFd<'_>, mixed: Option<Interest>) -> io::Result<Self> {
         let fd = fd.as_raw_fd();
         Ok(Self::of(self.direct.register_beside(Fd(fd))?, fd, mixed))
     }
 
-    fn of(direct: R, fd: RawFd, mixed: bool) -> Self {
+    fn of(direct: R, fd: RawFd, mixed: Option<Interest>) -> Self {
         Watch {
             direct,
             fd,
@@ -348,7 +348,7 @@ impl<R: Reactor> Watch<R> {
     ) -> Poll<io::Result<T>> {
         let side = &self.sides[interest as usize];
         // Who is polled may not hear of an error that comes with an event of the other interest.
-        if !self.mixed && side.gate.get().is_none() {
+        if self.mixed != Some(interest) && side.gate.get().is_none() {
             let mut alarms = 0;
             let tried = self.direct.poll_io(interest, cx, || {
                 if let Some(done) = attempt() {
@@ -503,12 +503,13 @@ mod tests {
     #[test]
     fn a_hang_up_that_holds_makes_no_reactor_spin() {
         // Where such is usual, who is polled has a gate from the beginning.
-        for (polled, mixed) in [(false, false), (true, false), (true, true)] {
-            let fifo = Fifo::new(&format!("level-{polled}-{mixed}"));
+        for (polled, usual) in [(false, false), (true, false), (true, true)] {
+            let fifo = Fifo::new(&format!("level-{polled}-{usual}"));
+            let mixed = usual.then_some(Interest::Read);
             let reader = hang_up(&fifo);
             let watch = Watch::<Level>::new(reader.as_fd(), mixed).unwrap();
             async_io::block_on(waits(&watch, &reader, &fifo, polled));
-            assert_eq!(trouble(&watch), if mixed { NONE } else { LEVEL });
+            assert_eq!(trouble(&watch), if usual { NONE } else { LEVEL });
         }
     }
 
@@ -526,7 +527,7 @@ mod tests {
             // The hang-up is over, and tokio has heard of it.
             let watch = {
                 let _inside = runtime.enter();
-                Watch::<Tokio>::new(reader.as_fd(), false).unwrap()
+                Watch::<Tokio>::new(reader.as_fd(), None).unwrap()
             };
             std::thread::sleep(Duration::from_millis(50));
             let _writer = fifo.writer();
@@ -542,7 +543,7 @@ mod tests {
             let fifo = Fifo::new("plain");
             let reader = fifo.reader();
             let mut writer = fifo.writer();
-            let watch = Watch::<Tokio>::new(reader.as_fd(), false).unwrap();
+            let watch = Watch::<Tokio>::new(reader.as_fd(), None).unwrap();
             for _ in 0..3 {
                 writer.write_all(b"x").unwrap();
                 watch.io(Interest::Read, || there(&reader)).await.unwrap();
@@ -583,12 +584,12 @@ mod tests {
     fn who_wants_more_hides_nothing_from_who_wants_less() {
         let fifo = Fifo::new("two-level");
         let reader = fifo.reader();
-        let watch = Watch::<Level>::new(reader.as_fd(), false).unwrap();
+        let watch = Watch::<Level>::new(reader.as_fd(), None).unwrap();
         async_io::block_on(one_beside_two(&watch, &reader, &fifo));
         let fifo = Fifo::new("two-tokio");
         let reader = fifo.reader();
         runtime().block_on(async {
-            let watch = Watch::<Tokio>::new(reader.as_fd(), false).unwrap();
+            let watch = Watch::<Tokio>::new(reader.as_fd(), None).unwrap();
             one_beside_two(&watch, &reader, &fifo).await;
         });
     }

@@ -759,6 +759,14 @@ impl Shared {
         }
     }
 
+    /// Hands what nobody wants to whoever waits for the like.
+    pub(super) fn give(&self, on: &Arc<dyn Hold>, taken: Taken) {
+        let mut core = self.lock();
+        core.give(on, taken);
+        // What cannot be submitted now is later.
+        let _ = self.advance(&mut core);
+    }
+
     /// Cancels all operations of a handle that are under way.
     pub(super) fn cancel_all(&self, on: &Arc<dyn Hold>) {
         let mut core = self.lock();

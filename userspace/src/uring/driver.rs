@@ -200,7 +200,7 @@ impl Driver {
             target: Arc::new(Target {
                 handle,
                 fixed: None,
-                stash: Stash::default(),
+                stash: Stash::new(&self.shared),
             }),
         }
     }
@@ -223,7 +223,7 @@ impl Driver {
             target: Arc::new(Target {
                 handle,
                 fixed: Some(fixed),
-                stash: Stash::default(),
+                stash: Stash::new(&self.shared),
             }),
         })
     }
@@ -339,7 +339,7 @@ impl Driver {
     fn hold(&self, inner: Inner) -> Arc<dyn Hold> {
         Arc::new(Raw {
             inner,
-            stash: Stash::default(),
+            stash: Stash::new(&self.shared),
         })
     }
 

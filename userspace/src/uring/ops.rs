@@ -162,15 +162,14 @@ impl Want for Acknowledged {
     fn make(message: Message, token: u64, on: &Arc<dyn Hold>) -> Delivery {
         Delivery {
             message,
-            claim: Claim {
-                on: on.clone(),
-                token,
-            },
+            on: on.clone(),
+            token,
+            open: true,
         }
     }
 
     fn unmake(delivery: Delivery) -> Option<Taken> {
-        if delivery.claim.token == 0 {
+        if delivery.token == 0 {
             return Some(Taken::Message(Box::new(delivery.into_message()), 0));
         }
         // It goes back to the head.
@@ -1581,7 +1580,7 @@ impl Settle {
         let args = sys::postbox_ack {
             size: size::<sys::postbox_ack>(),
             flags: 0,
-            token: delivery.claim.token,
+            token: delivery.token,
         };
         Settle {
             delivery: Some(delivery),
@@ -1594,6 +1593,10 @@ impl Operation for Settle {
     type Output = Result<Message>;
 
     fn command(&mut self, _on: &Inner, _idle: &Idle) -> Result<Command, Errno> {
+        if self.delivery.as_ref().is_none_or(Delivery::is_done) {
+            // There is nothing for the kernel to do.
+            return Err(Errno::NOENT);
+        }
         Ok(Command::new(sys::POSTBOX_ACK, self.args.as_ptr()))
     }
 
@@ -1604,9 +1607,12 @@ impl Operation for Settle {
         let Some(mut delivery) = self.delivery.take() else {
             return Next::Again;
         };
+        if delivery.is_done() {
+            return Next::Done(delivery.ack());
+        }
         match done.result {
             Ok(_) => {
-                delivery.claim.token = 0;
+                delivery.open = false;
                 Next::Done(Ok(delivery.into_message()))
             }
             Err(errno) => Next::Done(Err(failed(on, Action::Settle, errno, done.cancelled))),
@@ -1621,14 +1627,11 @@ impl Operation for Settle {
 #[must_use = "dropping it puts the message back"]
 pub struct Delivery {
     message: Message,
-    claim: Claim,
-}
-
-/// The duty to settle a message.
-struct Claim {
     on: Arc<dyn Hold>,
-    /// 0: there is none.
+    /// 0: the kernel has no more to do with it.
     token: u64,
+    /// It is to be settled.
+    open: bool,
 }
 
 impl Delivery {
@@ -1642,7 +1645,7 @@ impl Delivery {
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound): it is not this process's to settle any more.
     pub fn ack(mut self) -> Result<Message> {
-        self.claim.settle(0)?;
+        self.settle(0)?;
         Ok(self.into_message())
     }
 
@@ -1651,26 +1654,51 @@ impl Delivery {
     /// # Errors
     /// As [`ack`](Self::ack).
     pub fn requeue(mut self) -> Result<()> {
-        self.claim.settle(sys::POSTBOX_ACK_REQUEUE)
+        self.settle(sys::POSTBOX_ACK_REQUEUE)
     }
 
-    fn into_message(self) -> Message {
-        self.message
+    /// Whether the kernel has nothing to acknowledge.
+    fn is_done(&self) -> bool {
+        self.token == 0 || self.message.call
     }
-}
 
-impl Claim {
+    fn into_message(mut self) -> Message {
+        self.open = false;
+        self.take_message()
+    }
+
+    fn take_message(&mut self) -> Message {
+        let none = Message::new(Vec::new(), Vec::new(), &sys::postbox_recv::default());
+        std::mem::replace(&mut self.message, none)
+    }
+
     fn settle(&mut self, flags: u32) -> Result<()> {
-        let token = std::mem::take(&mut self.token);
-        if token == 0 {
+        if !std::mem::take(&mut self.open) {
             return Ok(());
         }
-        let on = self.on.inner();
-        raw::ack(&on.fd, token, flags).map_err(|errno| on.error(Action::Settle, errno))
+        if self.message.call {
+            // It is not acknowledged but answered, which nobody does.
+            if self.token != 0 {
+                self.on.inner().drop_request(self.token);
+            }
+            return Ok(());
+        }
+        if self.token != 0 {
+            let on = self.on.inner();
+            return raw::ack(&on.fd, self.token, flags)
+                .map_err(|errno| on.error(Action::Settle, errno));
+        }
+        if flags == sys::POSTBOX_ACK_REQUEUE {
+            // Another receive had taken it for good; so it is for who receives with this handle.
+            let mut message = self.take_message();
+            message.redelivered = true;
+            Stash::put(&self.on, Taken::Message(Box::new(message), 0));
+        }
+        Ok(())
     }
 }
 
-impl Drop for Claim {
+impl Drop for Delivery {
     fn drop(&mut self) {
         // If it is not ours any more, it has gone back already.
         let _ = self.settle(sys::POSTBOX_ACK_REQUEUE);
@@ -1688,7 +1716,7 @@ impl Deref for Delivery {
 impl fmt::Debug for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Delivery")
-            .field("token", &self.claim.token)
+            .field("token", &self.token)
             .field("message", &self.message)
             .finish()
     }

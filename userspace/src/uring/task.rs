@@ -1,6 +1,7 @@
 //! What an operation is to the driver: a task that has the memory, and says what to do with what the
 //! kernel answers.
 
+use super::core::Shared;
 use super::sqe::{Command, File};
 use super::stream::Multishot;
 use crate::object::Inner;
@@ -10,7 +11,7 @@ use rustix::io::Errno;
 use std::any::Any;
 use std::collections::VecDeque;
 use std::ptr::NonNull;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// A handle that commands go to. Every task has a reference to its own, so that it stays open.
 pub(super) trait Hold: Send + Sync {
@@ -21,12 +22,30 @@ pub(super) trait Hold: Send + Sync {
 
 /// What was received and nobody wanted any more: a receive had been dropped, and its cancellation
 /// came too late. Whoever receives next through this handle gets it first.
-#[derive(Debug, Default)]
-pub(super) struct Stash(Mutex<VecDeque<Taken>>);
+#[derive(Default)]
+pub(super) struct Stash {
+    taken: Mutex<VecDeque<Taken>>,
+    shared: Weak<Shared>,
+}
 
 impl Stash {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        Stash {
+            taken: Mutex::default(),
+            shared: Arc::downgrade(shared),
+        }
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, VecDeque<Taken>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For whoever waits for it, or comes next.
+    pub(super) fn put(on: &Arc<dyn Hold>, taken: Taken) {
+        match on.stash().shared.upgrade() {
+            Some(shared) => shared.give(on, taken),
+            None => on.stash().lock().push_front(taken),
+        }
     }
 }
 
