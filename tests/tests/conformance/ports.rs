@@ -54,6 +54,8 @@ fn two_processes_meet_whichever_comes_first() {
             } else {
                 go.open(1);
                 wait_until("the child to be there", || listed(port));
+                // It is listed a moment before its handle is bound.
+                std::thread::sleep(std::time::Duration::from_millis(200));
                 Port::try_bind(port).expect("the child is there")
             };
             let info = link.info().expect("bound");

@@ -12,7 +12,9 @@ use postbox::{
 };
 use postbox_tests::unique;
 
-use crate::{LONG, SOON, each, kind, mailbox, settle, split, wait_receivers, wait_senders};
+use crate::{
+    LONG, SOON, each, each_sort, kind, mailbox, settle, split, wait_receivers, wait_senders,
+};
 
 #[test]
 fn messages_are_sent_and_received() {
@@ -192,7 +194,7 @@ fn files_come_along() {
 
 #[test]
 fn many_at_once() {
-    each(|driver| {
+    each_sort(|driver| {
         let (sender, receiver) = split(64);
         let (sender, receiver) = (driver.attach(sender), driver.attach(receiver));
         let payloads: Vec<_> = (0..3000u32).map(|n| n.to_le_bytes().to_vec()).collect();
@@ -234,7 +236,7 @@ fn many_at_once() {
 
 #[test]
 fn messages_are_acknowledged_or_come_again() {
-    each(|driver| {
+    each_sort(|driver| {
         let (sender, receiver) = split(4);
         let receiver = driver.attach(receiver);
         let parked = receiver.take();
