@@ -115,7 +115,7 @@ impl Barrier {
         shares: &Shares,
     ) -> u32 {
         // SAFETY: By the contract.
-        unsafe { self.pollers.add(file, table) };
+        unsafe { self.pollers.add(file, table, false, true) };
         let inner = self.inner.lock();
         let mut mask = 0;
         let arrival = shares.lock().arrival();

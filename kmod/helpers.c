@@ -305,9 +305,10 @@ void postbox_poll_add(struct file *file, struct wait_queue_head *head,
 	poll_wait(file, head, table);
 }
 
-void postbox_poll_wake(struct wait_queue_head *head, u32 mask)
+/* Without a mask, so that whoever is woken asks for it. */
+void postbox_poll_wake(struct wait_queue_head *head)
 {
-	wake_up_interruptible_poll(head, (__force __poll_t)mask);
+	wake_up_interruptible(head);
 }
 
 /*

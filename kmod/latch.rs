@@ -119,7 +119,7 @@ impl Latch {
         receives: bool,
     ) -> u32 {
         // SAFETY: By the contract.
-        unsafe { self.pollers.add(file, table) };
+        unsafe { self.pollers.add(file, table, false, true) };
         match self.inner.lock().latch.gate() {
             Some(Gate::Open) if receives => IN,
             Some(Gate::Broken) => bindings::POLLERR,

@@ -350,7 +350,7 @@ impl Mailbox {
         receives: bool,
     ) -> u32 {
         // SAFETY: By the contract.
-        unsafe { self.pollers.add(file, table) };
+        unsafe { self.pollers.add(file, table, sends, receives) };
         let inner = self.inner.lock();
         let mut mask = 0;
         if receives {

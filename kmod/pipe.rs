@@ -210,7 +210,7 @@ impl Pipe {
         reads: bool,
     ) -> u32 {
         // SAFETY: By the contract.
-        unsafe { self.pollers.add(file, table) };
+        unsafe { self.pollers.add(file, table, writes, reads) };
         let mut inner = self.inner.lock();
         let queue = &mut inner.queue;
         let mut mask = 0;

@@ -151,7 +151,7 @@ impl Pool {
         sends: bool,
     ) -> u32 {
         // SAFETY: By the contract.
-        unsafe { self.pollers.add(file, table) };
+        unsafe { self.pollers.add(file, table, sends, false) };
         if sends && self.inner.lock().table.available() {
             OUT
         } else {

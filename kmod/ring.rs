@@ -435,7 +435,7 @@ impl Ring {
         receives: bool,
     ) -> u32 {
         // SAFETY: By the contract.
-        unsafe { self.pollers.add(file, table) };
+        unsafe { self.pollers.add(file, table, sends, receives) };
         let inner = self.inner.lock();
         let ready = |side| self.ready(&inner, side) || self.arm(&inner, side);
         let mut mask = 0;

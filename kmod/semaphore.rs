@@ -119,7 +119,7 @@ impl Semaphore {
         receives: bool,
     ) -> u32 {
         // SAFETY: By the contract.
-        unsafe { self.pollers.add(file, table) };
+        unsafe { self.pollers.add(file, table, sends, receives) };
         let units = &self.inner.lock().units;
         let mut mask = 0;
         if receives && units.available() {

@@ -553,11 +553,14 @@ impl Event {
     }
 }
 
-/// Those who poll an object. It must live as long as every file that polls it.
+/// Those who poll an object: as who receives, and as who sends. It must live as long as every file
+/// that polls it.
 #[pin_data]
 pub(crate) struct Pollers {
     #[pin]
-    head: Opaque<bindings::wait_queue_head>,
+    receivers: Opaque<bindings::wait_queue_head>,
+    #[pin]
+    senders: Opaque<bindings::wait_queue_head>,
 }
 
 // SAFETY: A wait queue has a lock of its own.
@@ -569,32 +572,59 @@ impl Pollers {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             // SAFETY: The head is pinned, and initialised where it is.
-            head <- Opaque::ffi_init(|head| unsafe { c::postbox_poll_init(head) }),
+            receivers <- Opaque::ffi_init(|head| unsafe { c::postbox_poll_init(head) }),
+            // SAFETY: As above.
+            senders <- Opaque::ffi_init(|head| unsafe { c::postbox_poll_init(head) }),
         })
     }
 
-    /// Adds whoever `table` stands for. The state is to be looked at afterwards, under the
-    /// object's lock.
+    /// Adds whoever `table` stands for, to be woken as a sender, as a receiver, or as both. The state
+    /// is to be looked at afterwards, under the object's lock.
     ///
     /// # Safety
     ///
     /// `file` and `table` are those of a poll, and `file` keeps the object.
-    pub(crate) unsafe fn add(&self, file: &File, table: *mut bindings::poll_table_struct) {
+    pub(crate) unsafe fn add(
+        &self,
+        file: &File,
+        table: *mut bindings::poll_table_struct,
+        sends: bool,
+        receives: bool,
+    ) {
         // SAFETY: By the contract.
-        unsafe { c::postbox_poll_add(file.as_ptr(), self.head.get(), table) };
+        unsafe {
+            // io_uring does not poll what never wakes anybody.
+            if receives || !sends {
+                c::postbox_poll_add(file.as_ptr(), self.receivers.get(), table);
+            }
+            if sends {
+                c::postbox_poll_add(file.as_ptr(), self.senders.get(), table);
+            }
+        }
     }
 
-    /// Wakes those who wait for one of `mask`. For after the object's lock was held: a poller adds
-    /// itself before it takes that lock to look, so that it saw the new state, or is seen here.
+    /// Wakes those whom one of `mask` is about: POLLIN and POLLHUP, receivers; POLLOUT and POLLERR,
+    /// senders. They look what it is: io_uring would believe what it is told. For after the object's
+    /// lock was held: a poller adds itself before it takes that lock to look, so that it saw the new
+    /// state, or is seen here.
     #[inline]
     pub(crate) fn wake(&self, mask: u32) {
-        let head = self.head.get();
-        // SAFETY: The head was initialised.
-        unsafe {
-            let first = &raw mut (*head).head;
-            if (&raw const (*first).next).read_volatile() != first {
-                c::postbox_poll_wake(head, mask);
-            }
+        if mask & (bindings::POLLIN | bindings::POLLHUP) != 0 {
+            wake_all(self.receivers.get());
+        }
+        if mask & (bindings::POLLOUT | bindings::POLLERR) != 0 {
+            wake_all(self.senders.get());
+        }
+    }
+}
+
+#[inline]
+fn wake_all(head: *mut bindings::wait_queue_head) {
+    // SAFETY: The head was initialised.
+    unsafe {
+        let first = &raw mut (*head).head;
+        if (&raw const (*first).next).read_volatile() != first {
+            c::postbox_poll_wake(head);
         }
     }
 }

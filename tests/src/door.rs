@@ -629,16 +629,14 @@ fn about(fd: c_int) -> sys::postbox_info {
     info
 }
 
-/// Whether two sides that only poll never meet there: then it is the sender that waits in a call. Of a link it is said
-/// what this end receives.
+/// Whether two sides that only poll may never meet there: then it is the sender that waits in a call. What the other end
+/// of a link receives is not said.
 fn rendezvous(fd: c_int) -> bool {
-    const MESSAGES: [u32; 3] = [
-        sys::POSTBOX_KIND_MAILBOX,
-        sys::POSTBOX_KIND_ENDPOINT,
-        sys::POSTBOX_KIND_LINK,
-    ];
     let info = about(fd);
-    MESSAGES.contains(&info.kind) && info.capacity == 0
+    match info.kind {
+        sys::POSTBOX_KIND_MAILBOX | sys::POSTBOX_KIND_ENDPOINT => info.capacity == 0,
+        kind => kind == sys::POSTBOX_KIND_LINK,
+    }
 }
 
 /// A ring's side says what it waits for. A barrier whose arrivals are polled is another thing: they are not taken back.
