@@ -771,7 +771,7 @@ fn g10_the_memory_of_rings_is_limited_and_given_back() {
             };
             bind(&handle, args).map(|()| handle)
         };
-        assert_eq!(make(8).map(drop), Err(Errno::DQUOT));
+        assert_eq!(make(16).map(drop), Err(Errno::DQUOT));
         let first = make(4).expect("so much is free");
         let objects = first.usage().2;
         assert_eq!(make(2).map(drop), Err(Errno::DQUOT));
