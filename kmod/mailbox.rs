@@ -286,7 +286,7 @@ impl Mailbox {
         }
         let mut inner = self.inner.lock();
         inner.close(sends, receives, &mut state.lock());
-        self.settle_all(inner);
+        self.settle(inner);
         self.pollers
             .wake(IN | OUT | bindings::POLLHUP | bindings::POLLERR);
     }
@@ -310,7 +310,7 @@ impl Mailbox {
     pub(crate) fn shut(&self, sends: bool, receives: bool) {
         let mut inner = self.inner.lock();
         inner.shut(sends, receives);
-        self.settle_all(inner);
+        self.settle(inner);
         self.pollers
             .wake(IN | OUT | bindings::POLLHUP | bindings::POLLERR);
     }
@@ -1037,10 +1037,6 @@ impl Mailbox {
         let mut news = OUT;
         if inner.ended() {
             news |= IN | bindings::POLLHUP;
-        }
-        // Some pollers look at no more than what woke them first.
-        if inner.refuses() {
-            news |= bindings::POLLERR;
         }
         if !inner.settled() {
             news |= self.settle_waits(inner);

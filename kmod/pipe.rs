@@ -490,10 +490,6 @@ impl Pipe {
             if inner.queue.ended() {
                 news |= IN | bindings::POLLHUP;
             }
-            // Some pollers look at no more than what woke them first.
-            if inner.queue.closed() {
-                news |= OUT | bindings::POLLERR;
-            }
             drop(inner);
             drop(first);
             if news != 0 {
