@@ -297,7 +297,7 @@ impl Barrier {
         } else {
             self.end(inner);
         }
-        self.pollers.wake(IN | bindings::POLLERR);
+        self.pollers.wake_all();
     }
 
     /// One at a time: each is woken outside the lock.

@@ -305,10 +305,11 @@ void postbox_poll_add(struct file *file, struct wait_queue_head *head,
 	poll_wait(file, head, table);
 }
 
-/* Without a mask, so that whoever is woken asks for it. */
-void postbox_poll_wake(struct wait_queue_head *head)
+/* Without a mask, whoever is woken asks for it. */
+void postbox_poll_wake(struct wait_queue_head *head, u32 mask, bool all)
 {
-	wake_up_interruptible(head);
+	__wake_up(head, TASK_INTERRUPTIBLE, all ? 0 : 1,
+		  poll_to_key((__force __poll_t)mask));
 }
 
 /*

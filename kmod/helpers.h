@@ -98,7 +98,7 @@ struct file *postbox_file_get(unsigned int fd, bool *refused);
 void postbox_poll_init(struct wait_queue_head *head);
 void postbox_poll_add(struct file *file, struct wait_queue_head *head,
 		      struct poll_table_struct *table);
-void postbox_poll_wake(struct wait_queue_head *head);
+void postbox_poll_wake(struct wait_queue_head *head, u32 mask, bool all);
 
 struct task_struct *postbox_task_get(struct task_struct *task);
 void postbox_task_wake(struct task_struct *task);

@@ -242,7 +242,7 @@ impl Latch {
         } else {
             self.end(inner);
         }
-        self.pollers.wake(IN | bindings::POLLERR);
+        self.pollers.wake_all();
     }
 
     /// One at a time: each is woken outside the lock.

@@ -276,7 +276,7 @@ impl Mailbox {
             self.receiver_came.set();
         }
         // Who had to be told that the other side is gone can go on.
-        self.pollers.wake(IN | OUT);
+        self.tell(IN | OUT);
     }
 
     /// A handle was closed for the last time.
@@ -287,8 +287,7 @@ impl Mailbox {
         let mut inner = self.inner.lock();
         inner.close(sends, receives, &mut state.lock());
         self.settle(inner);
-        self.pollers
-            .wake(IN | OUT | bindings::POLLHUP | bindings::POLLERR);
+        self.tell(IN | OUT | bindings::POLLHUP | bindings::POLLERR);
     }
 
     /// Frees what was sent, if the last receiver is gone and nobody is to come after it.
@@ -311,8 +310,7 @@ impl Mailbox {
         let mut inner = self.inner.lock();
         inner.shut(sends, receives);
         self.settle(inner);
-        self.pollers
-            .wake(IN | OUT | bindings::POLLHUP | bindings::POLLERR);
+        self.tell(IN | OUT | bindings::POLLHUP | bindings::POLLERR);
     }
 
     /// Puts back what `holder`, or anyone, received through a handle and did not acknowledge, and
@@ -351,6 +349,10 @@ impl Mailbox {
     ) -> u32 {
         // SAFETY: By the contract.
         unsafe { self.pollers.add(file, table, sends, receives) };
+        self.events(sends, receives)
+    }
+
+    fn events(&self, sends: bool, receives: bool) -> u32 {
         let inner = self.inner.lock();
         let mut mask = 0;
         if receives {
@@ -366,6 +368,12 @@ impl Mailbox {
             };
         }
         mask
+    }
+
+    /// Tells pollers. The lock is not held.
+    #[inline]
+    fn tell(&self, news: u32) {
+        self.pollers.wake(news, || self.events(true, true));
     }
 
     // Sending.
@@ -399,7 +407,7 @@ impl Mailbox {
         let sent = self.inner.lock().send_now(message);
         match sent? {
             Some(receiver) => drop(receiver),
-            None => self.pollers.wake(IN),
+            None => self.tell(IN),
         }
         Ok(())
     }
@@ -423,14 +431,14 @@ impl Mailbox {
             sending
         };
         match sending {
-            Sending::Queued => self.pollers.wake(IN),
+            Sending::Queued => self.tell(IN),
             Sending::Given(wake) => drop(wake),
             Sending::Full(_) => return Err(EAGAIN),
             Sending::Closed(_) => return Err(EPIPE),
             Sending::Waits(receiver) => {
                 match receiver {
                     Some(wake) => drop(wake),
-                    None if self.rendezvous => self.pollers.wake(IN),
+                    None if self.rendezvous => self.tell(IN),
                     None => {}
                 }
                 // A call that does not wait for a receiver still waits for the one it met to copy
@@ -499,7 +507,7 @@ impl Mailbox {
                 Ok(()) => receiver.hand_over(&waiter, &self.servers),
                 Err(_) => drop(receiver),
             },
-            Sending::Waits(None) => self.pollers.wake(IN),
+            Sending::Waits(None) => self.tell(IN),
             Sending::Closed(_) => return Err(EPIPE),
             Sending::Queued | Sending::Given(_) | Sending::Full(_) => return Err(EINVAL),
         }
@@ -616,7 +624,7 @@ impl Mailbox {
         // What was reserved and not needed is room for others.
         self.settle(inner);
         match sending {
-            Sending::Queued => self.pollers.wake(IN),
+            Sending::Queued => self.tell(IN),
             Sending::Given(wake) => drop(wake),
             Sending::Closed(_) => return Err(EPIPE),
             Sending::Full(_) | Sending::Waits(_) => return Err(EINVAL),
@@ -684,7 +692,7 @@ impl Mailbox {
         };
         drop(inner);
         drop(message);
-        self.pollers.wake(OUT);
+        self.tell(OUT);
         Ok(len)
     }
 
@@ -901,7 +909,7 @@ impl Mailbox {
             caller => drop(caller),
         }
         if self.rendezvous {
-            self.pollers.wake(OUT);
+            self.tell(OUT);
         }
         parked?;
         let process = how.from.and_then(|from| from.process.as_ref());
@@ -1006,7 +1014,7 @@ impl Mailbox {
 
     fn returned(&self, returned: Returned<KBox<Message>, Wake, Wake>) {
         match returned {
-            Returned::Queued => self.pollers.wake(IN),
+            Returned::Queued => self.tell(IN),
             Returned::Given(receiver) => drop(receiver),
             Returned::Refused(sender, message) => {
                 drop(message);
@@ -1026,7 +1034,7 @@ impl Mailbox {
     fn settle<'a>(&'a self, inner: Guard<'a>) {
         if inner.calm() {
             drop(inner);
-            self.pollers.wake(OUT);
+            self.tell(OUT);
         } else {
             self.settle_all(inner);
         }
@@ -1043,7 +1051,7 @@ impl Mailbox {
         } else {
             drop(inner);
         }
-        self.pollers.wake(news);
+        self.tell(news);
     }
 
     /// One at a time: each is woken, and what it leaves behind freed, outside the lock. Returns

@@ -176,7 +176,7 @@ impl Pipe {
             self.writer_came.set();
         }
         // Who had to be told that the other side is gone can go on.
-        self.pollers.wake(IN | OUT);
+        self.tell(IN | OUT);
     }
 
     /// A handle was closed for the last time.
@@ -184,8 +184,7 @@ impl Pipe {
         let mut inner = self.inner.lock();
         inner.queue.close(writes, reads);
         self.settle(inner);
-        self.pollers
-            .wake(IN | OUT | bindings::POLLHUP | bindings::POLLERR);
+        self.tell(IN | OUT | bindings::POLLHUP | bindings::POLLERR);
     }
 
     /// What happens when somebody comes to read, for who writes, or to write.
@@ -211,6 +210,10 @@ impl Pipe {
     ) -> u32 {
         // SAFETY: By the contract.
         unsafe { self.pollers.add(file, table, writes, reads) };
+        self.events(writes, reads)
+    }
+
+    fn events(&self, writes: bool, reads: bool) -> u32 {
         let mut inner = self.inner.lock();
         let queue = &mut inner.queue;
         let mut mask = 0;
@@ -223,6 +226,12 @@ impl Pipe {
             mask |= if queue.closed() { bindings::POLLERR } else { 0 };
         }
         mask
+    }
+
+    /// Tells pollers. The lock is not held.
+    #[inline]
+    fn tell(&self, news: u32) {
+        self.pollers.wake(news, || self.events(true, true));
     }
 
     /// Reads up to `len` bytes, which `copy` gets in one or two parts. 0: the end. They stay when
@@ -492,9 +501,7 @@ impl Pipe {
             }
             drop(inner);
             drop(first);
-            if news != 0 {
-                self.pollers.wake(news);
-            }
+            self.tell(news);
             return;
         }
     }

@@ -152,7 +152,11 @@ impl Pool {
     ) -> u32 {
         // SAFETY: By the contract.
         unsafe { self.pollers.add(file, table, sends, false) };
-        if sends && self.inner.lock().table.available() {
+        if sends { self.events() } else { 0 }
+    }
+
+    fn events(&self) -> u32 {
+        if self.inner.lock().table.available() {
             OUT
         } else {
             0
@@ -190,7 +194,7 @@ impl Pool {
         } else {
             self.grant(inner);
         }
-        self.pollers.wake(OUT);
+        self.pollers.wake(OUT, || self.events());
     }
 
     /// One at a time: each is woken outside the lock.

@@ -327,8 +327,8 @@ impl Ring {
         self.tell(&inner.parties);
         self.settle(inner, RingSide::Consumer);
         self.settle(self.inner.lock(), RingSide::Producer);
-        // Which of the two events it is, is for poll to say.
-        self.pollers.wake(bindings::POLLHUP | bindings::POLLERR);
+        self.pollers
+            .wake(bindings::POLLHUP | bindings::POLLERR, || self.events(true, true));
     }
 
     /// Wakes all of a side, if it has no reason to wait.
@@ -348,10 +348,11 @@ impl Ring {
             left -= 1;
         }
         drop(inner);
-        self.pollers.wake(match side {
-            RingSide::Consumer => IN,
-            RingSide::Producer => OUT,
-        });
+        let (news, sends) = match side {
+            RingSide::Consumer => (IN, false),
+            RingSide::Producer => (OUT, true),
+        };
+        self.pollers.wake(news, || self.events(sends, !sends));
     }
 
     /// Sets the word that makes the other side ring the doorbell, and looks once more.
@@ -436,6 +437,10 @@ impl Ring {
     ) -> u32 {
         // SAFETY: By the contract.
         unsafe { self.pollers.add(file, table, sends, receives) };
+        self.events(sends, receives)
+    }
+
+    fn events(&self, sends: bool, receives: bool) -> u32 {
         let inner = self.inner.lock();
         let ready = |side| self.ready(&inner, side) || self.arm(&inner, side);
         let mut mask = 0;

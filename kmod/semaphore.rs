@@ -120,6 +120,10 @@ impl Semaphore {
     ) -> u32 {
         // SAFETY: By the contract.
         unsafe { self.pollers.add(file, table, sends, receives) };
+        self.events(sends, receives)
+    }
+
+    fn events(&self, sends: bool, receives: bool) -> u32 {
         let units = &self.inner.lock().units;
         let mut mask = 0;
         if receives && units.available() {
@@ -129,6 +133,12 @@ impl Semaphore {
             mask |= OUT;
         }
         mask
+    }
+
+    /// Tells pollers. The lock is not held.
+    #[inline]
+    fn tell(&self, news: u32) {
+        self.pollers.wake(news, || self.events(true, true));
     }
 
     pub(crate) fn describe(&self, info: &mut uapi::postbox_info) {
@@ -162,7 +172,7 @@ impl Semaphore {
                 if undo.is_none_or(|shares| shares.lock().add(helpers::process(), count)) =>
             {
                 drop(inner);
-                self.pollers.wake(OUT);
+                self.tell(OUT);
                 return Ok(orphans);
             }
             // The process needs an entry first.
@@ -187,7 +197,7 @@ impl Semaphore {
         let error = if helpers::dying() {
             EINTR
         } else if undo.is_none_or(|shares| shares.lock().add(process, count)) {
-            self.pollers.wake(OUT);
+            self.tell(OUT);
             return Ok(orphans);
         } else {
             // Another thread has closed the last descriptor.
@@ -286,7 +296,7 @@ impl Semaphore {
         } else {
             self.grant(inner);
         }
-        self.pollers.wake(IN);
+        self.tell(IN);
     }
 
     /// One at a time: each is woken outside the lock.

@@ -603,28 +603,50 @@ impl Pollers {
         }
     }
 
-    /// Wakes those whom one of `mask` is about: POLLIN and POLLHUP, receivers; POLLOUT and POLLERR,
-    /// senders. They look what it is: io_uring would believe what it is told. For after the object's
-    /// lock was held: a poller adds itself before it takes that lock to look, so that it saw the new
-    /// state, or is seen here.
+    /// Wakes those whom one of `news` may be about: POLLIN and POLLHUP, receivers; POLLOUT and POLLERR,
+    /// senders. `state` looks what is true: io_uring believes what it is told, and an epoll that waits
+    /// for something else must not be the one that is woken. An end is for all of them.
+    ///
+    /// For after the object's lock was held: a poller adds itself before it takes that lock to look,
+    /// so that it saw the new state, or is seen here.
     #[inline]
-    pub(crate) fn wake(&self, mask: u32) {
-        if mask & (bindings::POLLIN | bindings::POLLHUP) != 0 {
-            wake_all(self.receivers.get());
+    pub(crate) fn wake(&self, news: u32, state: impl FnOnce() -> u32) {
+        let receivers = news & RECEIVERS != 0 && somebody(self.receivers.get());
+        let senders = news & SENDERS != 0 && somebody(self.senders.get());
+        if receivers || senders {
+            self.tell(news, state());
         }
-        if mask & (bindings::POLLOUT | bindings::POLLERR) != 0 {
-            wake_all(self.senders.get());
+    }
+
+    #[inline(never)]
+    fn tell(&self, news: u32, state: u32) {
+        for (head, events) in [(&self.receivers, RECEIVERS), (&self.senders, SENDERS)] {
+            if news & state & events != 0 {
+                let mask = state & events;
+                let end = mask & (bindings::POLLHUP | bindings::POLLERR) != 0;
+                // SAFETY: The head was initialised.
+                unsafe { c::postbox_poll_wake(head.get(), mask, end) };
+            }
+        }
+    }
+
+    /// Wakes all receivers, each of which looks for itself.
+    pub(crate) fn wake_all(&self) {
+        if somebody(self.receivers.get()) {
+            // SAFETY: The head was initialised.
+            unsafe { c::postbox_poll_wake(self.receivers.get(), 0, true) };
         }
     }
 }
 
+const RECEIVERS: u32 = bindings::POLLIN | bindings::POLLRDNORM | bindings::POLLHUP;
+const SENDERS: u32 = bindings::POLLOUT | bindings::POLLWRNORM | bindings::POLLERR;
+
 #[inline]
-fn wake_all(head: *mut bindings::wait_queue_head) {
-    // SAFETY: The head was initialised.
+fn somebody(head: *mut bindings::wait_queue_head) -> bool {
+    // SAFETY: The caller's head was initialised. Whoever adds itself looks afterwards.
     unsafe {
         let first = &raw mut (*head).head;
-        if (&raw const (*first).next).read_volatile() != first {
-            c::postbox_poll_wake(head);
-        }
+        (&raw const (*first).next).read_volatile() != first
     }
 }

@@ -171,6 +171,13 @@ fn with_message() -> (Handle, ()) {
     (handle, ())
 }
 
+/// Which is not received in one step.
+fn with_large_message() -> (Handle, ()) {
+    let handle = mailbox();
+    handle.put(vec![7; 3000]);
+    (handle, ())
+}
+
 fn with_job() -> (Handle, u64) {
     let (handle, ()) = with_message();
     let token = handle.take(NEVER).expect("sent").token;
@@ -252,9 +259,14 @@ fn g11_faults_in_send() {
 
 #[test]
 fn g11_faults_in_receive() {
-    faults(("recv", 1), with_message, |handle, ()| {
-        handle.recv(NEVER).map(drop)
-    });
+    for (name, at_least, with_message) in [
+        ("recv", 1, with_large_message as fn() -> _),
+        ("recv at once", 0, with_message),
+    ] {
+        faults((name, at_least), with_message, |handle, ()| {
+            handle.recv(NEVER).map(drop)
+        });
+    }
     faults(("take", 1), with_message, |handle, ()| {
         handle.take(NEVER).map(drop)
     });
@@ -826,8 +838,9 @@ fn g11_faults_in_replies() {
         let file = [raw::SendFd::new(handle.as_fd(), RECEIVE)];
         raw::reply(handle, b"", &file, &args(request.token, 0))
     });
-    faults(("receive after no reply", 1), with_message, |handle, ()| {
-        let mut room = [MaybeUninit::uninit(); 100];
+    let large = with_large_message;
+    faults(("receive after no reply", 1), large, |handle, ()| {
+        let mut room = [MaybeUninit::uninit(); 3000];
         let mut args = sys::postbox_reply_recv::default();
         args.recv.flags = NEVER.0;
         raw::reply_recv(handle, b"", &[], &mut room, &mut Vec::new(), &mut args).map(drop)

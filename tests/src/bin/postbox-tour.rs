@@ -9,6 +9,7 @@ use std::process::{Command, ExitCode};
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
+use postbox::uring::Driver;
 use postbox::{
     Admin, Capacity, Endpoint, ErrorKind, Grantee, Latch, Link, Mailbox, Mapping, Options, Pipe,
     Pool, Port, Receiver, Rights, Ring, Segment, Semaphore, SendError, Sender, Wait,
@@ -28,7 +29,7 @@ struct Scene {
     show: fn(&mut Notes) -> Result<()>,
 }
 
-const SCENES: [Scene; 20] = [
+const SCENES: [Scene; 21] = [
     Scene {
         title: "producer and consumer",
         promise: "every message once, in order, never more inside than the mailbox holds",
@@ -128,6 +129,11 @@ const SCENES: [Scene; 20] = [
         title: "a ring",
         promise: "records stream through shared memory, and the kernel is called for few of them",
         show: ring,
+    },
+    Scene {
+        title: "through io_uring",
+        promise: "a hundred receives wait at once in one thread; what is cancelled loses nothing",
+        show: through_io_uring,
     },
 ];
 
@@ -1117,6 +1123,76 @@ fn ring(notes: &mut Notes) -> Result<()> {
         yes_or_no(calls < COUNT / 20),
     );
     notes.summary = format!("{received} records, {calls} calls of the kernel; the end was told");
+    Ok(())
+}
+
+fn through_io_uring(notes: &mut Notes) -> Result<()> {
+    const COUNT: usize = 100;
+    let driver = Driver::new()?;
+    let (mut senders, mut receivers) = (Vec::new(), Vec::new());
+    for _ in 0..COUNT {
+        let (sender, receiver) = Mailbox::options().anonymous()?.split()?;
+        senders.push(sender);
+        receivers.push(driver.attach(receiver));
+    }
+    let mut receives: Vec<_> = receivers.iter().map(|receiver| receiver.recv()).collect();
+    driver.submit()?;
+    let mut waiting = 0;
+    for sender in &senders {
+        waiting += sender.info()?.waiting_receivers;
+    }
+    notes.expect("receives that wait in their mailboxes", 100, waiting);
+    let threads = std::fs::read_dir("/proc/self/task")?.count();
+    notes.expect("threads of this process", 1, threads);
+
+    let last = receives.pop().ok_or("there are a hundred")?;
+    last.cancel();
+    notes.expect(
+        "the last one is cancelled",
+        Err(ErrorKind::Cancelled),
+        last.wait().map(drop).map_err(|error| error.kind),
+    );
+    let sending = spawn(|| {
+        // To the last first, for whom nobody waits any more.
+        for (number, sender) in senders.iter().enumerate().rev() {
+            sender.send([number as u8]).expect("send");
+        }
+    });
+    let mut own = 0;
+    for (number, receive) in receives.into_iter().enumerate() {
+        own += usize::from(receive.wait()?.payload == [number as u8]);
+    }
+    notes.expect("the others have their own message", COUNT - 1, own);
+    notes.expect("their sender", "came through", well(sending.wait()));
+    let kept = receivers[COUNT - 1].recv().wait()?.payload;
+    notes.expect(
+        "what came for the cancelled one is there",
+        vec![COUNT as u8 - 1],
+        kept,
+    );
+
+    // A stream of messages by one command.
+    let (sender, receiver) = (senders.remove(0), receivers.remove(0));
+    let buffers = driver.buffers(16, 64)?;
+    let mut messages = receiver.messages(&buffers);
+    let streaming = spawn(|| {
+        for number in 0..1000_u32 {
+            sender.send(number.to_le_bytes()).expect("send");
+        }
+    });
+    drop(sender);
+    let (mut received, mut ordered, mut named) = (0_u32, 0, 0);
+    while received < 1000 {
+        let message = messages.wait_next().ok_or("too few")??;
+        ordered += u32::from(*message == received.to_le_bytes());
+        named += u32::from(message.sender.pid == streaming.pid());
+        received += 1;
+    }
+    notes.expect("a thousand more in order, by one command", 1000, ordered);
+    notes.expect("with who sent them", 1000, named);
+    notes.expect("their sender", "came through", well(streaming.wait()));
+    notes.summary =
+        format!("{COUNT} receives at once in a thread; {received} messages by one command");
     Ok(())
 }
 

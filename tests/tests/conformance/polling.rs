@@ -470,6 +470,38 @@ fn epoll_exclusive_tells_everybody_of_the_end() {
 }
 
 #[test]
+fn epoll_exclusive_wakes_who_waits_for_that() {
+    isolated(|| {
+        // Through one handle, and so on the same wait queues, in this order.
+        let mailbox = Handle::anonymous(1);
+        let wait = |flags, seen| {
+            let watch = epoll_of(&mailbox, flags | epoll::EventFlags::EXCLUSIVE);
+            let ms = WATCHDOG.as_millis() as i64;
+            let child = spawn(|| assert_eq!(events(&watch, ms), Some(seen)));
+            child.wait_asleep();
+            child
+        };
+        let [reads, writes] = [(epoll::EventFlags::IN, IN), (epoll::EventFlags::OUT, OUT)];
+        for order in [[reads, writes], [writes, reads]] {
+            // As long as it is taken and not acknowledged there is nothing to read, and no room.
+            mailbox.put("x");
+            let token = mailbox.take(NEVER).expect("sent").token;
+            let mut children = order.map(|(flags, seen)| wait(flags, seen));
+            if order[0].1 == OUT {
+                children.reverse();
+            }
+            let [reads, writes] = children;
+            mailbox.ack(token).expect("ours");
+            writes.ok();
+            assert!(reads.running());
+            mailbox.put("y");
+            reads.ok();
+            assert_eq!(mailbox.get(), "y");
+        }
+    });
+}
+
+#[test]
 fn a_poller_that_goes_away_leaves_nothing() {
     isolated(|| {
         let mailbox = Handle::anonymous(4);

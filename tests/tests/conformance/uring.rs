@@ -584,7 +584,7 @@ fn uring_multishot_receive_at_a_rendezvous() {
         assert_eq!(next(&mut ring, &mut buffers).1, b"one");
         assert_eq!(next(&mut ring, &mut buffers).1, b"two");
         sender.ok();
-        // That there is no buffer is found when the sender has been told: the message is as one that comes back.
+        // Without a buffer the sender goes on waiting, for somebody else.
         let sender = spawn(|| {
             for text in ["three", "four", "five"] {
                 mailbox.send(text, FOREVER).expect("somebody receives");
@@ -593,8 +593,10 @@ fn uring_multishot_receive_at_a_rendezvous() {
         let used = [ring.wait(), ring.wait()];
         assert!(used.iter().all(Cqe::more));
         assert_eq!(last(&mut ring), errno(Errno::NOBUFS));
-        sender.ok();
+        mailbox.wait_senders(1);
+        assert!(sender.running());
         assert_eq!(mailbox.get(), "five");
+        sender.ok();
         let info = mailbox.info();
         assert_eq!((info.sent, info.received, info.unacknowledged), (5, 5, 0));
     });
@@ -1473,7 +1475,7 @@ fn uring_polls_a_handle() {
         ring.park();
         tx.put("x");
         assert_eq!(ring.wait().res, i32::from(libc::POLLIN));
-        ring.push(&poll(&tx, libc::POLLERR));
+        ring.push(&poll(&tx, libc::POLLOUT | libc::POLLERR));
         ring.park();
         drop(rx);
         let cqe = ring.wait();
@@ -1482,7 +1484,7 @@ fn uring_polls_a_handle() {
     });
 }
 
-/// The core believes what a wake-up says of the events, and does not ask again.
+/// The core believes what a wake-up says of the events, and does not look again.
 #[test]
 fn uring_polls_say_what_is_true_and_not_what_might_be() {
     isolated(|| {
