@@ -1461,7 +1461,8 @@ fn explore() {
         "EINTR",
         "polled",
     ];
-    for what in tried.into_iter().filter(|_| cases >= 50) {
+    // In few of them it may be that there was none.
+    for what in tried.into_iter().filter(|_| cases >= 200) {
         assert!(
             tally.contains_key(what),
             "in {cases} sequences there was never: {what}"
