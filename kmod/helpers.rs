@@ -130,11 +130,7 @@ pub(crate) mod c {
             head: *mut bindings::wait_queue_head,
             table: *mut bindings::poll_table_struct,
         );
-        pub(crate) fn postbox_poll_wake(
-            head: *mut bindings::wait_queue_head,
-            mask: u32,
-            all: bool,
-        );
+        pub(crate) fn postbox_poll_wake(head: *mut bindings::wait_queue_head, mask: u32, all: bool);
         pub(crate) fn postbox_task_get(
             task: *mut bindings::task_struct,
         ) -> *mut bindings::task_struct;

@@ -152,7 +152,11 @@ impl Pool {
     ) -> u32 {
         // SAFETY: By the contract.
         unsafe { self.pollers.add(file, table, sends, false) };
-        if sends { self.events() } else { 0 }
+        if sends {
+            self.events()
+        } else {
+            0
+        }
     }
 
     fn events(&self) -> u32 {

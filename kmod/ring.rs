@@ -328,7 +328,9 @@ impl Ring {
         self.settle(inner, RingSide::Consumer);
         self.settle(self.inner.lock(), RingSide::Producer);
         self.pollers
-            .wake(bindings::POLLHUP | bindings::POLLERR, || self.events(true, true));
+            .wake(bindings::POLLHUP | bindings::POLLERR, || {
+                self.events(true, true)
+            });
     }
 
     /// Wakes all of a side, if it has no reason to wait.
