@@ -71,6 +71,9 @@ impl core::ops::DerefMut for Inner {
     }
 }
 
+/// How long a send that does not wait gives a receiver that it met to copy the bytes, in nanoseconds.
+const PATIENCE: i64 = 1_000_000_000;
+
 pub(crate) const IN: u32 = bindings::POLLIN | bindings::POLLRDNORM;
 pub(crate) const OUT: u32 = bindings::POLLOUT | bindings::POLLWRNORM;
 
@@ -452,7 +455,20 @@ impl Mailbox {
     /// Waits until a message, or a reservation, is in.
     fn wait_sent(&self, waiter: Pin<&Waiter>, place: NonNull<Message>, wait: &Wait<'_>) -> Result {
         wait.parked()?;
-        let slept = waiter.sleep(wait);
+        let slept = match wait {
+            // For the receiver that it met. That one may be parked in a ring that nobody enters, even
+            // because its task waits here, too, for a receive in a ring of this one.
+            Wait::Never => {
+                let patience = Wait::Until {
+                    at: helpers::now().saturating_add(PATIENCE),
+                    realtime: false,
+                    relative: false,
+                };
+                let slept = waiter.sleep(&patience);
+                slept.map_err(|error| if error == ETIMEDOUT { EAGAIN } else { error })
+            }
+            wait => waiter.sleep(wait),
+        };
         let mut outcome = waiter.outcome();
         if let (None, Err(error)) = (&outcome, slept) {
             // SAFETY: It was sent with this waiter.

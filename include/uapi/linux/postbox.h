@@ -544,8 +544,8 @@ struct postbox_fd {
  *
  * Who waits for room gets it in the order of arrival. A non-blocking send to a
  * rendezvous mailbox succeeds when a receiver waits in a blocking receive; it
- * takes as long as that receiver needs to copy the message, and no longer
- * than a page fault of the receiver's buffer would.
+ * takes as long as that receiver needs to copy the message, and a second at
+ * most (EAGAIN; the receiver waits on).
  */
 struct postbox_send {
 	__u32 size;

@@ -567,6 +567,33 @@ fn uring_multishot_receive_ends_for_each_reason_and_keeps_the_message() {
 }
 
 #[test]
+fn uring_a_send_that_does_not_wait_gives_up_on_a_ring_that_nobody_enters() {
+    isolated(|| {
+        let mailbox = Handle::anonymous(0);
+        let enter = Gate::new();
+        let owner = spawn(|| {
+            let mut ring =
+                Ring::new(8, uring::SINGLE_ISSUER | uring::DEFER_TASKRUN).expect("a ring");
+            let receive = Receive::new(0, FOREVER);
+            ring.push(&receive.sqe(&mailbox, 1));
+            ring.park();
+            enter.pass();
+            assert_eq!(ring.wait(), done(1, 5));
+        });
+        mailbox.wait_receivers(1);
+        // It cannot be told whether the receiver will have the bytes, and the message is taken back.
+        assert_eq!(mailbox.send("lost?", NEVER), Err(Errno::AGAIN));
+        assert_eq!(mailbox.info().sent, 0);
+        enter.open(1);
+        mailbox.wait_receivers(1);
+        mailbox.send("found", NEVER).expect("it is entered now");
+        owner.ok();
+        let info = mailbox.info();
+        assert_eq!((info.sent, info.received), (1, 1));
+    });
+}
+
+#[test]
 fn uring_multishot_receive_at_a_rendezvous() {
     isolated(|| {
         let mailbox = Handle::anonymous(0);
