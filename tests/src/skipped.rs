@@ -24,6 +24,12 @@ pub const SKIPPED: &[Skip] = &[
         tests: &["delivery::g01_a_stopped_receiver_keeps_nothing_from_the_others"],
     },
     Skip {
+        uring: true,
+        poll: false,
+        because: "a command keeps nobody waiting, and is not given up after a second",
+        tests: &["uring::uring_a_send_that_does_not_wait_gives_up_on_a_ring_that_nobody_enters"],
+    },
+    Skip {
         uring: false,
         poll: true,
         because: "who polls has no place in the line, and all of them are woken",
