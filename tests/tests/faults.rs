@@ -17,13 +17,13 @@ use postbox_tests::*;
 struct Injector(File);
 
 impl Injector {
-    /// `None`: this kernel has none.
+    /// `None`, and says so: this kernel has none.
     fn new() -> Option<Self> {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open("/proc/thread-self/fail-nth")
-            .ok()?;
+        let switch = "/proc/thread-self/fail-nth";
+        let Ok(file) = File::options().read(true).write(true).open(switch) else {
+            tell("this kernel has no fault injection (the debug kernel has)");
+            return None;
+        };
         let set = |name: &str, value: &str| {
             let path = format!("/sys/kernel/debug/{name}");
             fs::write(&path, value).unwrap_or_else(|e| panic!("{path}: {e}"));
@@ -96,9 +96,6 @@ fn sweep<T>(
     call: impl Fn(&Handle, &T) -> Result<()>,
 ) {
     let Some(injector) = Injector::new() else {
-        tell(&format!(
-            "{name}: this kernel has no fault injection (the debug kernel has)"
-        ));
         return;
     };
     // What is done once and for all is done.
@@ -288,7 +285,6 @@ fn g11_faults_in_receive() {
 fn g11_faults_in_a_rendezvous() {
     isolated(|| {
         let Some(injector) = Injector::new() else {
-            tell("this kernel has no fault injection (the debug kernel has)");
             return;
         };
         // What is done once and for all is done.
@@ -658,9 +654,6 @@ fn no_block_is_lost<T>(
     call: impl Fn(&Handle, &T) -> Result<()>,
 ) {
     let Some(injector) = Injector::new() else {
-        tell(&format!(
-            "{name}: this kernel has no fault injection (the debug kernel has)"
-        ));
         return;
     };
     let mut failed = 0;
@@ -851,7 +844,6 @@ fn g11_faults_in_replies() {
 fn g11_faults_in_reply_and_receive() {
     isolated(|| {
         let Some(injector) = Injector::new() else {
-            tell("this kernel has no fault injection (the debug kernel has)");
             return;
         };
         let mut failed = [0, 0];
@@ -898,7 +890,6 @@ fn g11_faults_in_reply_and_receive() {
 fn g11_faults_in_a_call() {
     isolated(|| {
         let Some(injector) = Injector::new() else {
-            tell("this kernel has no fault injection (the debug kernel has)");
             return;
         };
         let (tx, rx) = mailbox().split();
@@ -1110,7 +1101,6 @@ fn g11_faults_in_commands() {
 fn g11_faults_in_a_multishot_receive() {
     isolated(|| {
         let Some(injector) = Injector::new() else {
-            tell("this kernel has no fault injection (the debug kernel has)");
             return;
         };
         let mut failed = 0;
