@@ -10,12 +10,13 @@ F ?=
 VM := tests/vm
 VM_RELEASE := target/vm/x86_64-unknown-linux-gnu/release
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-debug shell kmod bench bench-count bench-native check build install clean
+.PHONY: help setup run test test-debug attack shell kmod bench bench-count bench-native check build install clean
 
 help:
 	@echo 'make run          boot a VM, load the module, and show every kind of object (first time up to 15 min, then a minute)'
 	@echo 'make test         host tests, then the VM suites (T=program, F=test choose; first time up to 15 min, then some minutes)'
 	@echo 'make test-debug   the VM suites in a kernel with KASAN, lockdep, kmemleak (first time builds it: about 12 min more)'
+	@echo 'make attack       the attack suite alone (KERNEL=debug: in the debug kernel)'
 	@echo 'make shell        a VM with a prompt, the module loaded and the command on the path'
 	@echo 'make kmod         build the module: target/kmod/<release>/postbox.ko (KDIR=/lib/modules/$$(uname -r)/build for this machine;'
 	@echo '                  CLIPPY=1 runs clippy over it)'
@@ -59,6 +60,9 @@ test:
 
 test-debug:
 	@$(VM)/suite --kernel debug $(if $(T),--test '$(T)') $(if $(F),--filter '$(F)')
+
+attack:
+	@$(VM)/suite --kernel $(KERNEL) --test attack $(if $(F),--filter '$(F)')
 
 check:
 	@$(VM)/check $(KERNEL)

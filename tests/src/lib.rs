@@ -5,6 +5,7 @@
 //! time only tells a hang from slowness.
 
 mod arena;
+mod attacker;
 mod child;
 mod door;
 mod fds;
@@ -24,6 +25,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub use arena::{Arena, bytes};
+pub use attacker::{Attacker, as_each_attacker};
 pub use child::{ALICE, BOB, Child, Exit, Spawn, User, isolated, spawn, spawn_as};
 pub use door::{Door, Kind, door, passed, run_wild};
 pub use fds::{receive_fd, send_fd};

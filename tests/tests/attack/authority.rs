@@ -1,0 +1,1 @@
+//! Authority: nobody speaks, pays or receives with the rights of another user.

@@ -1,0 +1,1 @@
+//! Memory rights: a reader never writes, shrinks, executes or loses a page.

@@ -1,0 +1,1 @@
+//! Ownership: a failed operation leaves nothing behind, whoever holds the message.

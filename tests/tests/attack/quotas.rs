@@ -1,0 +1,1 @@
+//! Quotas: everything kept is charged, and no identity steps around its share.
