@@ -15,11 +15,7 @@ pub enum Attacker {
 
 impl Attacker {
     /// Every identity.
-    pub const ALL: [Attacker; 3] = [
-        Attacker::User,
-        Attacker::NamespaceRoot,
-        Attacker::Container,
-    ];
+    pub const ALL: [Attacker; 3] = [Attacker::User, Attacker::NamespaceRoot, Attacker::Container];
 
     /// Forks a child that runs the closure under this identity.
     pub fn run(self, f: impl FnOnce()) -> Child {
