@@ -124,6 +124,9 @@ pub enum ErrorKind {
         /// The number of that pool: [`Info::id`](crate::Info::id).
         pool: u64,
     },
+    /// Buffers, a message to acknowledge, or a request to answer were given to another handle or driver of
+    /// io_uring than the one they belong to. Nothing was sent, settled or received.
+    OtherOwner,
     /// The pipe holds more, or is being used; the ring has its consumer or producers: `EBUSY`.
     Busy,
     /// A message carries 64 files at most.
@@ -535,6 +538,10 @@ impl Error {
                 )
                 .into();
             }
+            (ErrorKind::OtherOwner, _) => {
+                "what was given to it belongs to another handle or driver; use it with the one that it \
+                 came from"
+            }
             (ErrorKind::Busy, Action::Attach) => {
                 "it has its consumer, or as many producers as it can have; RingOptions::many makes \
                  one for many, and each needs a handle of its own (try_clone)"
@@ -712,6 +719,7 @@ impl From<Error> for std::io::Error {
             | ErrorKind::Misaligned { .. }
             | ErrorKind::HasBuffers
             | ErrorKind::OtherPool { .. }
+            | ErrorKind::OtherOwner
             | ErrorKind::Overflow => Io::InvalidInput,
             ErrorKind::Quota => Io::QuotaExceeded,
             ErrorKind::Denied => Io::PermissionDenied,

@@ -4,6 +4,7 @@ mod cancelling;
 mod futures;
 mod operations;
 mod order;
+mod owners;
 mod plain;
 mod processes;
 mod refusal;

@@ -127,6 +127,12 @@ struct State {
 }
 
 impl Group {
+    /// Whether it is registered with the ring of that driver.
+    pub(super) fn is_of(&self, shared: &Arc<Shared>) -> bool {
+        // The reference keeps the allocation, so that no other driver can have its address.
+        std::ptr::eq(self.shared.as_ptr(), Arc::as_ptr(shared))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -357,7 +363,8 @@ pub(super) struct Filled {
 }
 
 impl Filled {
-    /// The kernel has filled a buffer; `None`: it does not have it.
+    /// The kernel has filled a buffer of this group, which is one of the ring that says so; `None`: it
+    /// does not have it.
     pub(super) fn new(group: &Arc<Group>, buffer: u16, len: u32) -> Option<Self> {
         group.took(buffer).then(|| Filled {
             group: group.clone(),
@@ -367,8 +374,9 @@ impl Filled {
     }
 
     fn bytes(&self) -> &[u8] {
-        // SAFETY: The buffer is ours until it is supplied again, initialised from the beginning, and has
-        // so many bytes.
+        // SAFETY: The kernel has given the buffer back (the group is one of the ring that said so, as
+        // `Multishot::new` checks), and gets it again when this is dropped. All of the group's memory was
+        // zeroed when it was mapped, and each buffer has so many bytes.
         unsafe { std::slice::from_raw_parts(self.group.place(self.buffer), self.len) }
     }
 
@@ -415,6 +423,7 @@ pub(super) struct Fixed {
     data: Memory,
     size: usize,
     free: Mutex<Vec<u16>>,
+    shared: Weak<Shared>,
 }
 
 impl Fixed {
@@ -459,6 +468,7 @@ impl FixedBuffers {
                 data,
                 size,
                 free: Mutex::new((0..count).rev().collect()),
+                shared: Arc::downgrade(shared),
             }),
         })
     }
@@ -499,6 +509,12 @@ pub struct FixedBuffer {
 }
 
 impl FixedBuffer {
+    /// Whether it is registered with the ring of that driver.
+    pub(super) fn is_of(&self, shared: &Arc<Shared>) -> bool {
+        // The reference keeps the allocation, so that no other driver can have its address.
+        std::ptr::eq(self.fixed.shared.as_ptr(), Arc::as_ptr(shared))
+    }
+
     pub(super) fn index(&self) -> u16 {
         self.index
     }

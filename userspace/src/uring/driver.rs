@@ -428,7 +428,8 @@ pub type Sending<T> = Op<Result<(), SendError<T>>>;
 ///
 /// Each method begins an operation and returns it; it is submitted with others later: see [`Op`].
 /// What can fail is what can fail in the call of the same name of [`Handle`], and
-/// [`Cancelled`](ErrorKind::Cancelled).
+/// [`Cancelled`](ErrorKind::Cancelled); and [`OtherOwner`](ErrorKind::OtherOwner) for what belongs to another
+/// driver (buffers) or handle (what is to be acknowledged or answered; a clone of this is no other).
 pub struct Attached<A> {
     shared: Arc<Shared>,
     target: Arc<Target<A>>,
@@ -536,7 +537,7 @@ impl<A: CanSend> Attached<A> {
         priority: u32,
         wait: Wait,
     ) -> Op<BufResult<FixedBuffer>> {
-        let place = Registered::<false>::new(buffer, len);
+        let place = Registered::<false>::new(&self.shared, buffer, len);
         let send = Direct::new(sys::POSTBOX_SEND, place, priority, wait.flags());
         self.shared.start(self.on(), send)
     }
@@ -615,7 +616,7 @@ impl<A: CanReceive> Attached<A> {
     /// As [`recv_into`](Self::recv_into).
     pub fn recv_fixed(&self, buffer: FixedBuffer, wait: Wait) -> Op<BufResult<FixedBuffer>> {
         let len = buffer.len();
-        let place = Registered::<true>::new(buffer, len);
+        let place = Registered::<true>::new(&self.shared, buffer, len);
         let recv = Direct::new(sys::POSTBOX_RECV, place, 0, wait.flags());
         self.shared.start(self.on(), recv)
     }
@@ -636,7 +637,8 @@ impl<A: CanReceive> Attached<A> {
         self.receive::<Acknowledged>(wait)
     }
 
-    /// The message is done with. [`Delivery::ack`] is a call that does the same.
+    /// The message is done with, which is one of this handle. [`Delivery::ack`] is a call that does the
+    /// same. Where it fails, the message goes back to the head.
     ///
     /// # Cancel safety
     /// When it is dropped, the message was acknowledged, or goes back to the head.
@@ -758,7 +760,7 @@ impl Attached<PipeReading> {
     /// As [`read`](Self::read).
     pub fn read_fixed(&self, buffer: FixedBuffer, wait: Wait) -> Op<BufResult<FixedBuffer>> {
         let len = buffer.len();
-        let place = Registered::<true>::new(buffer, len);
+        let place = Registered::<true>::new(&self.shared, buffer, len);
         let read = Direct::new(sys::POSTBOX_READ, place, 0, wait.flags());
         self.shared.start(self.on(), read)
     }
@@ -783,7 +785,7 @@ impl Attached<PipeWriting> {
         len: usize,
         wait: Wait,
     ) -> Op<BufResult<FixedBuffer>> {
-        let place = Registered::<false>::new(buffer, len);
+        let place = Registered::<false>::new(&self.shared, buffer, len);
         let write = Direct::new(sys::POSTBOX_WRITE, place, 0, wait.flags());
         self.shared.start(self.on(), write)
     }

@@ -171,12 +171,19 @@ impl From<SetupError> for io::Error {
     }
 }
 
+/// The error number of a value that belongs to another handle or driver. The kernel answers none of
+/// these commands with it.
+pub(super) const OTHER_OWNER: Errno = Errno::XDEV;
+
 /// Why an operation failed; `cancelled`: it was to be.
 pub(super) fn failed(on: &Inner, action: Action, errno: Errno, cancelled: bool) -> Error {
     if errno == Errno::CANCELED && (cancelled || action != Action::Call) {
         let mut error = on.error_of_kind(action, ErrorKind::Cancelled);
         error.errno = Some(errno);
         return error;
+    }
+    if errno == OTHER_OWNER {
+        return on.error_of_kind(action, ErrorKind::OtherOwner);
     }
     on.error(action, errno)
 }

@@ -2,7 +2,7 @@
 
 use super::buffers::FixedBuffer;
 use super::core::Shared;
-use super::error::failed;
+use super::error::{OTHER_OWNER, failed};
 use super::sqe::{Command, File};
 use super::task::{Args, Done, Hold, Idle, Next, Operation, Room, Stash, Taken};
 use crate::error::{Action, Error, ErrorKind, Result, SendError};
@@ -403,8 +403,9 @@ pub(super) trait Place: Send + 'static {
     unsafe fn filled(&mut self, len: usize);
     /// Puts bytes into it, of which there is room for so many.
     fn put(&mut self, from: &[u8]);
-    fn registered(&self) -> Option<u16> {
-        None
+    /// The number of the registered buffer that it is in, if it is in one.
+    fn registered(&self) -> Result<Option<u16>, Errno> {
+        Ok(None)
     }
     fn into_owned(self) -> Self::Owned;
     fn bytes(owned: Self::Owned, len: usize) -> Vec<u8>;
@@ -484,12 +485,15 @@ impl Place for Full {
 pub(super) struct Registered<const TAKES: bool> {
     buffer: FixedBuffer,
     len: usize,
+    /// It is registered with the ring that the command goes to.
+    own: bool,
 }
 
 impl<const TAKES: bool> Registered<TAKES> {
-    pub(super) fn new(buffer: FixedBuffer, len: usize) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, buffer: FixedBuffer, len: usize) -> Self {
         let len = len.min(buffer.len());
-        Registered { buffer, len }
+        let own = buffer.is_of(shared);
+        Registered { buffer, len, own }
     }
 }
 
@@ -511,8 +515,11 @@ impl<const IN: bool> Place for Registered<IN> {
         self.buffer[..from.len()].copy_from_slice(from);
     }
 
-    fn registered(&self) -> Option<u16> {
-        Some(self.buffer.index())
+    fn registered(&self) -> Result<Option<u16>, Errno> {
+        match self.own {
+            true => Ok(Some(self.buffer.index())),
+            false => Err(OTHER_OWNER),
+        }
     }
 
     fn into_owned(self) -> FixedBuffer {
@@ -559,6 +566,7 @@ impl<P: Place> Operation for Direct<P> {
 
     fn command(&mut self, _on: &Inner, idle: &Idle) -> Result<Command, Errno> {
         let place = self.place.as_mut().ok_or(Errno::INVAL)?;
+        let registered = place.registered()?;
         if let Some(probe) = &mut self.probe {
             *probe.get_mut(idle) = sys::postbox_recv {
                 size: size::<sys::postbox_recv>(),
@@ -577,7 +585,7 @@ impl<P: Place> Operation for Direct<P> {
         let len = u32::try_from(place.len()).map_err(|_| too_long)?;
         let mut command = Command::direct(self.request, place.as_mut_ptr(), len, self.how);
         command.uring.priority = u16::try_from(self.priority).map_err(|_| Errno::INVAL)?;
-        command.buffer = place.registered();
+        command.buffer = registered;
         Ok(command)
     }
 
@@ -626,7 +634,9 @@ impl<P: Place> Operation for Direct<P> {
                 }
                 error
             }
-            (Errno::CANCELED, _) => failed(on, self.action, Errno::CANCELED, done.cancelled),
+            (errno @ (Errno::CANCELED | OTHER_OWNER), _) => {
+                failed(on, self.action, errno, done.cancelled)
+            }
             (errno, _) if self.action == Action::Send => {
                 on.send_error(Action::Send, errno, place.len())
             }
@@ -644,8 +654,12 @@ impl<P: Place> Operation for Direct<P> {
             }
             _ => false,
         };
+        let own = self
+            .place
+            .as_ref()
+            .is_some_and(|place| place.registered().is_ok());
         // The memory may be the kernel's.
-        if !fits || idle.is_none() {
+        if !fits || !own || idle.is_none() {
             return Err(taken);
         }
         let Some(mut place) = self.place.take() else {
@@ -1003,11 +1017,9 @@ impl Reply {
 impl Operation for Reply {
     type Output = Result<(), ReplyError>;
 
-    fn command(&mut self, _on: &Inner, idle: &Idle) -> Result<Command, Errno> {
-        let token = self
-            .request
-            .as_ref()
-            .map_or(0, |request| request.debt.token);
+    fn command(&mut self, on: &Inner, idle: &Idle) -> Result<Command, Errno> {
+        let debt = self.request.as_ref().map(|request| &request.debt);
+        let token = debt.map_or(Ok(0), |debt| debt.token_for(on))?;
         if token == 0 {
             return Err(Errno::NOENT);
         }
@@ -1034,7 +1046,7 @@ impl Operation for Reply {
         }
         let payload = std::mem::take(&mut self.payload);
         let error = match errno {
-            Errno::CANCELED => failed(on, Action::Reply, errno, done.cancelled),
+            Errno::CANCELED | OTHER_OWNER => failed(on, Action::Reply, errno, done.cancelled),
             errno => on.send_error(Action::Reply, errno, payload.len()),
         };
         Next::Done(Err(ReplyError {
@@ -1078,10 +1090,12 @@ impl ReplyRecv {
         }
     }
 
+    fn debt(&self) -> Option<&Debt> {
+        self.request.as_ref().map(|request| &request.debt)
+    }
+
     fn token(&self) -> u64 {
-        self.request
-            .as_ref()
-            .map_or(0, |request| request.debt.token)
+        self.debt().map_or(0, |debt| debt.token)
     }
 
     /// What was sent is not sent again.
@@ -1098,7 +1112,7 @@ impl Operation for ReplyRecv {
 
     fn command(&mut self, on: &Inner, idle: &Idle) -> Result<Command, Errno> {
         self.settle(idle);
-        let token = self.token();
+        let token = self.debt().map_or(Ok(0), |debt| debt.token_for(on))?;
         // With nothing to answer there are no bytes either.
         let payload = if token == 0 { &[] } else { &self.payload[..] };
         let args = self.args.get_mut(idle);
@@ -1128,7 +1142,9 @@ impl Operation for ReplyRecv {
                 Refusal::Failed(errno) => not_received(on, done, errno, &recv),
             },
             Err(Errno::INTR) => return Next::Again,
-            Err(Errno::CANCELED) => failed(on, Action::Reply, Errno::CANCELED, done.cancelled),
+            Err(errno @ (Errno::CANCELED | OTHER_OWNER)) => {
+                failed(on, Action::Reply, errno, done.cancelled)
+            }
             Err(errno) => {
                 if let Some(request) = self.request.as_mut().filter(|_| errno == Errno::STALE) {
                     request.debt.token = 0;
@@ -1152,7 +1168,12 @@ impl Operation for ReplyRecv {
         let Taken::Message(message, token) = taken else {
             return Err(taken);
         };
-        let owed = self.token();
+        let owed = self
+            .debt()
+            .map_or(Ok(0), |debt| debt.token_for(self.on.inner()));
+        let Ok(owed) = owed else {
+            return Err(Taken::Message(message, token));
+        };
         let args = sys::postbox_reply {
             token: owed,
             ..Default::default()
@@ -1592,7 +1613,11 @@ impl Settle {
 impl Operation for Settle {
     type Output = Result<Message>;
 
-    fn command(&mut self, _on: &Inner, _idle: &Idle) -> Result<Command, Errno> {
+    fn command(&mut self, on: &Inner, _idle: &Idle) -> Result<Command, Errno> {
+        let own = |delivery: &Delivery| std::ptr::eq(delivery.on.inner(), on);
+        if !self.delivery.as_ref().is_none_or(own) {
+            return Err(OTHER_OWNER);
+        }
         if self.delivery.as_ref().is_none_or(Delivery::is_done) {
             // There is nothing for the kernel to do.
             return Err(Errno::NOENT);
@@ -1607,7 +1632,7 @@ impl Operation for Settle {
         let Some(mut delivery) = self.delivery.take() else {
             return Next::Again;
         };
-        if delivery.is_done() {
+        if delivery.is_done() && done.result != Err(OTHER_OWNER) {
             return Next::Done(delivery.ack());
         }
         match done.result {
@@ -1739,6 +1764,14 @@ struct Debt {
     on: Arc<dyn Hold>,
     /// 0: there is nothing to answer (any more).
     token: u64,
+}
+
+impl Debt {
+    /// The token, for a command to that handle: tokens of another one mean other requests there.
+    fn token_for(&self, on: &Inner) -> Result<u64, Errno> {
+        let own = self.token == 0 || std::ptr::eq(self.on.inner(), on);
+        own.then_some(self.token).ok_or(OTHER_OWNER)
+    }
 }
 
 impl Request {

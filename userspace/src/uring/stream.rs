@@ -2,7 +2,7 @@
 
 use super::buffers::{Buffers, Filled, Group};
 use super::core::{Op, Shared, Shot, Shots};
-use super::error::failed;
+use super::error::{OTHER_OWNER, failed};
 use super::ops::{Acknowledged, Asked, Delivery, How, Plain, Recv, Request, Want, accepted, least};
 use super::sqe::Command;
 use super::task::{Done, Hold, Idle, Next, Operation, Taken};
@@ -42,6 +42,27 @@ pub(super) struct Multishot {
 pub(super) struct Ended(Done);
 
 impl Multishot {
+    /// A command that goes to `shared`, with buffers of a group; `None`: the group is of another driver. Its
+    /// kernel would fill buffers of the same numbers, but not those.
+    fn new(
+        shared: &Arc<Shared>,
+        on: Arc<dyn Hold>,
+        group: &Arc<Group>,
+        (request, flags): (u32, u32),
+        how: How,
+    ) -> Option<Self> {
+        group.is_of(shared).then(|| Multishot {
+            request,
+            flags,
+            how,
+            group: group.clone(),
+            events: VecDeque::new(),
+            adopted: VecDeque::new(),
+            last: None,
+            on,
+        })
+    }
+
     /// Bytes in a buffer, and that it goes on.
     pub(super) fn more(&mut self, result: Result<u32, Errno>, flags: u32) {
         if let (Ok(len), Some(buffer)) = (result, cqueue::buffer_select(flags)) {
@@ -223,18 +244,13 @@ impl<W: Want> Stream<W> {
         }
     }
 
-    fn arm(&mut self) {
-        let multishot = Multishot {
-            request: self.request,
-            flags: W::FLAGS,
-            how: self.how(),
-            group: self.buffers.group.clone(),
-            events: VecDeque::new(),
-            adopted: VecDeque::new(),
-            last: None,
-            on: self.on.clone(),
-        };
+    /// Begins the command; `None`: the buffers are of another driver.
+    fn arm(&mut self) -> Option<()> {
+        let (on, group) = (self.on.clone(), &self.buffers.group);
+        let command = (self.request, W::FLAGS);
+        let multishot = Multishot::new(&self.shared, on, group, command, self.how())?;
         self.state = State::Armed(Shots::new(&self.shared, self.on.clone(), multishot));
+        Some(())
     }
 
     /// The next step; who has no waker looks again after [`park`](Self::park).
@@ -253,7 +269,16 @@ impl<W: Want> Stream<W> {
         loop {
             match &mut self.state {
                 State::Ended => return Step::End,
-                State::Idle => self.arm(),
+                State::Idle => {
+                    if self.arm().is_none() {
+                        return self.fails(failed(
+                            self.on.inner(),
+                            self.action,
+                            OTHER_OWNER,
+                            false,
+                        ));
+                    }
+                }
                 State::Armed(shots) => match shots.poll(waker, Multishot::next) {
                     Shot::Event(event) => return Step::Item(Item::Event(event)),
                     Shot::None => return Step::Pending,
@@ -434,7 +459,8 @@ streams! {
     /// [`NoBuffers`](ErrorKind::NoBuffers), while all buffers of the group have [`Record`]s that are not
     /// dropped; [`Timeout`](ErrorKind::Timeout) where a time was set;
     /// [`HasBuffers`](ErrorKind::HasBuffers), while the message at the head has buffers of a pool. After
-    /// these it can go on, and has lost nothing. After others it has ended.
+    /// these it can go on, and has lost nothing. After others it has ended: one of them is
+    /// [`OtherOwner`](ErrorKind::OtherOwner), where the buffers are of another driver.
     ///
     /// What the kernel ends the command for otherwise is not seen: a full completion queue; a message
     /// that is too large for the buffers, or has files, which is received on its own.
@@ -537,7 +563,8 @@ impl Requests {
 /// Connections, as they come, by one command that goes on: [`Attached::links`](super::Attached::links).
 ///
 /// Its errors: [`NoDescriptors`](ErrorKind::NoDescriptors): the connection goes on waiting, and the stream
-/// can go on. [`Timeout`](ErrorKind::Timeout) where a time was set.
+/// can go on. [`Timeout`](ErrorKind::Timeout) where a time was set. After others it has ended: one of
+/// them is [`OtherOwner`](ErrorKind::OtherOwner), where the buffers are of another driver.
 ///
 /// When it is dropped, connections that it had accepted and not given out stay with the handle:
 /// whoever accepts next with the same [`Attached`](super::Attached), or a clone of it, gets them.
