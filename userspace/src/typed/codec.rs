@@ -207,6 +207,10 @@ mod in_place {
 
 /// Whatever serde can serialize, in the format of [postcard](https://docs.rs/postcard): compact, and
 /// the same on all machines. It does not describe itself: both sides must have the same type.
+///
+/// A message is decoded in time and memory that its bytes pay for, whoever sent it: values that are nested
+/// more than 128 levels deep, and more than 4,096 elements that take no bytes (as of a `Vec<()>`), are errors.
+/// A list of many elements is a sequence, and not a chain of boxes.
 #[cfg(feature = "postcard")]
 #[derive(Clone, Copy, Debug)]
 pub enum Postcard {}
@@ -223,11 +227,16 @@ pub enum PostcardError {
         /// How many are left.
         bytes: usize,
     },
+    /// The values are nested more than 128 levels deep.
+    TooDeep,
+    /// More than 4,096 elements take no bytes.
+    TooMany,
 }
 
 #[cfg(feature = "postcard")]
 mod encoded {
     use super::*;
+    use crate::typed::limited::{DEPTH, EMPTY, Limited, Passed};
     use serde::Serialize;
     use serde::de::DeserializeOwned;
 
@@ -237,6 +246,12 @@ mod encoded {
                 PostcardError::Postcard(error) => error.fmt(f),
                 PostcardError::Trailing { bytes } => {
                     write!(f, "{bytes} bytes are left behind the value")
+                }
+                PostcardError::TooDeep => {
+                    write!(f, "its values are nested more than {DEPTH} levels deep")
+                }
+                PostcardError::TooMany => {
+                    write!(f, "more than {EMPTY} of its elements take no bytes")
                 }
             }
         }
@@ -257,9 +272,15 @@ mod encoded {
         type Error = PostcardError;
 
         fn decode(bytes: &[u8]) -> Result<T, PostcardError> {
-            match postcard::take_from_bytes(bytes).map_err(PostcardError::Postcard)? {
-                (value, []) => Ok(value),
-                (_, rest) => Err(PostcardError::Trailing { bytes: rest.len() }),
+            let mut limited = Limited::new(bytes);
+            let value = T::deserialize(&mut limited).map_err(|error| match limited.passed() {
+                Some(Passed::Depth) => PostcardError::TooDeep,
+                Some(Passed::Empty) => PostcardError::TooMany,
+                None => PostcardError::Postcard(error),
+            })?;
+            match limited.rest() {
+                [] => Ok(value),
+                rest => Err(PostcardError::Trailing { bytes: rest.len() }),
             }
         }
     }
@@ -285,6 +306,82 @@ mod encoded {
             // A length that nobody has memory for.
             let huge: Result<Vec<u64>, _> = Postcard::decode(&[0xff, 0xff, 0xff, 0xff, 0x7f]);
             assert!(huge.is_err());
+        }
+
+        #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+        enum Expr {
+            Not(Box<Expr>),
+            Leaf(u8),
+        }
+
+        #[test]
+        fn nesting_beyond_the_limit_is_an_error() {
+            // A whole message of zeros is a chain of as many boxes.
+            let decoded: Result<Expr, _> = Postcard::decode(&[0; 80_000]);
+            assert_eq!(decoded, Err(PostcardError::TooDeep));
+            let mut expr = Expr::Leaf(7);
+            for _ in 1..DEPTH {
+                expr = Expr::Not(Box::new(expr));
+            }
+            let bytes = Postcard::encode(&expr).unwrap().into_owned();
+            assert_eq!(Postcard::decode(&bytes), Ok(expr));
+        }
+
+        #[test]
+        fn elements_without_bytes_are_limited() {
+            // Of the largest length, and of one that would take some seconds.
+            for len in [u64::MAX, 1 << 34, EMPTY as u64 + 1] {
+                let bytes = Postcard::encode(&len).unwrap().into_owned();
+                let decoded: Result<Vec<()>, _> = Postcard::decode(&bytes);
+                assert_eq!(decoded, Err(PostcardError::TooMany), "{len}");
+            }
+            let units = vec![(); EMPTY];
+            let bytes = Postcard::encode(&units).unwrap().into_owned();
+            assert_eq!(Postcard::decode(&bytes), Ok(units));
+        }
+
+        #[test]
+        fn all_that_postcard_encodes_is_decoded() {
+            use std::collections::BTreeMap;
+            #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+            struct Unit;
+            #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+            struct New(i64);
+            #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+            struct Pair(i8, u128);
+            #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+            enum Each {
+                Unit,
+                New(New),
+                Tuple(bool, char),
+                Struct { a: f32, b: f64 },
+            }
+            #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+            struct All {
+                numbers: (i16, i32, i128, u8, u16, u32, u64),
+                map: BTreeMap<String, Vec<Option<Each>>>,
+                unit: Unit,
+                pair: Pair,
+                nothing: (),
+                array: [u32; 3],
+            }
+            let each = vec![
+                Some(Each::Unit),
+                None,
+                Some(Each::New(New(-5))),
+                Some(Each::Tuple(true, '\u{e9}')),
+                Some(Each::Struct { a: 1.5, b: -2.5 }),
+            ];
+            let all = All {
+                numbers: (-300, 70_000, -1, 255, 300, 1 << 31, u64::MAX),
+                map: BTreeMap::from([("a".into(), each), ("b".into(), Vec::new())]),
+                unit: Unit,
+                pair: Pair(-128, u128::MAX),
+                nothing: (),
+                array: [1, 2, 3],
+            };
+            let bytes = Postcard::encode(&all).unwrap().into_owned();
+            assert_eq!(Postcard::decode(&bytes), Ok(all));
         }
 
         #[test]

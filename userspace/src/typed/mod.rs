@@ -46,6 +46,8 @@
 mod asynchronous;
 mod codec;
 mod error;
+#[cfg(feature = "postcard")]
+mod limited;
 
 #[cfg(feature = "futures")]
 pub use asynchronous::TypedSink;
