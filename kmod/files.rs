@@ -11,7 +11,7 @@ use crate::{
     chardev,
     compat::eloop,
     handle::{Handle, Shared},
-    helpers::{self, c},
+    helpers::{self, c, GFP_MAYFAIL},
     mailbox::Mailbox,
     quota::FilesCharge,
     request::Place,
@@ -53,10 +53,10 @@ fn charge(handle: &Handle, count: usize) -> Result<Option<FilesCharge>> {
 fn reached(entries: &[Entry]) -> Result<KVec<usize>> {
     let mut reached = KVec::new();
     for handle in entries.iter().filter_map(|e| chardev::as_handle(&e.file)) {
-        reached.push(address_of_handle(&handle), GFP_KERNEL_ACCOUNT)?;
+        reached.push(address_of_handle(&handle), GFP_MAYFAIL)?;
         if let Ok(bound) = handle.bound() {
             for mailbox in bound.mailboxes() {
-                reached.push(address(mailbox), GFP_KERNEL_ACCOUNT)?;
+                reached.push(address(mailbox), GFP_MAYFAIL)?;
             }
         }
     }
@@ -79,7 +79,7 @@ impl Files {
             return Err(EINVAL);
         }
         let charge = charge(handle, count as usize)?;
-        let mut entries = KVec::with_capacity(count as usize, GFP_KERNEL_ACCOUNT)?;
+        let mut entries = KVec::with_capacity(count as usize, GFP_MAYFAIL)?;
         for i in 0..count {
             let entry = entry_place(array, i)?.read_file()?;
             let (file, mut rights) = (get(entry.fd)?, entry.rights);
@@ -96,7 +96,7 @@ impl Files {
                 None if rights != 0 => return Err(EINVAL),
                 None => file,
             };
-            entries.push(Entry { file, rights }, GFP_KERNEL_ACCOUNT)?;
+            entries.push(Entry { file, rights }, GFP_MAYFAIL)?;
         }
         let edges = match queue {
             Some(queue) => Edges::new(&handle.shared, address(queue), reached(&entries)?)?,
@@ -125,7 +125,7 @@ impl Files {
     /// Gives the current task a descriptor of each, and writes them to an array that has room for
     /// them. They are closed again unless the result is kept.
     pub(crate) fn install(&self, array: u64) -> Result<Installed> {
-        let fds = KVec::with_capacity(self.len(), GFP_KERNEL_ACCOUNT)?;
+        let fds = KVec::with_capacity(self.len(), GFP_MAYFAIL)?;
         let mut installed = Installed(Some(fds));
         for (i, entry) in self.entries.iter().enumerate() {
             let place = entry_place(array, i as u32)?;
@@ -139,7 +139,7 @@ impl Files {
             };
             kernel::error::to_result(fd)?;
             if let Some(fds) = &mut installed.0 {
-                fds.push(fd as u32, GFP_KERNEL_ACCOUNT)?;
+                fds.push(fd as u32, GFP_MAYFAIL)?;
             }
             place.write_file(&uapi::postbox_fd {
                 fd,
@@ -235,17 +235,17 @@ impl Edges {
         if reached.is_empty() {
             return Ok(None);
         }
-        let mut nodes = KVec::with_capacity(reached.len(), GFP_KERNEL_ACCOUNT)?;
+        let mut nodes = KVec::with_capacity(reached.len(), GFP_MAYFAIL)?;
         for mailbox in &reached {
             nodes.push(
-                RBTreeNode::new((queue, *mailbox), 1, GFP_KERNEL_ACCOUNT)?,
-                GFP_KERNEL_ACCOUNT,
+                RBTreeNode::new((queue, *mailbox), 1, GFP_MAYFAIL)?,
+                GFP_MAYFAIL,
             )?;
         }
         let mut edges = shared.graph.edges.lock();
         let mut seen = KVec::new();
         for mailbox in &reached {
-            seen.push(*mailbox, GFP_KERNEL_ACCOUNT)?;
+            seen.push(*mailbox, GFP_MAYFAIL)?;
         }
         let mut next = 0;
         while let Some(mailbox) = seen.get(next).copied() {
@@ -260,7 +260,7 @@ impl Edges {
                     break;
                 }
                 if !seen.contains(&to) {
-                    seen.push(to, GFP_KERNEL_ACCOUNT)?;
+                    seen.push(to, GFP_MAYFAIL)?;
                 }
                 cursor = at.move_next();
             }

@@ -6,7 +6,7 @@
 
 use crate::{
     compat::edquot,
-    helpers::{self, Identity, Process},
+    helpers::{self, Identity, Process, GFP_MAYFAIL},
     uapi,
 };
 use kernel::{
@@ -111,8 +111,8 @@ impl Grants {
             return Err(edquot());
         }
         let rights = Atomic::new(rights);
-        let grant = Arc::new(Grant { to, rights }, GFP_KERNEL_ACCOUNT)?;
-        Ok(self.0.push(grant, GFP_KERNEL_ACCOUNT)?)
+        let grant = Arc::new(Grant { to, rights }, GFP_MAYFAIL)?;
+        Ok(self.0.push(grant, GFP_MAYFAIL)?)
     }
 
     /// Takes back what was granted.

@@ -5,6 +5,7 @@ use crate::{
     compat::{ebadfd, eisconn, eopnotsupp},
     files::Graph,
     grant::Granted,
+    helpers::GFP_MAYFAIL,
     mailbox::{Mailbox, State},
     mapping::Area,
     object::{Object, Side},
@@ -152,7 +153,7 @@ impl Handle {
                 shares <- Shares::new(),
                 commands <- Commands::new(),
             }),
-            GFP_KERNEL_ACCOUNT,
+            GFP_MAYFAIL,
         )
     }
 

@@ -3,7 +3,22 @@
 
 use crate::uapi;
 use core::ptr::NonNull;
-use kernel::{bindings, ffi::c_void, prelude::*};
+use kernel::{
+    alloc::Flags,
+    bindings,
+    ffi::{c_uint, c_void},
+    prelude::*,
+};
+
+/// Flags of every allocation that a program can cause: charged to its memory cgroup, and failed
+/// with `ENOMEM`, without calling the OOM killer, where that cgroup or the system has no memory.
+pub(crate) const GFP_MAYFAIL: Flags = {
+    const RETRY_MAYFAIL: c_uint = 1 << bindings::___GFP_RETRY_MAYFAIL_BIT;
+    const RAW: c_uint = bindings::GFP_KERNEL_ACCOUNT | RETRY_MAYFAIL | bindings::__GFP_NOWARN;
+    // SAFETY: `Flags` is a struct of one `u32`, which the sizes being equal leaves in one place,
+    // and any value of it is valid. The kernel crate has no name for `__GFP_RETRY_MAYFAIL`.
+    unsafe { core::mem::transmute::<c_uint, Flags>(RAW) }
+};
 
 /// References to a sender's pids, and its ids as the kernel keeps them.
 #[repr(C)]

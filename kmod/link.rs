@@ -10,7 +10,7 @@ use crate::{
     compat::{enotconn, eopnotsupp},
     files::address,
     handle::Shared,
-    helpers::{Identity, Seen},
+    helpers::{Identity, Seen, GFP_MAYFAIL},
     mailbox::Mailbox,
     queue::Capacity,
     registry::Opened,
@@ -48,7 +48,7 @@ impl Link {
             capacity
                 .map(|capacity| {
                     let mailbox = Mailbox::new(capacity, options.message_max, false);
-                    Arc::pin_init(mailbox, GFP_KERNEL_ACCOUNT)
+                    Arc::pin_init(mailbox, GFP_MAYFAIL)
                 })
                 .transpose()
         };
@@ -59,7 +59,7 @@ impl Link {
             listener,
         };
         link.made(0);
-        Ok(Arc::new(link, GFP_KERNEL_ACCOUNT)?)
+        Ok(Arc::new(link, GFP_MAYFAIL)?)
     }
 
     /// The current task made this end.
@@ -151,11 +151,11 @@ impl Listener {
             bytes: uapi::POSTBOX_UNBOUNDED,
         };
         let listener = Self {
-            queue: Arc::pin_init(Mailbox::new(capacity, 0, persistent), GFP_KERNEL_ACCOUNT)?,
+            queue: Arc::pin_init(Mailbox::new(capacity, 0, persistent), GFP_MAYFAIL)?,
             options,
-            maker: Arc::new(Identity::current(), GFP_KERNEL_ACCOUNT)?,
+            maker: Arc::new(Identity::current(), GFP_MAYFAIL)?,
         };
-        Ok(Arc::new(listener, GFP_KERNEL_ACCOUNT)?)
+        Ok(Arc::new(listener, GFP_MAYFAIL)?)
     }
 }
 
@@ -184,7 +184,7 @@ impl Pending {
         if let Some(opened) = &self.opened {
             let (tx, rx) = opened.object.mailboxes(opened.end);
             for mailbox in [tx, rx].into_iter().flatten() {
-                mailboxes.push(address(mailbox), GFP_KERNEL_ACCOUNT)?;
+                mailboxes.push(address(mailbox), GFP_MAYFAIL)?;
             }
         }
         Ok(mailboxes)

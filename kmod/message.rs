@@ -4,7 +4,7 @@
 use crate::{
     files::{address, Edges, Files},
     handle::Handle,
-    helpers::{self, c, Identity, Seen, UserBytes},
+    helpers::{self, c, Identity, Seen, UserBytes, GFP_MAYFAIL},
     link::Pending,
     mailbox::Mailbox,
     pool::{Access, Leases, Outgoing},
@@ -56,7 +56,7 @@ impl Source for IovIterSource<'_> {
     }
 
     fn append(&mut self, len: usize, out: &mut KVVec<u8>) -> Result {
-        if self.copy_from_iter_vec(out, GFP_KERNEL_ACCOUNT)? != len {
+        if self.copy_from_iter_vec(out, GFP_MAYFAIL)? != len {
             return Err(EFAULT);
         }
         Ok(())
@@ -199,7 +199,7 @@ impl Message {
         let leases = leases.and_then(Outgoing::leases);
         if files.is_some() || leases.is_some() {
             let cargo = Cargo::Parcel(files, Cell::new(leases));
-            self.cargo = Some(KBox::new(cargo, GFP_KERNEL_ACCOUNT)?);
+            self.cargo = Some(KBox::new(cargo, GFP_MAYFAIL)?);
         }
         Ok(())
     }
@@ -208,7 +208,7 @@ impl Message {
     pub(crate) fn connect(&mut self, handle: &Handle, queue: &Mailbox, pending: Pending) -> Result {
         let edges = Edges::new(&handle.shared, address(queue), pending.mailboxes()?)?;
         let cargo = Cargo::Connection(Cell::new(Some(pending)), edges);
-        self.cargo = Some(KBox::new(cargo, GFP_KERNEL_ACCOUNT)?);
+        self.cargo = Some(KBox::new(cargo, GFP_MAYFAIL)?);
         Ok(())
     }
 

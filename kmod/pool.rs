@@ -9,7 +9,7 @@ use crate::{
     chardev,
     compat::{edquot, eopnotsupp},
     handle::Handle,
-    helpers::{self, UserBytes},
+    helpers::{self, UserBytes, GFP_MAYFAIL},
     mailbox::OUT,
     mapping::{Area, Memory},
     object::Object,
@@ -78,8 +78,8 @@ impl Pool {
         // As many again for sharing, and as many as one block of a small pool can need.
         let leases = 2 * blocks + SHARES_MAX as usize;
         let table = queue::Pool::new(
-            KVVec::from_elem(Block::NEW, blocks, GFP_KERNEL_ACCOUNT)?,
-            KVVec::from_elem(Lease::NEW, leases, GFP_KERNEL_ACCOUNT)?,
+            KVVec::from_elem(Block::NEW, blocks, GFP_MAYFAIL)?,
+            KVVec::from_elem(Lease::NEW, leases, GFP_MAYFAIL)?,
         );
         Ok(pin_init!(Self {
             memory,

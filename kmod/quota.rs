@@ -8,7 +8,7 @@
 
 use crate::{
     compat::edquot,
-    helpers::{self, limits},
+    helpers::{self, limits, GFP_MAYFAIL},
 };
 use kernel::{
     prelude::*,
@@ -150,9 +150,9 @@ impl Users {
                     pipes: Account::new(),
                     shared: Account::new(),
                 },
-                GFP_KERNEL_ACCOUNT,
+                GFP_MAYFAIL,
             )?;
-            users.insert(RBTreeNode::new(uid, user, GFP_KERNEL_ACCOUNT)?);
+            users.insert(RBTreeNode::new(uid, user, GFP_MAYFAIL)?);
         }
         let user = users.get(&uid).ok_or(ENOMEM)?.clone();
         user.pins.fetch_add(1, Relaxed);

@@ -13,7 +13,7 @@
 use crate::{
     compat::{eaddrinuse, edquot, enametoolong, eopnotsupp},
     grant::{Granted, Grantee, Grants},
-    helpers::{self, Identity, Owner},
+    helpers::{self, Identity, Owner, GFP_MAYFAIL},
     object::Object,
     quota::{ObjectCharge, Pinned},
     uapi,
@@ -290,9 +290,9 @@ impl Registry {
             joined: false,
             _charge: charge,
         };
-        let entry = RBTreeNode::new(id, entry, GFP_KERNEL_ACCOUNT)?;
+        let entry = RBTreeNode::new(id, entry, GFP_MAYFAIL)?;
         if let Some(key) = key {
-            let key = RBTreeNode::new((ipc_ns, key), id, GFP_KERNEL_ACCOUNT)?;
+            let key = RBTreeNode::new((ipc_ns, key), id, GFP_MAYFAIL)?;
             inner.keys.insert(key);
         }
         inner.objects.insert(entry);

@@ -8,7 +8,7 @@
 //! have died between giving a lock up and waking the next.
 
 use crate::{
-    helpers,
+    helpers::{self, GFP_MAYFAIL},
     mapping::{Area, Memory},
     queue::List,
     quota::{Pinned, SharedCharge},
@@ -115,7 +115,7 @@ impl Segment {
     pub(crate) fn attach(&self, shares: &Shares) -> Result<u64> {
         let process = helpers::process();
         shares.enter(process)?;
-        let node = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
+        let node = RBTreeNodeReservation::new(GFP_MAYFAIL)?;
         let mut inner = self.inner.lock();
         let mut table = shares.lock();
         // Without an entry, another thread has closed the last descriptor.

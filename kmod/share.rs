@@ -4,7 +4,7 @@
 //! owes to a latch, parties of a barrier that it stands for, and an arrival there, its number in a
 //! segment, and leases of a pool.
 
-use crate::{queue::Arrival, uapi};
+use crate::{helpers::GFP_MAYFAIL, queue::Arrival, uapi};
 use kernel::{
     prelude::*,
     rbtree::{Entry, RBTree, RBTreeNode, RBTreeNodeReservation},
@@ -152,7 +152,7 @@ impl Shares {
         if self.lock().processes.get(&process).is_some() {
             return Ok(());
         }
-        let node = RBTreeNodeReservation::new(GFP_KERNEL_ACCOUNT)?;
+        let node = RBTreeNodeReservation::new(GFP_MAYFAIL)?;
         let mut table = self.lock();
         let left = match table.processes.entry(process) {
             Entry::Vacant(entry) => {

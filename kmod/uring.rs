@@ -20,7 +20,7 @@ use crate::{
     chardev,
     compat::{ecanceled, eiocbqueued, eopnotsupp, etimedout},
     handle::Handle,
-    helpers::{c, Look, Process, RawWatch, Selected, UserBytes},
+    helpers::{c, Look, Process, RawWatch, Selected, UserBytes, GFP_MAYFAIL},
     link::Listener,
     mailbox::{sent, Failure, Mailbox, Receive},
     message::{Message, Source},
@@ -156,7 +156,7 @@ impl Command {
                 leases: Cell::new(None),
                 args: UnsafeCell::new(Args::none()),
             }),
-            GFP_KERNEL_ACCOUNT,
+            GFP_MAYFAIL,
         )?;
         // SAFETY: Only this task has the issue, and nobody else the command.
         unsafe { (*command.args.get()).copy(&*issue.args.get()) };

@@ -8,7 +8,7 @@ use crate::{
     compat::eopnotsupp,
     grant::Grantee,
     handle::Handle,
-    helpers::{self, limits, Identity, Process},
+    helpers::{self, limits, Identity, Process, GFP_MAYFAIL},
     latch::Latch,
     link::{Link, Listener},
     mailbox::Mailbox,
@@ -122,7 +122,7 @@ fn make(args: &uapi::postbox_open, user: &Pinned) -> Result<Object> {
     };
     let mailbox = || {
         let mailbox = Mailbox::new(capacity, message_max, persistent);
-        Arc::pin_init(mailbox, GFP_KERNEL_ACCOUNT)
+        Arc::pin_init(mailbox, GFP_MAYFAIL)
     };
     let options = || {
         link::options(
@@ -145,32 +145,32 @@ fn make(args: &uapi::postbox_open, user: &Pinned) -> Result<Object> {
         }
         uapi::POSTBOX_KIND_PIPE => {
             let pipe = Pipe::new(args.capacity_bytes, persistent, user)?;
-            Object::Pipe(Arc::pin_init(pipe, GFP_KERNEL_ACCOUNT)?)
+            Object::Pipe(Arc::pin_init(pipe, GFP_MAYFAIL)?)
         }
         uapi::POSTBOX_KIND_SEMAPHORE => {
             let semaphore = Semaphore::new(args.initial, args.capacity)?;
-            Object::Semaphore(Arc::pin_init(semaphore, GFP_KERNEL_ACCOUNT)?)
+            Object::Semaphore(Arc::pin_init(semaphore, GFP_MAYFAIL)?)
         }
         uapi::POSTBOX_KIND_LATCH => {
             let latch = Latch::new(args.initial)?;
-            Object::Latch(Arc::pin_init(latch, GFP_KERNEL_ACCOUNT)?)
+            Object::Latch(Arc::pin_init(latch, GFP_MAYFAIL)?)
         }
         uapi::POSTBOX_KIND_BARRIER => {
             let barrier = Barrier::new(args.initial)?;
-            Object::Barrier(Arc::pin_init(barrier, GFP_KERNEL_ACCOUNT)?)
+            Object::Barrier(Arc::pin_init(barrier, GFP_MAYFAIL)?)
         }
         uapi::POSTBOX_KIND_RING => {
             let many = args.flags & uapi::POSTBOX_O_MANY != 0;
             let ring = Ring::new(args.capacity_bytes, many, persistent, user)?;
-            Object::Ring(Arc::pin_init(ring, GFP_KERNEL_ACCOUNT)?)
+            Object::Ring(Arc::pin_init(ring, GFP_MAYFAIL)?)
         }
         uapi::POSTBOX_KIND_SEGMENT => {
             let segment = Segment::new(args.memfd, user)?;
-            Object::Segment(Arc::pin_init(segment, GFP_KERNEL_ACCOUNT)?)
+            Object::Segment(Arc::pin_init(segment, GFP_MAYFAIL)?)
         }
         uapi::POSTBOX_KIND_POOL => {
             let pool = Pool::new(args.memfd, args.capacity, args.capacity_bytes, user)?;
-            Object::Pool(Arc::pin_init(pool, GFP_KERNEL_ACCOUNT)?)
+            Object::Pool(Arc::pin_init(pool, GFP_MAYFAIL)?)
         }
         _ => return Err(eopnotsupp()),
     })

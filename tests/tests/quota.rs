@@ -1146,3 +1146,28 @@ fn g10_a_memory_cgroup_that_is_full_refuses_the_sender_and_harms_nobody_else() {
         }
     });
 }
+
+#[test]
+fn g10_full_memory_cgroup_fails_every_allocation_of_a_send() {
+    let _parameters = Parameters::set(&[("max_user_files", 1 << 30)]);
+    isolated(|| {
+        let cgroup = Cgroup::new();
+        let mailbox = Handle::anonymous(UNBOUNDED);
+        let limited = spawn(|| {
+            cgroup.enter();
+            // SAFETY: no pointers.
+            check("mlockall", unsafe {
+                libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE)
+            });
+            // Most of what such a message needs is the table of its files.
+            send_files(&mailbox, 64, NEVER).expect("there is memory");
+            cgroup.limit(cgroup.current() + 8 * MIB);
+            let refused = (0..200_000)
+                .find_map(|_| send_files(&mailbox, 64, NEVER).err())
+                .expect("the memory has an end");
+            assert_eq!(refused, Errno::NOMEM);
+        });
+        limited.ok();
+        assert_eq!(cgroup.events("oom_kill"), 0, "the OOM killer was called");
+    });
+}
