@@ -4,6 +4,7 @@ use crate::handle::{CanReceive, CanSend, Handle};
 use crate::object::Subject;
 use crate::object::{Inner, Ref};
 use crate::parcel::Parcel;
+use crate::process::Home;
 use crate::recv::{Message, is_call};
 use crate::wait::Wait;
 use crate::{raw, sys};
@@ -251,13 +252,15 @@ fn until_the_end(request: Result<Request<'_>>) -> Result<Option<Request<'_>>> {
 ///
 /// Dropping it, and the end of the process, tell the caller that there will be no reply; drop it
 /// before waiting for the next one, which an assignment to the same variable does only afterwards. A
-/// message that nobody waits for is one of these, too: see [`is_open`](Self::is_open).
+/// message that nobody waits for is one of these, too: see [`is_open`](Self::is_open). In a child made by
+/// `fork` it is the parent's: dropping it there does nothing.
 #[must_use = "dropping it tells the caller that there will be no reply"]
 pub struct Request<'a> {
     message: Message,
     inner: Ref<'a, Inner>,
     /// 0: there is nothing to answer (any more).
     token: u64,
+    home: Home,
 }
 
 impl<'a> Request<'a> {
@@ -267,6 +270,7 @@ impl<'a> Request<'a> {
             message,
             inner: inner.into(),
             token,
+            home: Home::here(),
         }
     }
 
@@ -439,6 +443,7 @@ impl<'a> Request<'a> {
                     };
                     self.message = Message::new(payload, files, &args.recv);
                     self.token = token;
+                    self.home = Home::here();
                     return Ok(());
                 }
                 Err(Errno::INTR) => {}
@@ -482,7 +487,8 @@ impl DerefMut for Request<'_> {
 
 impl Drop for Request<'_> {
     fn drop(&mut self) {
-        if self.is_open() {
+        // What a fork has copied is the parent's to answer.
+        if self.is_open() && self.home.is_here() {
             self.inner.drop_request(self.token);
         }
     }

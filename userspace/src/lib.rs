@@ -109,6 +109,7 @@ mod object;
 mod parcel;
 mod pipe;
 mod pool;
+mod process;
 pub mod raw;
 mod recv;
 mod ring;

@@ -179,6 +179,14 @@ impl OwnPage {
     pub(crate) fn store(&self, number: u64) {
         self.number().store(number, Relaxed);
     }
+
+    /// Stores a number where there is none yet; returns the one that is there.
+    pub(crate) fn claim(&self, number: u64) -> u64 {
+        match self.number().compare_exchange(0, number, Relaxed, Relaxed) {
+            Ok(_) => number,
+            Err(there) => there,
+        }
+    }
 }
 
 /// Of so many bytes at an address: those before the first whole word, the words, and those after.

@@ -1,6 +1,7 @@
 use crate::error::{Action, Error, ErrorKind, Result};
 use crate::handle::{CanReceive, Handle};
 use crate::object::{Inner, Ref, Subject};
+use crate::process::Home;
 use crate::wait::Wait;
 use crate::{raw, sys};
 use rustix::fd::OwnedFd;
@@ -783,7 +784,7 @@ impl<A: CanReceive> IntoIterator for Handle<A> {
 /// [`requeue`](Self::requeue). It derefs to the message.
 ///
 /// Dropping it, and the end of the process, put the message back to the head of its priority,
-/// marked as redelivered. A child made by `fork` cannot keep it. A request (see
+/// marked as redelivered. In a child made by `fork` it is the parent's: dropping it there does nothing. A request (see
 /// [`Handle::recv_request`]) is not settled but dropped, however this ends.
 #[must_use = "dropping it puts the message back"]
 pub struct Delivery<'a> {
@@ -804,6 +805,7 @@ impl<'a> Delivery<'a> {
                 inner: inner.into(),
                 token,
                 open,
+                home: Home::here(),
             },
         }
     }
@@ -854,6 +856,7 @@ struct Claim<'a> {
     inner: Ref<'a, Inner>,
     token: u64,
     open: Open,
+    home: Home,
 }
 
 /// What is still to be done with it.
@@ -877,6 +880,10 @@ impl Claim<'_> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
+        // A copy that a fork has made: the message is the parent's.
+        if !self.home.is_here() {
+            return;
+        }
         match self.open {
             // If it is not ours any more, it has gone back already.
             Open::Message => drop(raw::ack(

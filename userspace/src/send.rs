@@ -2,6 +2,7 @@ use crate::error::{Action, Error, ErrorKind, Result, SendError, SendManyError};
 use crate::handle::{CanSend, Handle};
 use crate::object::{Inner, Kind, Ref};
 use crate::parcel::Parcel;
+use crate::process::Home;
 use crate::wait::Wait;
 use crate::{raw, sys};
 use rustix::io::{Errno, retry_on_intr};
@@ -311,12 +312,14 @@ impl<A: CanSend> Handle<A> {
     }
 }
 
-/// Room for one message, got by [`Handle::reserve`]. Dropping it gives the room back.
+/// Room for one message, got by [`Handle::reserve`]. Dropping it gives the room back; but in a child made by
+/// `fork` it is the parent's, and dropping it does nothing.
 #[must_use = "dropping it gives the room back"]
 pub struct Permit<'a> {
     inner: Ref<'a, Inner>,
     len: u64,
     used: bool,
+    home: Home,
 }
 
 impl<'a> Permit<'a> {
@@ -325,6 +328,7 @@ impl<'a> Permit<'a> {
             inner,
             len: len as u64,
             used: false,
+            home: Home::here(),
         }
     }
 
@@ -374,7 +378,7 @@ impl<'a> Permit<'a> {
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        if self.used {
+        if self.used || !self.home.is_here() {
             return;
         }
         let args = sys::postbox_reserve {

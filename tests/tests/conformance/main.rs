@@ -10,6 +10,7 @@ mod doors;
 mod endpoints;
 mod ends;
 mod files;
+mod forks;
 mod identity;
 mod latches;
 mod library;

@@ -1,5 +1,6 @@
 //! Processes that end, are killed, fork, exec and pass handles on, with commands under way.
 
+use std::cell::Cell;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
@@ -9,7 +10,7 @@ use postbox_tests::{
     Child, Exit, Gate, Rng, check, isolated, receive_fd, scaled, send_fd, spawn, wait_until,
 };
 
-use crate::{LONG, SORTS, kind, settle, split, wait_receivers};
+use crate::{LONG, SORTS, Sort, kind, settle, split, wait_receivers};
 
 /// A child that has parked so many receives, and does something else then.
 fn parks(
@@ -336,4 +337,30 @@ fn storm_of_kills() {
 fn receiver_of(receiver: &Receiver) {
     // SAFETY: A child of `spawn` never drops what it shares with its parent, and does not use this.
     check("close", unsafe { libc::close(receiver.as_raw_fd()) });
+}
+
+#[test]
+fn values_dropped_in_forked_child_stay_with_parent() {
+    isolated(|| {
+        let driver = Sort::Plain.driver();
+        let (sender, receiver) = split(4);
+        let (sending, receiving) = (driver.attach(sender), driver.attach(receiver));
+        sending.send("job").wait().expect("there is room");
+        let call = sending.call("question");
+        driver.submit().expect("the ring works");
+        let job = receiving.take().wait().expect("it is there");
+        let request = receiving.recv_request().wait().expect("it is there");
+        let room = sending
+            .reserve(8, Wait::Never)
+            .wait()
+            .expect("there is room");
+        let held = Cell::new(Some((job, request, room)));
+        let child = spawn(|| drop(held.take()));
+        assert_eq!(child.wait(), Exit::Code(0));
+        let (job, request, room) = held.take().expect("the parent has its own");
+        room.send("reserved", 0).expect("the room is there");
+        request.reply_now("answer").expect("it is the parent's");
+        assert_eq!(&*call.wait().expect("it was answered"), b"answer");
+        assert_eq!(&*job.ack().expect("it is the parent's"), b"job");
+    });
 }

@@ -2,6 +2,7 @@
 
 use super::core::{Area, Doorbell, PRODUCERS, Side, Status, Stop};
 use super::core::{CONSUMER_CLOSED, PRODUCER_CLOSED};
+use crate::process::Home;
 use crate::wait::Wait;
 use crate::{raw, sys};
 use rustix::fd::OwnedFd;
@@ -17,6 +18,7 @@ pub struct KernelDoorbell {
     pub(crate) fd: OwnedFd,
     /// An event loop is told of what comes, after a try that does not wait.
     pub(crate) nonblocking: AtomicBool,
+    home: Home,
 }
 
 fn flag(side: Side) -> u32 {
@@ -27,6 +29,14 @@ fn flag(side: Side) -> u32 {
 }
 
 impl KernelDoorbell {
+    pub(super) fn new(fd: OwnedFd, nonblocking: AtomicBool) -> Self {
+        KernelDoorbell {
+            fd,
+            nonblocking,
+            home: Home::here(),
+        }
+    }
+
     fn wait(&self, side: Side, wait: Wait) -> Result<(), Stop> {
         let (how, timeout_ns) = wait.flags();
         let waited = retry_on_intr(|| raw::ring_wait(&self.fd, flag(side) | how, timeout_ns));
@@ -56,8 +66,11 @@ impl Doorbell for KernelDoorbell {
     }
 
     fn detach(&self, _: &Area, side: Side, _: u32) {
-        // In a fork's copy there is nothing to detach: it belongs to the parent.
         let _ = raw::ring_detach(&self.fd, flag(side));
+    }
+
+    fn is_here(&self) -> bool {
+        self.home.is_here()
     }
 
     fn watch(&self, _: &Area, side: Side) {

@@ -244,6 +244,11 @@ pub trait Doorbell {
     /// A side is done with the ring: the consumer, or the producer of a number.
     fn detach(&self, area: &Area, side: Side, id: u32);
 
+    /// Whether the side belongs to this process, and is not the copy that a fork has made of its parent's.
+    fn is_here(&self) -> bool {
+        true
+    }
+
     /// Arms what watches `side` from outside, before it finds that it would have to wait.
     fn watch(&self, _area: &Area, _side: Side) {}
 }
@@ -519,7 +524,8 @@ impl<D: Doorbell> Tx<D> {
 
     /// The record that was reserved is not to be.
     pub(crate) fn abort(&mut self, position: u32, len: u32) {
-        if self.area.many {
+        // The parent of a forked child may go on with the record.
+        if self.area.many && self.bell.is_here() {
             self.settle(position, Header::Aborted { len });
         }
     }
@@ -559,8 +565,11 @@ impl<D: Doorbell> Tx<D> {
 
 impl<D: Doorbell> Drop for Tx<D> {
     fn drop(&mut self) {
-        self.publish();
-        self.bell.detach(&self.area, Side::Producer, self.id);
+        // The parent of a forked child has published other records since then: the tail must not go back.
+        if self.bell.is_here() {
+            self.publish();
+            self.bell.detach(&self.area, Side::Producer, self.id);
+        }
     }
 }
 
@@ -875,8 +884,11 @@ impl<D: Doorbell> Run<'_, D> {
 
 impl<D: Doorbell> Drop for Rx<D> {
     fn drop(&mut self) {
-        self.publish();
-        self.bell.detach(&self.area, Side::Consumer, 0);
+        // The parent of a forked child has released other records since then: the head must not go back.
+        if self.bell.is_here() {
+            self.publish();
+            self.bell.detach(&self.area, Side::Consumer, 0);
+        }
     }
 }
 

@@ -296,7 +296,7 @@ fn attach(inner: &Inner, side: RingSide) -> Result<(Area, KernelDoorbell, u32)> 
     match memory::map(fd.as_fd(), side, &attached) {
         Ok(area) => {
             let nonblocking = AtomicBool::new(false);
-            Ok((area, KernelDoorbell { fd, nonblocking }, attached.id))
+            Ok((area, KernelDoorbell::new(fd, nonblocking), attached.id))
         }
         Err(errno) => {
             // There is nobody behind it.
@@ -757,7 +757,10 @@ impl<T: Trust, D: Doorbell> SendBatch<'_, T, D> {
 
 impl<T: Trust, D: Doorbell> Drop for SendBatch<'_, T, D> {
     fn drop(&mut self) {
-        self.producer.tx.publish();
+        // A copy that a fork has made is the parent's to publish.
+        if self.producer.tx.bell.is_here() {
+            self.producer.tx.publish();
+        }
     }
 }
 
@@ -1104,7 +1107,10 @@ impl<T: Trust, D: Doorbell> RecvBatch<'_, T, D> {
 
 impl<T: Trust, D: Doorbell> Drop for RecvBatch<'_, T, D> {
     fn drop(&mut self) {
-        self.consumer.rx.publish();
+        // A copy that a fork has made is the parent's to publish.
+        if self.consumer.rx.bell.is_here() {
+            self.consumer.rx.publish();
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use crate::error::{Action, Error, ErrorKind, Result, SendError};
 use crate::handle::Handle;
 use crate::link::{Link, end};
 use crate::object::{Inner, Kind, Subject};
+use crate::process::Home;
 use crate::raw::ReceivedFd;
 use crate::recv::{Message, is_call};
 use crate::wait::Wait;
@@ -165,6 +166,7 @@ impl Want for Acknowledged {
             on: on.clone(),
             token,
             open: true,
+            home: Home::here(),
         }
     }
 
@@ -191,6 +193,7 @@ impl Want for Asked {
             debt: Debt {
                 on: on.clone(),
                 token,
+                home: Home::here(),
             },
         }
     }
@@ -1418,6 +1421,7 @@ impl Asking for Reserve {
         Ok(Reserved {
             on: on.clone(),
             len: Some(args.len),
+            home: Home::here(),
         })
     }
 }
@@ -1427,6 +1431,7 @@ impl Asking for Reserve {
 pub struct Reserved {
     on: Arc<dyn Hold>,
     len: Option<u64>,
+    home: Home,
 }
 
 impl Reserved {
@@ -1468,7 +1473,8 @@ impl Reserved {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        if let Some(len) = self.len {
+        // What a fork has copied is the parent's to give back.
+        if let Some(len) = self.len.filter(|_| self.home.is_here()) {
             let args = reserve_args(len, (sys::POSTBOX_RESERVE_CANCEL, 0));
             // It cannot fail: this handle has the reservation, and nobody else can use it up.
             let _ = raw::reserve(&self.on.inner().fd, &args);
@@ -1648,7 +1654,8 @@ impl Operation for Settle {
 /// A message that was taken and is to be settled. It derefs to the message.
 ///
 /// As [`crate::Delivery`], but it has a reference to its handle. Dropping it, and the end of the
-/// process, put the message back to the head of its priority, marked as redelivered.
+/// process, put the message back to the head of its priority, marked as redelivered. In a child made by
+/// `fork` it is the parent's: dropping it there does nothing. So it is with [`Request`] and [`Reserved`].
 #[must_use = "dropping it puts the message back"]
 pub struct Delivery {
     message: Message,
@@ -1657,6 +1664,7 @@ pub struct Delivery {
     token: u64,
     /// It is to be settled.
     open: bool,
+    home: Home,
 }
 
 impl Delivery {
@@ -1725,8 +1733,11 @@ impl Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
-        // If it is not ours any more, it has gone back already.
-        let _ = self.settle(sys::POSTBOX_ACK_REQUEUE);
+        // What a fork has copied is the parent's to settle.
+        if self.home.is_here() {
+            // If it is not ours any more, it has gone back already.
+            let _ = self.settle(sys::POSTBOX_ACK_REQUEUE);
+        }
     }
 }
 
@@ -1764,6 +1775,7 @@ struct Debt {
     on: Arc<dyn Hold>,
     /// 0: there is nothing to answer (any more).
     token: u64,
+    home: Home,
 }
 
 impl Debt {
@@ -1839,7 +1851,8 @@ impl Request {
 
 impl Drop for Debt {
     fn drop(&mut self) {
-        if self.token != 0 {
+        // What a fork has copied is the parent's to answer.
+        if self.token != 0 && self.home.is_here() {
             self.on.inner().drop_request(self.token);
         }
     }
