@@ -9,7 +9,7 @@ use crate::{
     inspect,
     mailbox::{Failure, Mailbox, Receive},
     mapping::Area,
-    message::{Message, Source},
+    message::{Author, Message, Source},
     request::{self, pipe},
     uring,
     wait::{How, Wait},
@@ -299,7 +299,7 @@ unsafe extern "C" fn fop_write(
     let (handle, nonblocking) = unsafe { (handle(file), (*file).f_flags & flags::O_NONBLOCK != 0) };
     let (mut from, wait) = (UserBytes::at(buffer as usize), wait(nonblocking));
     write_result(match handle.tx() {
-        Ok(mailbox) => write_message(&handle, mailbox, 0, len, &mut from, &wait),
+        Ok(mailbox) => write_message(&handle, mailbox, Author::Opener, 0, len, &mut from, &wait),
         Err(_) => pipe::write_bytes(&handle, from, len, &wait),
     })
 }
@@ -309,12 +309,13 @@ unsafe extern "C" fn fop_write(
 pub(crate) fn write_message(
     handle: &Handle,
     mailbox: &Mailbox,
+    author: Author,
     priority: u16,
     len: usize,
     from: &mut impl Source,
     wait: &Wait<'_>,
 ) -> Result<usize> {
-    let message = compose(handle, mailbox, priority, len, from)?;
+    let message = compose(handle, mailbox, author, priority, len, from)?;
     mailbox.send(message, wait)?;
     Ok(len)
 }
@@ -324,6 +325,7 @@ pub(crate) fn write_message(
 pub(crate) fn compose(
     handle: &Handle,
     mailbox: &Mailbox,
+    author: Author,
     priority: u16,
     len: usize,
     from: &mut impl Source,
@@ -332,7 +334,7 @@ pub(crate) fn compose(
         return Err(EMSGSIZE);
     }
     let mut message = mailbox.message()?;
-    message.fill(priority, len, handle, from)?;
+    message.fill(author, priority, len, handle, from)?;
     Ok(message)
 }
 
@@ -396,7 +398,7 @@ unsafe extern "C" fn fop_write_iter(
         )
     };
     write_result(match handle.tx() {
-        Ok(mailbox) => write_message(&handle, mailbox, 0, iter.len(), iter, &wait),
+        Ok(mailbox) => write_message(&handle, mailbox, Author::Opener, 0, iter.len(), iter, &wait),
         Err(_) => pipe::write_iter(&handle, iter, &wait),
     })
 }

@@ -5,7 +5,7 @@ use crate::{
     compat::{ebadfd, eisconn, eopnotsupp},
     files::Graph,
     grant::Granted,
-    helpers::GFP_MAYFAIL,
+    helpers::{self, GFP_MAYFAIL},
     mailbox::{Mailbox, State},
     mapping::Area,
     object::{Object, Side},
@@ -127,6 +127,8 @@ pub(crate) struct Handle {
     pub(crate) ipc_ns: u64,
     /// The user who opened it.
     pub(crate) user: Pinned,
+    /// The group of who opened it, as the kernel keeps it.
+    pub(crate) gid: u32,
     bound: SetOnce<Bound>,
     /// What it has of mailboxes. After the mailbox's lock.
     #[pin]
@@ -148,6 +150,7 @@ impl Handle {
                 shared,
                 ipc_ns,
                 user,
+                gid: helpers::egid(),
                 bound: SetOnce::new(),
                 state <- new_spinlock!(HandleState::new(), "postbox_handle"),
                 shares <- Shares::new(),

@@ -142,16 +142,22 @@ static void renew(struct pid **slot, struct pid *pid)
 	}
 }
 
-/* Makes @id that of the current task; mostly it is already. */
+/* Makes @id that of the current task, with these ids; mostly it is already. */
+void postbox_identity_renew_as(struct postbox_identity *id, u32 uid, u32 gid)
+{
+	renew(&id->tgid, task_tgid(current));
+	renew(&id->tid, task_pid(current));
+	id->ino = id->tgid->ino;
+	id->uid = uid;
+	id->gid = gid;
+}
+
 void postbox_identity_renew(struct postbox_identity *id)
 {
 	const struct cred *cred = current_cred();
 
-	renew(&id->tgid, task_tgid(current));
-	renew(&id->tid, task_pid(current));
-	id->ino = id->tgid->ino;
-	id->uid = __kuid_val(cred->euid);
-	id->gid = __kgid_val(cred->egid);
+	postbox_identity_renew_as(id, __kuid_val(cred->euid),
+				  __kgid_val(cred->egid));
 }
 
 void postbox_identity_put(const struct postbox_identity *id)
@@ -773,6 +779,26 @@ static void run(struct io_tw_req req, io_tw_token_t tw)
 {
 	postbox_uring_run(io_uring_cmd_from_tw(req),
 			  IO_URING_CMD_TASK_WORK_ISSUE_FLAGS, tw.cancel);
+}
+
+/*
+ * The credentials that a command is issued with, which may be those of a
+ * registered personality. Task work runs with the task's own.
+ */
+const struct cred *postbox_cred_get(void)
+{
+	return get_current_cred();
+}
+
+void postbox_cred_put(const struct cred *cred)
+{
+	put_cred(cred);
+}
+
+/* Returns the current ones, to be given back to this function. */
+const struct cred *postbox_cred_use(const struct cred *cred)
+{
+	return override_creds(cred);
 }
 
 /* Has the command looked after in its own task: the only place where it may end. */

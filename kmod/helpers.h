@@ -9,6 +9,7 @@
 #include <linux/types.h>
 #include <linux/wait.h>
 
+struct cred;
 struct file;
 struct file_operations;
 struct hrtimer;
@@ -74,6 +75,7 @@ bool postbox_copy_out_now(void __user *to, const void *from, size_t len);
 void *postbox_alloc(size_t size);
 
 void postbox_identity_renew(struct postbox_identity *id);
+void postbox_identity_renew_as(struct postbox_identity *id, u32 uid, u32 gid);
 void postbox_identity_put(const struct postbox_identity *id);
 void postbox_identity_see(const struct postbox_identity *id,
 			  struct postbox_seen *seen);
@@ -168,6 +170,9 @@ void postbox_uring_keep(struct io_uring_cmd *cmd, const void *command,
 void postbox_uring_done(struct io_uring_cmd *cmd, s32 ret,
 			unsigned int issue_flags);
 void postbox_uring_kick(struct io_uring_cmd *cmd);
+const struct cred *postbox_cred_get(void);
+void postbox_cred_put(const struct cred *cred);
+const struct cred *postbox_cred_use(const struct cred *cred);
 int postbox_uring_import(struct io_uring_cmd *cmd, u64 addr, u32 len, bool dest,
 			 struct iov_iter *iter, unsigned int issue_flags);
 int postbox_uring_fill(struct io_uring_cmd *cmd, u16 group, const void *record,

@@ -220,6 +220,9 @@ pub(crate) mod c {
             issue_flags: u32,
         );
         pub(crate) fn postbox_uring_kick(cmd: *mut bindings::io_uring_cmd);
+        pub(super) fn postbox_cred_get() -> *const bindings::cred;
+        pub(super) fn postbox_cred_put(cred: *const bindings::cred);
+        pub(super) fn postbox_cred_use(cred: *const bindings::cred) -> *const bindings::cred;
         pub(crate) fn postbox_uring_import(
             cmd: *mut bindings::io_uring_cmd,
             addr: u64,
@@ -271,6 +274,7 @@ pub(crate) mod c {
         pub(super) fn postbox_copy_out_now(to: *mut c_void, from: *const u8, len: usize) -> bool;
 
         pub(super) fn postbox_identity_renew(id: *mut RawIdentity);
+        pub(super) fn postbox_identity_renew_as(id: *mut RawIdentity, uid: u32, gid: u32);
         pub(super) fn postbox_identity_put(id: *const RawIdentity);
         pub(super) fn postbox_identity_see(id: *const RawIdentity, seen: *mut Seen);
         pub(super) fn postbox_ipc_ns() -> u64;
@@ -460,6 +464,12 @@ impl Identity {
         unsafe { c::postbox_identity_renew(&mut self.0) };
     }
 
+    /// Makes it the current task, with the ids of another user and group.
+    pub(crate) fn renew_as(&mut self, uid: u32, gid: u32) {
+        // SAFETY: It holds references to its pids, or has none.
+        unsafe { c::postbox_identity_renew_as(&mut self.0, uid, gid) };
+    }
+
     /// The current task.
     pub(crate) fn current() -> Self {
         let mut identity = Self::nobody();
@@ -536,6 +546,40 @@ impl Drop for Process {
     }
 }
 
+/// The credentials that a command was issued with.
+pub(crate) struct Credentials(NonNull<bindings::cred>);
+
+// SAFETY: The reference is counted, and credentials never change.
+unsafe impl Send for Credentials {}
+// SAFETY: The reference is counted, and credentials never change.
+unsafe impl Sync for Credentials {}
+
+impl Credentials {
+    /// Those of the current task.
+    pub(crate) fn current() -> Result<Self> {
+        // SAFETY: Every task has credentials; this takes a reference to them.
+        let raw = unsafe { c::postbox_cred_get() };
+        Ok(Self(NonNull::new(raw.cast_mut()).ok_or(EINVAL)?))
+    }
+
+    /// Makes them those of the current task while `f` runs.
+    pub(crate) fn with<T>(&self, f: impl FnOnce() -> T) -> T {
+        // SAFETY: `self` has a reference, and outlives their use.
+        let own = unsafe { c::postbox_cred_use(self.0.as_ptr()) };
+        let result = f();
+        // SAFETY: They are what the task had before, and still has a reference to.
+        unsafe { c::postbox_cred_use(own) };
+        result
+    }
+}
+
+impl Drop for Credentials {
+    fn drop(&mut self) {
+        // SAFETY: It holds a reference, which this drops.
+        unsafe { c::postbox_cred_put(self.0.as_ptr()) };
+    }
+}
+
 /// The IPC namespace of the current task, which must not be exiting.
 pub(crate) fn ipc_ns() -> u64 {
     // SAFETY: `nsproxy` is set: only called from system calls.
@@ -546,6 +590,12 @@ pub(crate) fn ipc_ns() -> u64 {
 pub(crate) fn euid() -> u32 {
     // SAFETY: Only reads the current task.
     unsafe { c::postbox_euid() }
+}
+
+/// The effective group of the current task, as the kernel keeps it.
+pub(crate) fn egid() -> u32 {
+    // SAFETY: Only reads the current task.
+    unsafe { c::postbox_egid() }
 }
 
 /// A user, seen from the user namespace of the current task.
@@ -613,8 +663,7 @@ impl Owner {
     pub(crate) fn current(mode: u32) -> Self {
         Self {
             uid: euid(),
-            // SAFETY: Only reads the current task.
-            gid: unsafe { c::postbox_egid() },
+            gid: egid(),
             mode,
         }
     }

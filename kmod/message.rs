@@ -63,6 +63,16 @@ impl Source for IovIterSource<'_> {
     }
 }
 
+/// The user whose ids a message bears, and who pays for it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Author {
+    /// The effective user of the current task, which makes a request that it knows the meaning of.
+    Caller,
+    /// The user who opened the handle. A program writes to descriptors that it was given without
+    /// knowing what they are, and must not lend its privileges to who gave them.
+    Opener,
+}
+
 /// An empty vector with room for `len` bytes.
 fn with_room(len: usize) -> Result<KVVec<u8>> {
     // SAFETY: It takes any size.
@@ -155,13 +165,23 @@ impl Message {
     #[inline(always)]
     pub(crate) fn fill(
         &mut self,
+        author: Author,
         priority: u16,
         len: usize,
         handle: &Handle,
         source: &mut impl Source,
     ) -> Result {
-        self.sender.renew();
-        handle.with_payer(self.sender.uid(), |payer| self.charge.charge(payer, len))?;
+        match author {
+            Author::Caller => {
+                self.sender.renew();
+                let uid = self.sender.uid();
+                handle.with_payer(uid, |payer| self.charge.charge(payer, len))?;
+            }
+            Author::Opener => {
+                self.sender.renew_as(handle.user.uid, handle.gid);
+                self.charge.charge(&handle.user, len)?;
+            }
+        }
         self.write(priority, len, source)
     }
 

@@ -20,10 +20,10 @@ use crate::{
     chardev,
     compat::{ecanceled, eiocbqueued, eopnotsupp, etimedout},
     handle::Handle,
-    helpers::{c, Look, Process, RawWatch, Selected, UserBytes, GFP_MAYFAIL},
+    helpers::{c, Credentials, Look, Process, RawWatch, Selected, UserBytes, GFP_MAYFAIL},
     link::Listener,
     mailbox::{sent, Failure, Mailbox, Receive},
-    message::{Message, Source},
+    message::{Author, Message, Source},
     object::Object,
     pool::Kept,
     queue::{self, Arrival, Linked, Links, Received, RingSide, Sent, Turn},
@@ -99,6 +99,8 @@ pub(crate) struct Command {
     /// It is valid while the command can be kicked.
     cmd: *mut bindings::io_uring_cmd,
     task: *mut bindings::task_struct,
+    /// Those that it was issued with, and acts with when it is resumed.
+    credentials: Credentials,
     /// The number of its ring, and its own there.
     ring: usize,
     user_data: u64,
@@ -136,12 +138,14 @@ impl Command {
                 c::postbox_uring_user_data(cmd),
             )
         };
+        let credentials = Credentials::current()?;
         let command = Arc::pin_init(
             pin_init!(Self {
                 waiter: Waiter::of_command(),
                 links: Links::new(),
                 cmd,
                 task,
+                credentials,
                 ring,
                 user_data,
                 kicked: Atomic::new(1),
@@ -745,7 +749,7 @@ fn at_once(handle: &Handle, look: &Look) -> Result<i32, Option<KBox<Message>>> {
         uapi::POSTBOX_SEND if u32::from(priority) <= uapi::POSTBOX_PRIORITY_MAX => {
             let tx = handle.tx().map_err(|_| None)?;
             let mut from = UserBytes::at(at);
-            match chardev::compose(handle, tx, priority, len, &mut from) {
+            match chardev::compose(handle, tx, Author::Caller, priority, len, &mut from) {
                 Ok(message) => tx.send_now(message).map(|()| 0).map_err(Some),
                 Err(error) => Ok(error.to_errno()),
             }
@@ -806,7 +810,10 @@ unsafe extern "C" fn postbox_uring_run(cmd: *mut bindings::io_uring_cmd, flags: 
     };
     // SAFETY: By the contract.
     let issue = unsafe { Issue::going_on(cmd, flags, &handle, command.clone()) };
-    let _ = issue.end(go_on(&issue, &command, dead));
+    // Of a command that is dead nothing is left to be done in anybody's name but to give back.
+    let _ = command
+        .credentials
+        .with(|| issue.end(go_on(&issue, &command, dead)));
 }
 
 /// The time of a command is up.
@@ -1099,7 +1106,7 @@ fn send_span(
 ) -> Result {
     let (mut from, len, _) = spans.get(index, count)?;
     let tx = handle.tx()?;
-    let message = chardev::compose(handle, tx, 0, len, &mut from)?;
+    let message = chardev::compose(handle, tx, Author::Caller, 0, len, &mut from)?;
     tx.send(message, wait)
 }
 
@@ -1137,7 +1144,8 @@ fn send_one(
     wait: &Wait<'_>,
 ) -> Result {
     ensure(u32::from(uring.priority) <= uapi::POSTBOX_PRIORITY_MAX)?;
-    chardev::write_message(handle, tx, uring.priority, uring.len as usize, from, wait)?;
+    let (author, priority) = (Author::Caller, uring.priority);
+    chardev::write_message(handle, tx, author, priority, uring.len as usize, from, wait)?;
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use crate::{
     helpers::{limits, UserBytes},
     link::{Link, Listener, Options, Pending},
     mailbox::{Failure, Receive},
-    message::Message,
+    message::{Author, Message},
     object::Object,
     queue::Capacity,
     registry::{Attributes, Key, Opened, Want},
@@ -169,7 +169,7 @@ pub(super) fn connect(
         let id = first.id;
         let send = || {
             let mut message = listener.queue.message()?;
-            message.fill(0, 0, handle, &mut UserBytes::at(0))?;
+            message.fill(Author::Caller, 0, 0, handle, &mut UserBytes::at(0))?;
             message.connect(handle, &listener.queue, second)?;
             args.id = id;
             at.write(args)?;

@@ -12,7 +12,7 @@ use crate::{
     handle::Handle,
     helpers::{limits, Process, UserBytes},
     mailbox::{replied, sent, Failure, Mailbox, Origin, Receive, UNSETTLED_MAX},
-    message::{Message, Needs},
+    message::{Author, Message, Needs},
     pool::Outgoing,
     uapi,
     wait::{How, Wait, Wake},
@@ -86,7 +86,8 @@ impl Content {
         let mut message = mailbox.message()?;
         let len = self.len as usize;
         if queued {
-            message.fill(self.priority as u16, len, handle, &mut payload)?;
+            let priority = self.priority as u16;
+            message.fill(Author::Caller, priority, len, handle, &mut payload)?;
         } else {
             message.fill_answer(len, &mut payload)?;
         }

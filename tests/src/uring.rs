@@ -75,6 +75,7 @@ const ENTER_REGISTERED_RING: u32 = 1 << 4;
 
 const REGISTER_BUFFERS: u32 = 0;
 const REGISTER_FILES: u32 = 2;
+const REGISTER_PERSONALITY: u32 = 9;
 const REGISTER_RING_FDS: u32 = 20;
 const UNREGISTER_RING_FDS: u32 = 21;
 const REGISTER_PBUF_RING: u32 = 22;
@@ -552,6 +553,12 @@ impl Ring {
     pub fn register_files(&self, files: &[RawFd]) -> io::Result<()> {
         let at = files.as_ptr().cast_mut().cast();
         self.register(REGISTER_FILES, at, files.len()).map(drop)
+    }
+
+    /// Registers the credentials of this task; returns their number, for entries to name.
+    pub fn register_personality(&self) -> io::Result<u16> {
+        let number = self.register(REGISTER_PERSONALITY, std::ptr::null_mut(), 0)?;
+        Ok(number as u16)
     }
 
     /// Registers a buffer, for commands with `CMD_FIXED`.

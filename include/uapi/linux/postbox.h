@@ -584,7 +584,8 @@ struct postbox_send {
  *	visible there
  * @tid: out: the sender's thread, likewise
  * @uid: out: the sender's effective user, seen from the caller's user
- *	namespace; the overflow uid if it has no number there
+ *	namespace; the overflow uid if it has no number there. Of a message that
+ *	came by write(): that of who opened the handle
  * @gid: out: its effective group, likewise
  * @pidfd_ino: out: the inode number that a pidfd of the sender's process has.
  *	Where pidfd_open(pid) gives a descriptor with this st_ino, the process

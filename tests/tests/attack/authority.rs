@@ -1,1 +1,202 @@
 //! Authority: nobody speaks, pays or receives with the rights of another user.
+
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+
+use postbox::sys;
+use postbox_tests::uring::{OP_WRITE, OP_WRITEV, Ring, Sqe};
+use postbox_tests::{
+    ALICE, Got, Handle, NEVER, User, as_each_attacker, check, device_gid, isolated,
+};
+
+/// Acts as another user while `f` runs, as a set-user-id program does that lays its privileges aside.
+fn acting_as<T>(user: User, f: impl FnOnce() -> T) -> T {
+    let (group, root) = (device_gid(), User { uid: 0, gid: 0 });
+    let set = |user: User| {
+        // SAFETY: no pointers.
+        unsafe {
+            check("setresgid", libc::setresgid(u32::MAX, user.gid, u32::MAX));
+            check("setresuid", libc::setresuid(u32::MAX, user.uid, u32::MAX));
+        }
+    };
+    // SAFETY: one group, which is there.
+    check("setgroups", unsafe { libc::setgroups(1, &group) });
+    set(user);
+    let result = f();
+    // The user first: only root may change the group.
+    // SAFETY: no pointers.
+    check("setresuid", unsafe {
+        libc::setresuid(u32::MAX, 0, u32::MAX)
+    });
+    set(root);
+    result
+}
+
+fn ids(got: &Got) -> (u32, u32) {
+    (got.uid, got.gid)
+}
+
+/// A way to write without a request of the module's own.
+type Write = fn(&Handle, &[u8]);
+
+fn by_write(handle: &Handle, text: &[u8]) {
+    assert_eq!(rustix::io::write(handle, text), Ok(text.len()));
+}
+
+fn by_writev(handle: &Handle, text: &[u8]) {
+    let parts = text.split_at(1);
+    let parts = [parts.0, parts.1].map(std::io::IoSlice::new);
+    assert_eq!(rustix::io::writev(handle, &parts), Ok(text.len()));
+}
+
+fn by_uring_write(handle: &Handle, text: &[u8]) {
+    let mut ring = Ring::new(4, 0).expect("io_uring");
+    let written = ring.run(&Sqe {
+        opcode: OP_WRITE,
+        fd: handle.as_raw_fd(),
+        addr: text.as_ptr() as u64,
+        len: text.len() as u32,
+        ..Sqe::default()
+    });
+    assert_eq!(written, text.len() as i32);
+}
+
+fn by_uring_writev(handle: &Handle, text: &[u8]) {
+    let part = std::io::IoSlice::new(text);
+    let mut ring = Ring::new(4, 0).expect("io_uring");
+    let written = ring.run(&Sqe {
+        opcode: OP_WRITEV,
+        fd: handle.as_raw_fd(),
+        addr: (&raw const part) as u64,
+        len: 1,
+        ..Sqe::default()
+    });
+    assert_eq!(written, text.len() as i32);
+}
+
+const WRITES: [(&str, Write); 4] = [
+    ("write()", by_write),
+    ("writev()", by_writev),
+    ("IORING_OP_WRITE", by_uring_write),
+    ("IORING_OP_WRITEV", by_uring_writev),
+];
+
+#[test]
+fn write_bears_and_charges_the_user_who_opened() {
+    for (way, write) in WRITES {
+        isolated(|| {
+            let (handle, account) = acting_as(ALICE, || (Handle::anonymous(4), Handle::unbound()));
+            let (own, alice) = (Handle::unbound(), account.usage());
+            write(&handle, b"an error message");
+            assert_eq!(account.usage().0, alice.0 + 1, "{way}: the opener pays");
+            assert_eq!(own.usage(), (0, 0, 0), "{way}: the writer does not");
+            let got = handle.recv(NEVER).expect("written");
+            assert_eq!(ids(&got), (ALICE.uid, ALICE.gid), "{way}");
+            assert_eq!(
+                got.pid,
+                std::process::id(),
+                "{way}: the process is the writer"
+            );
+            // A request knows what it does, and is the caller's.
+            handle.put("a request");
+            let got = handle.recv(NEVER).expect("sent");
+            assert_eq!((ids(&got), own.usage().0), ((0, 0), 0));
+        });
+    }
+}
+
+#[test]
+fn write_of_a_second_handle_bears_the_user_who_made_that() {
+    isolated(|| {
+        let first = Handle::anonymous(4);
+        // Made of a handle of root's, by the user.
+        let second = acting_as(ALICE, || first.sender());
+        by_write(&second, b"text");
+        let got = first.recv(NEVER).expect("written");
+        assert_eq!(ids(&got), (ALICE.uid, ALICE.gid));
+    });
+}
+
+#[test]
+fn setuid_program_does_not_lend_its_user_to_its_standard_error() {
+    isolated(|| {
+        let program = format!("/tmp/setuid-{}", std::process::id());
+        std::fs::copy("/proc/self/exe", &program).expect("a copy of this program");
+        let mode = std::fs::Permissions::from_mode(0o4755);
+        std::fs::set_permissions(&program, mode).expect("root's own file");
+        as_each_attacker(|attacker| {
+            let handle = Handle::anonymous(64);
+            // SAFETY: no pointers.
+            let own = unsafe { (libc::geteuid(), libc::getegid()) };
+            let words = "trust-uid-1000";
+            let mut command = std::process::Command::new(&program);
+            let output = handle.sender().0;
+            command.arg(format!("--{words}")).stderr(output);
+            let _ = command.status().expect("everybody may run it");
+            let mut heard = String::new();
+            while let Ok(got) = handle.recv(NEVER) {
+                assert_eq!(ids(&got), own, "{attacker:?}: {}", got.text());
+                heard.push_str(got.text());
+            }
+            assert!(heard.contains(words), "{attacker:?}: {heard}");
+        });
+        std::fs::remove_file(&program).expect("it is there");
+    });
+}
+
+/// Sends two messages of a registered user's through a mailbox with room for one, so that the command is parked between
+/// them; returns who sent them.
+fn batch_of_a_personality(direct: bool) -> [(u32, u32); 2] {
+    let mut ring = Ring::new(4, 0).expect("io_uring");
+    let personality = acting_as(ALICE, || ring.register_personality()).expect("registered");
+    let mailbox = Handle::anonymous(1);
+    let text = b"text";
+    let spans = [sys::postbox_span {
+        data: text.as_ptr() as u64,
+        len: text.len() as u32,
+        ..Default::default()
+    }; 2];
+    let entries = [sys::postbox_send {
+        size: size_of::<sys::postbox_send>() as u32,
+        data: text.as_ptr() as u64,
+        len: text.len() as u64,
+        ..Default::default()
+    }; 2];
+    let batch = sys::postbox_batch {
+        size: size_of::<sys::postbox_batch>() as u32,
+        entry_size: size_of::<sys::postbox_send>() as u32,
+        entries: entries.as_ptr() as u64,
+        count: 2,
+        ..Default::default()
+    };
+    let (fd, request) = (mailbox.as_raw_fd(), sys::POSTBOX_SEND_BATCH);
+    let command = match direct {
+        true => Sqe::direct(
+            fd,
+            request,
+            spans.as_ptr() as u64,
+            2,
+            postbox_tests::FOREVER,
+        ),
+        false => Sqe::command(fd, request, (&raw const batch) as u64),
+    };
+    ring.push(&Sqe {
+        personality,
+        ..command
+    });
+    ring.park();
+    let first = mailbox.recv(NEVER).expect("the first is there");
+    assert_eq!(ring.wait().res, 2);
+    let second = mailbox.recv(NEVER).expect("the second came after it");
+    [ids(&first), ids(&second)]
+}
+
+#[test]
+fn parked_batch_goes_on_as_the_user_who_submitted_it() {
+    isolated(|| {
+        for direct in [true, false] {
+            let sent = batch_of_a_personality(direct);
+            assert_eq!(sent, [(ALICE.uid, ALICE.gid); 2], "direct: {direct}");
+        }
+    });
+}
