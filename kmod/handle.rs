@@ -195,11 +195,15 @@ impl Handle {
 
     /// Binds it to an object that was opened for it.
     pub(crate) fn bind(&self, opened: Opened, rights: u32) -> Result {
+        let (id, created) = (opened.id, opened.created);
         let bound = Bound::new(opened, rights);
         let (object, side) = (bound.object.clone(), bound.side());
-        let id = bound.id;
         if !self.bound.populate(bound) {
-            self.shared.registry.close(id, side.end);
+            // Another thread has bound the handle meanwhile.
+            if created {
+                self.shared.registry.forget(id);
+            }
+            self.shared.registry.close(id, side.end, rights);
             return Err(eisconn());
         }
         object.open(side);
@@ -216,7 +220,7 @@ impl Handle {
             return Err(EACCES);
         }
         let handle = Self::new(self.shared.clone(), self.ipc_ns)?;
-        self.shared.registry.reopen(bound.id, bound.end)?;
+        self.shared.registry.reopen(bound.id, bound.end, rights)?;
         let opened = Opened {
             id: bound.id,
             object: bound.object.clone(),
@@ -276,7 +280,8 @@ impl PinnedDrop for Handle {
     fn drop(self: Pin<&mut Self>) {
         if let Some(bound) = self.bound.as_ref() {
             bound.object.close(bound.side(), &self.state, &self.shares);
-            self.shared.registry.close(bound.id, bound.end);
+            let registry = &self.shared.registry;
+            registry.close(bound.id, bound.end, bound.rights);
         }
     }
 }

@@ -37,7 +37,9 @@ fn objects(shared: &Arc<Shared>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         "id kind ipc_ns uid gid mode messages bytes unacknowledged senders receivers \
          waiting_senders waiting_receivers name"
     )?;
-    shared.registry.for_each(|info, kind, ipc_ns| {
+    let mut after = 0;
+    while let Some((info, kind, ipc_ns)) = shared.registry.next_of_all(after) {
+        after = info.id;
         write!(
             f,
             "{} {} {} {} {} {:04o} {} {} {} {} {} {} {} ",
@@ -61,8 +63,9 @@ fn objects(shared: &Arc<Shared>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for byte in info.name.iter().take(info.name_len as usize) {
             write!(f, "{}", char::from(*byte as u8))?;
         }
-        writeln!(f)
-    })
+        writeln!(f)?;
+    }
+    Ok(())
 }
 
 /// What `/proc/PID/fdinfo/FD` says of a handle.

@@ -31,6 +31,9 @@ pub(crate) struct Options {
     pub(crate) message_max: u64,
 }
 
+/// The most connections that wait at a listener: its end closes them all.
+const BACKLOG_MAX: u32 = 4096;
+
 /// A link.
 pub(crate) struct Link {
     forward: Option<Arc<Mailbox>>,
@@ -147,7 +150,7 @@ pub(crate) struct Listener {
 impl Listener {
     pub(crate) fn new(options: Options, backlog: u32, persistent: bool) -> Result<Arc<Self>> {
         let capacity = Capacity {
-            messages: backlog.into(),
+            messages: backlog.min(BACKLOG_MAX).into(),
             bytes: uapi::POSTBOX_UNBOUNDED,
         };
         let listener = Self {
@@ -199,7 +202,7 @@ impl Pending {
 impl Drop for Pending {
     fn drop(&mut self) {
         if let Some(opened) = self.opened.take() {
-            self.shared.registry.close(opened.id, opened.end);
+            self.shared.registry.close(opened.id, opened.end, 0);
         }
     }
 }

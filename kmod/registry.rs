@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Objects and their names: who made them, who may open them, how long they live.
 //!
-//! What objects are found by is a name, the number of a port, or a process. An object lives as long
-//! as a handle to it is open and, if it is persistent, as long as it has a name. Looking a name up
-//! and making the object, and closing the last handle and taking the name away, are one step each
-//! under one lock, so that nobody sees a half-made or dying object. The lock is taken at open and
-//! close, never to send or receive.
+//! What objects are found by is a name, the number of a port, or a process: its key. An object lives
+//! as long as a handle to it is open and, if it is persistent, as long as it has a name. The key of
+//! a listener that is not persistent goes with the last handle that accepts, whoever else has it
+//! open. Finding a key and opening its object, and closing the last handle and taking the key away,
+//! are one step each under one lock, so that nobody sees a dying object. The lock is taken at open
+//! and close, never to send or receive. Under it nothing is made, and nothing is walked through:
+//! each hold takes a time that does not depend on how many objects there are, but for the depth of
+//! the trees.
 //!
 //! Names are scoped to the IPC namespace by its number, which is never used again: what is left of
-//! a namespace that is gone cannot turn up in another.
+//! a namespace that is gone cannot turn up in another. What is persistent in a namespace goes with
+//! it: see [`Registry::sweep`].
 
 use crate::{
     compat::{eaddrinuse, edquot, enametoolong, eopnotsupp},
@@ -20,7 +24,7 @@ use crate::{
 };
 use kernel::{
     prelude::*,
-    rbtree::{RBTree, RBTreeNode},
+    rbtree::{RBTree, RBTreeNode, RBTreeNodeReservation},
     sync::{new_mutex, Mutex},
 };
 
@@ -85,6 +89,7 @@ pub(crate) struct Changes {
     pub(crate) gid: Option<u32>,
 }
 
+/// An object of the registry.
 struct Entry {
     object: Object,
     ipc_ns: u64,
@@ -96,6 +101,8 @@ struct Entry {
     persistent: bool,
     /// Handles, of a link's two ends apart; of others, the first counts.
     handles: [u32; 2],
+    /// Handles of a listener that accept.
+    acceptors: u32,
     /// Somebody has joined a link by its port.
     joined: bool,
     _charge: ObjectCharge,
@@ -117,10 +124,36 @@ impl Entry {
         self.grants.permit(rights)
     }
 
-    fn count(&mut self, end: usize) -> Result {
+    /// Counts a handle with these rights at an end.
+    fn count(&mut self, end: usize, rights: u32) -> Result {
         let handles = self.handles.get_mut(end).ok_or(EINVAL)?;
         *handles = handles.checked_add(1).ok_or_else(edquot)?;
+        // There are at most as many of these.
+        self.acceptors += u32::from(self.accepts(rights));
         Ok(())
+    }
+
+    /// Undoes that. Returns whether what the key stands for is gone: an end of a link, or the last
+    /// handle that accepts.
+    fn discount(&mut self, end: usize, rights: u32) -> bool {
+        let Some(handles) = self.handles.get_mut(end) else {
+            return false;
+        };
+        *handles = handles.saturating_sub(1);
+        let left = *handles;
+        match &self.object {
+            Object::Link(_) => left == 0,
+            Object::Listener(_) if self.accepts(rights) => {
+                self.acceptors = self.acceptors.saturating_sub(1);
+                self.acceptors == 0 && !self.persistent
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a handle with these rights accepts connections.
+    fn accepts(&self, rights: u32) -> bool {
+        matches!(self.object, Object::Listener(_)) && rights & RECEIVE != 0
     }
 
     fn info(&self, id: u64, end: usize, rights: u32) -> uapi::postbox_info {
@@ -157,27 +190,44 @@ impl Entry {
     }
 }
 
+/// What is left of an object or of its key, to be dropped after the lock.
+#[derive(Default)]
+struct Removed {
+    object: Option<RBTreeNode<u64, Entry>>,
+    key: Option<RBTreeNode<(u64, Key), u64>>,
+    listed: Option<RBTreeNode<(u64, u64), ()>>,
+}
+
 struct Inner {
     objects: RBTree<u64, Entry>,
     keys: RBTree<(u64, Key), u64>,
+    /// What has a key, by its IPC namespace and number.
+    listed: RBTree<(u64, u64), ()>,
     next_id: u64,
 }
 
 impl Inner {
-    /// Takes an object out if nothing keeps it. It is to be dropped after the lock.
-    fn reap(&mut self, id: u64) -> Option<RBTreeNode<u64, Entry>> {
-        let entry = self.objects.get(&id)?;
-        if entry.lives() {
-            return None;
+    /// Takes the key of an object away.
+    fn take_key(&mut self, id: u64, removed: &mut Removed) {
+        let Some(entry) = self.objects.get_mut(&id) else {
+            return;
+        };
+        if let Some(key) = entry.key.take() {
+            removed.key = self.keys.remove_node(&(entry.ipc_ns, key));
+            removed.listed = self.listed.remove_node(&(entry.ipc_ns, id));
         }
-        if let Some(key) = entry.key {
-            let key = (entry.ipc_ns, key);
-            self.keys.remove(&key);
-        }
-        self.objects.remove_node(&id)
     }
 
-    fn open(&mut self, want: &Want) -> Result<Opened> {
+    /// Takes an object out if nothing keeps it.
+    fn reap(&mut self, id: u64, removed: &mut Removed) {
+        if self.objects.get(&id).is_some_and(|entry| !entry.lives()) {
+            self.take_key(id, removed);
+            removed.object = self.objects.remove_node(&id);
+        }
+    }
+
+    /// Finds the object that is wanted, if the current task may open it.
+    fn find(&mut self, want: &Want) -> Result<(u64, &mut Entry, Option<Granted>)> {
         let (ipc_ns, key) = (want.ipc_ns, want.key.ok_or(ENOENT)?);
         let id = *self.keys.get(&(ipc_ns, key)).ok_or(ENOENT)?;
         let entry = self.objects.get_mut(&id).ok_or(ENOENT)?;
@@ -198,11 +248,17 @@ impl Inner {
         if want.rights & uapi::POSTBOX_RIGHT_ADMIN != 0 && !entry.owner.owned(ipc_ns) {
             return Err(EPERM);
         }
+        Ok((id, entry, granted))
+    }
+
+    fn open(&mut self, want: &Want) -> Result<Opened> {
+        let (id, entry, granted) = self.find(want)?;
+        let joins = matches!(entry.object, Object::Link(_));
         let end = usize::from(joins);
         if joins && entry.joined {
             return Err(eaddrinuse());
         }
-        entry.count(end)?;
+        entry.count(end, want.rights)?;
         entry.joined |= joins;
         Ok(Opened {
             id,
@@ -211,6 +267,19 @@ impl Inner {
             created: false,
             granted,
         })
+    }
+
+    /// Opens the object that is wanted if there is one of its key.
+    fn open_existing(&mut self, want: &Want) -> Result<Option<Opened>> {
+        match want.key {
+            Some(key) if self.keys.get(&(want.ipc_ns, key)).is_some() => {
+                if want.exclusive {
+                    return Err(EEXIST);
+                }
+                self.open(want).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 }
 
@@ -249,6 +318,7 @@ impl Registry {
             inner <- new_mutex!(Inner {
                 objects: RBTree::new(),
                 keys: RBTree::new(),
+                listed: RBTree::new(),
                 next_id: 1,
             }),
         })
@@ -259,7 +329,14 @@ impl Registry {
         self.inner.lock().open(want)
     }
 
-    /// Opens an object that exists, or makes it with `make`.
+    /// Returns an object that exists and that the current task may open, without opening it.
+    pub(crate) fn find(&self, want: &Want) -> Result<Object> {
+        let mut inner = self.inner.lock();
+        let (_, entry, _) = inner.find(want)?;
+        Ok(entry.object.clone())
+    }
+
+    /// Opens an object that exists, or makes it with `make`, which is called without a lock.
     pub(crate) fn create(
         &self,
         want: &Want,
@@ -267,18 +344,22 @@ impl Registry {
         user: &Pinned,
         make: impl FnOnce() -> Result<Object>,
     ) -> Result<Opened> {
-        let mut inner = self.inner.lock();
         let (ipc_ns, key) = (want.ipc_ns, want.key);
-        if key.is_some_and(|key| inner.keys.get(&(ipc_ns, key)).is_some()) {
-            if want.exclusive {
-                return Err(EEXIST);
-            }
-            return inner.open(want);
+        if let Some(opened) = self.inner.lock().open_existing(want)? {
+            return Ok(opened);
         }
         let charge = user.charge_object()?;
         let object = make()?;
-        let id = inner.next_id;
-        let entry = Entry {
+        let entry = RBTreeNodeReservation::new(GFP_MAYFAIL)?;
+        let nodes = match key {
+            Some(key) => Some((
+                key,
+                RBTreeNodeReservation::new(GFP_MAYFAIL)?,
+                RBTreeNodeReservation::new(GFP_MAYFAIL)?,
+            )),
+            None => None,
+        };
+        let mut new = Entry {
             object: object.clone(),
             ipc_ns,
             key,
@@ -286,17 +367,25 @@ impl Registry {
             grants: Grants::new(),
             maker: matches!(key, Some(Key::Process(_))).then(Identity::current),
             persistent: attributes.persistent,
-            handles: [1, 0],
+            handles: [0, 0],
+            acceptors: 0,
             joined: false,
             _charge: charge,
         };
-        let entry = RBTreeNode::new(id, entry, GFP_MAYFAIL)?;
-        if let Some(key) = key {
-            let key = RBTreeNode::new((ipc_ns, key), id, GFP_MAYFAIL)?;
-            inner.keys.insert(key);
+        new.count(0, want.rights)?;
+        let mut inner = self.inner.lock();
+        // Another task may have made it meanwhile. What was made here is dropped after the lock.
+        if let Some(opened) = inner.open_existing(want)? {
+            drop(inner);
+            return Ok(opened);
         }
-        inner.objects.insert(entry);
+        let id = inner.next_id;
         inner.next_id += 1;
+        if let Some((key, name, listed)) = nodes {
+            inner.keys.insert(name.into_node((ipc_ns, key), id));
+            inner.listed.insert(listed.into_node((ipc_ns, id), ()));
+        }
+        inner.objects.insert(entry.into_node(id, new));
         Ok(Opened {
             id,
             object,
@@ -306,58 +395,57 @@ impl Registry {
         })
     }
 
-    /// Opens an object once more, for another handle at one end.
-    pub(crate) fn reopen(&self, id: u64, end: usize) -> Result {
+    /// Opens an object once more, for another handle with these rights at one end.
+    pub(crate) fn reopen(&self, id: u64, end: usize, rights: u32) -> Result {
         let mut inner = self.inner.lock();
-        inner.objects.get_mut(&id).ok_or(ENOENT)?.count(end)
+        let entry = inner.objects.get_mut(&id).ok_or(ENOENT)?;
+        entry.count(end, rights)
     }
 
-    /// Undoes one open.
-    pub(crate) fn close(&self, id: u64, end: usize) {
-        let mut inner = self.inner.lock();
+    /// Undoes one open with these rights.
+    pub(crate) fn close(&self, id: u64, end: usize, rights: u32) {
+        let mut removed = Removed::default();
         let mut link = None;
-        let mut port = None;
+        let mut inner = self.inner.lock();
         if let Some(entry) = inner.objects.get_mut(&id) {
-            let gone = entry.handles.get_mut(end).is_some_and(|handles| {
-                *handles -= 1;
-                *handles == 0
-            });
-            if let (true, Object::Link(closed)) = (gone, &entry.object) {
-                link = Some(closed.clone());
-                port = entry.key.take().map(|key| (entry.ipc_ns, key));
+            if entry.discount(end, rights) {
+                if let Object::Link(closed) = &entry.object {
+                    link = Some(closed.clone());
+                }
+                // A port is free again when one of a link's two ends, or its listener, is gone.
+                inner.take_key(id, &mut removed);
             }
         }
-        // A port is free again when one of the two is gone.
-        let port = port.and_then(|key| inner.keys.remove_node(&key));
-        let gone = inner.reap(id);
+        inner.reap(id, &mut removed);
         drop(inner);
         if let Some(link) = link {
             link.close(end);
         }
-        drop((gone, port));
+    }
+
+    /// Makes an object that nobody has seen go with its handle, also where it was to stay.
+    pub(crate) fn forget(&self, id: u64) {
+        if let Some(entry) = self.inner.lock().objects.get_mut(&id) {
+            entry.persistent = false;
+        }
     }
 
     /// Undoes an open that nobody has seen: who failed to join a link has not closed its end.
-    pub(crate) fn undo(&self, opened: &Opened) {
+    pub(crate) fn undo(&self, opened: &Opened, rights: u32) {
         if opened.created {
-            // Also what was to stay must not.
-            if let Some(entry) = self.inner.lock().objects.get_mut(&opened.id) {
-                entry.persistent = false;
-            }
+            self.forget(opened.id);
         }
         if opened.created || opened.end == 0 {
-            return self.close(opened.id, opened.end);
+            return self.close(opened.id, opened.end, rights);
         }
+        let mut removed = Removed::default();
         let mut inner = self.inner.lock();
         if let Some(entry) = inner.objects.get_mut(&opened.id) {
             entry.joined = false;
-            if let Some(handles) = entry.handles.get_mut(opened.end) {
-                *handles -= 1;
-            }
+            entry.discount(opened.end, rights);
         }
-        let gone = inner.reap(opened.id);
+        inner.reap(opened.id, &mut removed);
         drop(inner);
-        drop(gone);
     }
 
     /// Forgets all objects, when no handle is left: a connection that waits in a persistent listener
@@ -366,24 +454,24 @@ impl Registry {
         let mut inner = self.inner.lock();
         let objects = core::mem::replace(&mut inner.objects, RBTree::new());
         let keys = core::mem::replace(&mut inner.keys, RBTree::new());
+        let listed = core::mem::replace(&mut inner.listed, RBTree::new());
         drop(inner);
-        drop((objects, keys));
+        drop((objects, keys, listed));
     }
 
     /// Takes a name away.
     pub(crate) fn unlink(&self, ipc_ns: u64, name: &Name) -> Result {
         let key = (ipc_ns, Key::Name(*name));
+        let mut removed = Removed::default();
         let mut inner = self.inner.lock();
         let id = *inner.keys.get(&key).ok_or(ENOENT)?;
         let entry = inner.objects.get_mut(&id).ok_or(ENOENT)?;
         if !entry.owner.owned(ipc_ns) {
             return Err(EPERM);
         }
-        entry.key = None;
-        let name = inner.keys.remove_node(&key);
-        let gone = inner.reap(id);
+        inner.take_key(id, &mut removed);
+        inner.reap(id, &mut removed);
         drop(inner);
-        drop((name, gone));
         Ok(())
     }
 
@@ -421,27 +509,26 @@ impl Registry {
 
     /// The same of the first object after `after` that can be found in the namespace.
     pub(crate) fn next(&self, ipc_ns: u64, after: u64) -> Option<uapi::postbox_info> {
-        let mut inner = self.inner.lock();
-        let mut cursor = inner.objects.cursor_lower_bound_mut(&after.checked_add(1)?);
-        while let Some(at) = cursor {
-            let (id, entry) = at.current();
-            if entry.ipc_ns == ipc_ns && entry.key.is_some() {
-                return Some(entry.info(*id, 0, 0));
-            }
-            cursor = at.move_next();
+        let from = (ipc_ns, after.checked_add(1)?);
+        let inner = self.inner.lock();
+        let cursor = inner.listed.cursor_lower_bound(&from)?;
+        let (&(at, id), ()) = cursor.current();
+        if at != ipc_ns {
+            return None;
         }
-        None
+        Some(inner.objects.get(&id)?.info(id, 0, 0))
     }
 
-    /// Calls `each` for every object, named or not, of every namespace, with the namespace.
-    pub(crate) fn for_each<E>(
+    /// The same of the first object after `after`, named or not, of whatever namespace; with the
+    /// name of its kind and its namespace.
+    pub(crate) fn next_of_all(
         &self,
-        mut each: impl FnMut(&uapi::postbox_info, &'static str, u64) -> Result<(), E>,
-    ) -> Result<(), E> {
+        after: u64,
+    ) -> Option<(uapi::postbox_info, &'static str, u64)> {
+        let from = after.checked_add(1)?;
         let inner = self.inner.lock();
-        for (id, entry) in inner.objects.iter() {
-            each(&entry.info(*id, 0, 0), entry.object.kind().1, entry.ipc_ns)?;
-        }
-        Ok(())
+        let cursor = inner.objects.cursor_lower_bound(&from)?;
+        let (id, entry) = cursor.current();
+        Some((entry.info(*id, 0, 0), entry.object.kind().1, entry.ipc_ns))
     }
 }

@@ -73,8 +73,8 @@ fn make(handle: &Handle, make: impl FnOnce() -> Result<Arc<Link>>) -> Result<(Op
     let first = registry.create(&want, &attributes, &handle.user, || {
         Ok(Object::Link(make()?))
     })?;
-    if let Err(error) = registry.reopen(first.id, 1) {
-        registry.close(first.id, 0);
+    if let Err(error) = registry.reopen(first.id, 1, 0) {
+        registry.close(first.id, 0, 0);
         return Err(error);
     }
     let second = Opened {
@@ -128,7 +128,7 @@ pub(super) fn pair(handle: &Handle, at: Place, args: &mut uapi::postbox_pair) ->
             Ok(())
         }
         Err(error) => {
-            registry.close(id, 0);
+            registry.close(id, 0, 0);
             Err(error)
         }
     }
@@ -158,33 +158,29 @@ pub(super) fn connect(
         rights: uapi::POSTBOX_RIGHT_SEND,
     };
     let registry = &handle.shared.registry;
-    let opened = registry.open(&want)?;
-    let connected = (|| {
-        let Object::Listener(listener) = &opened.object else {
-            return Err(eopnotsupp());
-        };
-        let (first, second) = make(handle, || {
-            Link::new(&listener.options, Some(listener.maker.clone()))
-        })?;
-        let id = first.id;
-        let send = || {
-            let mut message = listener.queue.message()?;
-            message.fill(Author::Caller, 0, 0, handle, &mut UserBytes::at(0))?;
-            message.connect(handle, &listener.queue, second)?;
-            args.id = id;
-            at.write(args)?;
-            listener.queue.send(message, &wait)
-        };
-        match send() {
-            Ok(()) => bind(handle, first),
-            Err(error) => {
-                registry.close(id, 0);
-                Err(error)
-            }
+    // A reference and not a handle: who waits here does not keep the name or the port in use.
+    let Object::Listener(listener) = registry.find(&want)? else {
+        return Err(eopnotsupp());
+    };
+    let (first, second) = make(handle, || {
+        Link::new(&listener.options, Some(listener.maker.clone()))
+    })?;
+    let id = first.id;
+    let send = || {
+        let mut message = listener.queue.message()?;
+        message.fill(Author::Caller, 0, 0, handle, &mut UserBytes::at(0))?;
+        message.connect(handle, &listener.queue, second)?;
+        args.id = id;
+        at.write(args)?;
+        listener.queue.send(message, &wait)
+    };
+    match send() {
+        Ok(()) => bind(handle, first),
+        Err(error) => {
+            registry.close(id, 0, 0);
+            Err(error)
         }
-    })();
-    registry.close(opened.id, opened.end);
-    connected
+    }
 }
 
 pub(super) fn accept(

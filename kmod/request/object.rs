@@ -198,6 +198,9 @@ fn check_kind(args: &uapi::postbox_open) -> Result {
             }
             let persistent = args.flags & uapi::POSTBOX_O_PERSIST != 0;
             ensure(!persistent || args.kind == uapi::POSTBOX_KIND_LISTENER)?;
+            // Nothing can be done with a listener by sending: who connects opens none.
+            let useful = uapi::POSTBOX_RIGHT_RECEIVE | uapi::POSTBOX_RIGHT_ADMIN;
+            ensure(args.kind == uapi::POSTBOX_KIND_LINK || args.rights & useful != 0)?;
             unused(&[args.initial])
         }
         uapi::POSTBOX_KIND_MAILBOX => {
@@ -298,7 +301,7 @@ pub(super) fn open(handle: &Handle, at: Place, args: &mut uapi::postbox_open) ->
         if rights & uapi::POSTBOX_RIGHT_SEND != 0 && !segment.memory.writable());
     let written = if useless { Err(EACCES) } else { at.write(args) };
     if let Err(error) = written {
-        registry.undo(&opened);
+        registry.undo(&opened, args.rights);
         return Err(error);
     }
     if let (Object::Link(link), false) = (&opened.object, opened.created) {

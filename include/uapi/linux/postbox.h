@@ -230,8 +230,8 @@ struct postbox_version {
  * @back_capacity_bytes: likewise
  * @initial: semaphore: its value, its maximum at most. Latch: its count, at least
  *	1. Barrier: its parties, at least 1
- * @backlog: listener: connections that wait to be accepted; 0: a connect waits
- *	for its accept
+ * @backlog: listener: connections that wait to be accepted, 4096 at the most
+ *	whatever is asked for; 0: a connect waits for its accept
  * @memfd: a new segment or pool: a descriptor of its memory, which is a memfd of
  *	whole pages with the seals SHRINK, GROW and SEAL, for a pool writable and
  *	large enough. Otherwise zero
@@ -249,6 +249,9 @@ struct postbox_version {
  *
  * The end of a link that POSTBOX_CONNECT returns is the first one. Capacities
  * and directions of a listener are those of the links that are made through it.
+ * A listener is opened with RECEIVE or ADMIN: there is nothing to do with one by
+ * SEND alone. Its name or port is free again when the last handle with RECEIVE is
+ * closed, unless it is persistent.
  *
  * An endpoint is opened by its process with @number 0, POSTBOX_O_CREATE and
  * POSTBOX_RIGHT_RECEIVE, and by others, whom its mode lets, to send. It
