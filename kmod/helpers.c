@@ -539,16 +539,36 @@ int postbox_memory(struct file *file, struct postbox_memory *memory)
 }
 
 /*
- * Makes a mapping of ours one of the memfd. What mmap() itself checks of a
- * memfd it has checked of our file, so that it is done here: above all that
- * nothing is ever written that must not be.
+ * A file of the memfd that can only be read. Mappings get this one, and never
+ * the maker's: what else the kernel allows by the file of a mapping
+ * (remap_file_pages(), MADV_REMOVE) then changes nothing. Does not wait for the
+ * holder of a lease.
+ */
+struct file *postbox_memory_open(const struct file *file)
+{
+	return dentry_open(&file->f_path, O_RDONLY | O_LARGEFILE | O_NONBLOCK,
+			   current_cred());
+}
+
+/*
+ * Makes a mapping of ours one of the memfd, by its file from
+ * postbox_memory_open(). What mmap() itself checks of a memfd it has checked of
+ * our file, so that it is done here: above all that nothing is ever written
+ * that must not be.
  */
 int postbox_memory_map(struct vm_area_struct *vma, struct file *file, u64 size,
-		       bool writable)
+		       u64 page_size, bool writable)
 {
 	unsigned long pages = size >> PAGE_SHIFT;
 
 	if (vma->vm_pgoff > pages || vma_pages(vma) > pages - vma->vm_pgoff)
+		return -EINVAL;
+	/*
+	 * hugetlbfs relies on what its get_unmapped_area() has checked, which
+	 * was not asked where the handle was bound since.
+	 */
+	if (!IS_ALIGNED(vma->vm_start | vma->vm_end |
+			vma->vm_pgoff << PAGE_SHIFT, page_size))
 		return -EINVAL;
 	/* A private copy could find no page when it is first written to. */
 	if (is_file_hugepages(file) && !(vma->vm_flags & VM_MAYSHARE))
@@ -556,10 +576,11 @@ int postbox_memory_map(struct vm_area_struct *vma, struct file *file, u64 size,
 	if (vma->vm_flags & VM_EXEC)
 		return -EACCES;
 	vm_flags_clear(vma, VM_MAYEXEC);
-	if (vma->vm_flags & VM_SHARED && !writable) {
+	if (vma->vm_flags & VM_MAYSHARE && !writable) {
 		if (vma->vm_flags & VM_WRITE)
 			return -EACCES;
-		vm_flags_clear(vma, VM_MAYWRITE);
+		/* As mmap() does for a file that was opened to be read. */
+		vm_flags_clear(vma, VM_SHARED | VM_MAYWRITE);
 	}
 	vma_set_file(vma, file);
 	return vfs_mmap(file, vma);
@@ -609,9 +630,11 @@ void postbox_memory_unpin(void *pinned, const void *address)
 
 /*
  * Pages that processes may map and the kernel reads and writes, charged to the
- * memory cgroup of who makes them.
+ * memory cgroup of who makes them. The last @twice can be mapped once more
+ * behind them.
  */
-int postbox_pages_new(struct postbox_pages *pages, unsigned long count)
+int postbox_pages_new(struct postbox_pages *pages, unsigned long count,
+		      unsigned long twice)
 {
 	const gfp_t gfp = GFP_KERNEL_ACCOUNT | __GFP_ZERO |
 			  __GFP_RETRY_MAYFAIL | __GFP_NOWARN;
@@ -619,6 +642,7 @@ int postbox_pages_new(struct postbox_pages *pages, unsigned long count)
 
 	pages->address = NULL;
 	pages->count = 0;
+	pages->twice = twice;
 	pages->pages = kvmalloc_array(count, sizeof(*pages->pages), gfp);
 	if (!pages->pages)
 		return ret;
@@ -651,32 +675,59 @@ void postbox_pages_free(struct postbox_pages *pages)
 	kvfree(pages->pages);
 }
 
+/* Where the page of this number is: those behind the last come once more. */
+static struct page **page_at(const struct postbox_pages *pages,
+			     unsigned long index)
+{
+	return &pages->pages[index < pages->count ? index : index - pages->twice];
+}
+
+/* For who gave pages back with MADV_DONTNEED: they are there again. */
+static vm_fault_t pages_fault(struct vm_fault *vmf)
+{
+	/* The file of the mapping keeps its object, and that the pages. */
+	const struct postbox_pages *pages = vmf->vma->vm_private_data;
+
+	if (vmf->pgoff >= pages->count + pages->twice)
+		return VM_FAULT_SIGBUS;
+	vmf->page = *page_at(pages, vmf->pgoff);
+	get_page(vmf->page);
+	return 0;
+}
+
+static const struct vm_operations_struct pages_ops = {
+	.fault = pages_fault,
+};
+
 /*
- * Maps pages from the offset on that the caller of mmap() said. Behind the last
- * of them, the last @twice come once more. What may not be written now is never
- * made writable later.
+ * Maps pages from the offset on that the caller of mmap() said. What may not be
+ * written now is never made writable later.
  */
-int postbox_pages_map(struct vm_area_struct *vma,
-		      const struct postbox_pages *pages, unsigned long twice,
+int postbox_pages_map(struct vm_area_struct *vma, struct postbox_pages *pages,
 		      bool writable)
 {
 	unsigned long at = vma->vm_start, index = vma->vm_pgoff;
+	unsigned long end = pages->count + pages->twice;
 
-	if (index > pages->count + twice ||
-	    vma_pages(vma) > pages->count + twice - index ||
-	    !(vma->vm_flags & VM_SHARED))
+	if (index > end || vma_pages(vma) > end - index ||
+	    !(vma->vm_flags & VM_MAYSHARE))
 		return -EINVAL;
 	if (vma->vm_flags & VM_EXEC || (vma->vm_flags & VM_WRITE && !writable))
 		return -EACCES;
+	/* As mmap() does for a file that was opened to be read. */
 	vm_flags_mod(vma, VM_DONTEXPAND | VM_DONTDUMP,
-		     VM_MAYEXEC | (writable ? 0 : VM_MAYWRITE));
+		     VM_MAYEXEC | (writable ? 0 : VM_SHARED | VM_MAYWRITE));
+	vma->vm_ops = &pages_ops;
+	vma->vm_private_data = pages;
 	while (at < vma->vm_end) {
-		unsigned long first = index < pages->count ? index : index - twice;
-		unsigned long count = min(pages->count - first,
-					  (vma->vm_end - at) >> PAGE_SHIFT);
-		unsigned long left = count;
-		int ret = vm_insert_pages(vma, at, pages->pages + first, &left);
+		unsigned long count = index < pages->count ? pages->count - index :
+							     end - index;
+		unsigned long left;
+		int ret;
 
+		count = min(count, (vma->vm_end - at) >> PAGE_SHIFT);
+		left = count;
+		ret = vm_insert_pages(vma, at, page_at(pages, index), &left);
 		if (ret)
 			return ret;
 		at += count << PAGE_SHIFT;

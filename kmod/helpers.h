@@ -120,12 +120,13 @@ struct postbox_pages {
 	struct page **pages;
 	void *address;
 	unsigned long count;
+	unsigned long twice;
 };
 
-int postbox_pages_new(struct postbox_pages *pages, unsigned long count);
+int postbox_pages_new(struct postbox_pages *pages, unsigned long count,
+		      unsigned long twice);
 void postbox_pages_free(struct postbox_pages *pages);
-int postbox_pages_map(struct vm_area_struct *vma,
-		      const struct postbox_pages *pages, unsigned long twice,
+int postbox_pages_map(struct vm_area_struct *vma, struct postbox_pages *pages,
 		      bool writable);
 unsigned long postbox_vma_pages(struct vm_area_struct *vma,
 				unsigned long *count);
@@ -133,8 +134,9 @@ unsigned long postbox_page_size(void);
 bool postbox_exiting(void);
 
 int postbox_memory(struct file *file, struct postbox_memory *memory);
+struct file *postbox_memory_open(const struct file *file);
 int postbox_memory_map(struct vm_area_struct *vma, struct file *file, u64 size,
-		       bool writable);
+		       u64 page_size, bool writable);
 unsigned long postbox_unmapped_area(struct file *file, unsigned long addr,
 				    unsigned long len, unsigned long pgoff,
 				    unsigned long flags);

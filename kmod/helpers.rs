@@ -66,6 +66,7 @@ pub(crate) struct RawPages {
     pages: *mut *mut bindings::page,
     pub(crate) address: *mut c_void,
     pub(crate) count: usize,
+    twice: usize,
 }
 
 /// Who tells a command that a process exits.
@@ -165,10 +166,12 @@ pub(crate) mod c {
             process: *mut bindings::pid,
         ) -> i32;
         pub(crate) fn postbox_memory(file: *mut bindings::file, memory: *mut RawMemory) -> i32;
+        pub(crate) fn postbox_memory_open(file: *const bindings::file) -> *mut bindings::file;
         pub(crate) fn postbox_memory_map(
             vma: *mut bindings::vm_area_struct,
             file: *mut bindings::file,
             size: u64,
+            page_size: u64,
             writable: bool,
         ) -> i32;
         pub(crate) fn postbox_unmapped_area(
@@ -185,12 +188,11 @@ pub(crate) mod c {
         ) -> *mut c_void;
         pub(crate) fn postbox_memory_unpin(pinned: *mut c_void, address: *const c_void);
 
-        pub(crate) fn postbox_pages_new(pages: *mut RawPages, count: usize) -> i32;
+        pub(crate) fn postbox_pages_new(pages: *mut RawPages, count: usize, twice: usize) -> i32;
         pub(crate) fn postbox_pages_free(pages: *mut RawPages);
         pub(crate) fn postbox_pages_map(
             vma: *mut bindings::vm_area_struct,
-            pages: *const RawPages,
-            twice: usize,
+            pages: *mut RawPages,
             writable: bool,
         ) -> i32;
         pub(crate) fn postbox_vma_pages(

@@ -48,6 +48,7 @@ impl Area {
 /// A memfd whose size and seals can never change any more, so that nobody who maps it can get
 /// SIGBUS.
 pub(crate) struct Memory {
+    /// A file of the memfd that can only be read, whatever the maker's can: mappings have it.
     file: ARef<File>,
     raw: RawMemory,
 }
@@ -55,10 +56,15 @@ pub(crate) struct Memory {
 impl Memory {
     /// The one of a descriptor of the current task.
     pub(crate) fn new(fd: i32) -> Result<Self> {
-        let file = files::get(fd)?;
+        let makers = files::get(fd)?;
         let mut raw = RawMemory::default();
-        // SAFETY: The file is valid, and `raw` too.
-        kernel::error::to_result(unsafe { c::postbox_memory(file.as_ptr(), &mut raw) })?;
+        // SAFETY: `makers` holds a reference to the file, and `raw` is writable.
+        kernel::error::to_result(unsafe { c::postbox_memory(makers.as_ptr(), &mut raw) })?;
+        // SAFETY: `makers` holds a reference to the file, which is a memfd.
+        let file = unsafe { c::postbox_memory_open(makers.as_ptr()) };
+        let file = NonNull::new(kernel::error::from_err_ptr(file)?).ok_or(ENOMEM)?;
+        // SAFETY: It is a new file, and this is the only reference to it.
+        let file = unsafe { ARef::from_raw(file.cast()) };
         Ok(Self { file, raw })
     }
 
@@ -86,9 +92,10 @@ impl Memory {
     /// writable, only where both `writable` and the memory allow that.
     pub(crate) fn map(&self, area: &Area, writable: bool) -> Result {
         let (file, writable) = (self.file.as_ptr(), writable && self.raw.writable);
+        let (size, page_size) = (self.raw.size, self.raw.page_size);
         // SAFETY: The mapping is being made, and the file is a memfd.
         kernel::error::to_result(unsafe {
-            c::postbox_memory_map(area.as_ptr(), file, self.raw.size, writable)
+            c::postbox_memory_map(area.as_ptr(), file, size, page_size, writable)
         })
     }
 
@@ -147,28 +154,27 @@ unsafe impl Send for Pages {}
 unsafe impl Sync for Pages {}
 
 impl Pages {
-    /// So many, which the memory cgroup of the current task pays for.
-    pub(crate) fn new(count: usize) -> Result<Self> {
+    /// So many, which the memory cgroup of the current task pays for. The last `twice` of them can
+    /// be mapped once more behind them.
+    pub(crate) fn new(count: usize, twice: usize) -> Result<Self> {
         let mut raw = MaybeUninit::uninit();
         // SAFETY: `raw` is valid for writing; where this succeeds, all of it was written.
         unsafe {
-            kernel::error::to_result(c::postbox_pages_new(raw.as_mut_ptr(), count))?;
+            kernel::error::to_result(c::postbox_pages_new(raw.as_mut_ptr(), count, twice))?;
             Ok(Self(raw.assume_init()))
         }
     }
 
-    /// How many they are.
-    pub(crate) fn count(&self) -> usize {
-        self.0.count
-    }
-
-    /// Maps them, and once more the last `twice` of them. To be written, and ever made writable,
-    /// only where `writable` says so.
-    pub(crate) fn map(&self, area: &Area, twice: usize, writable: bool) -> Result {
-        // SAFETY: The mapping is being made, and there are so many pages. It keeps each of them.
-        kernel::error::to_result(unsafe {
-            c::postbox_pages_map(area.as_ptr(), &self.0, twice, writable)
-        })
+    /// Maps them. To be written, and ever made writable, only where `writable` says so.
+    ///
+    /// # Safety
+    ///
+    /// The file that is mapped keeps these pages, where they are.
+    pub(crate) unsafe fn map(&self, area: &Area, writable: bool) -> Result {
+        let pages = (&raw const self.0).cast_mut();
+        // SAFETY: The mapping is being made. It keeps its file, and by that, the caller guarantees,
+        // the pages; they are only read through `pages`.
+        kernel::error::to_result(unsafe { c::postbox_pages_map(area.as_ptr(), pages, writable) })
     }
 
     /// Where a word is. All of them are in the pages.

@@ -126,7 +126,7 @@ impl Ring {
         let pages = capacity / page + u64::from(uapi::POSTBOX_RING_DATA_PAGE);
         // As a pipe's: it is memory of the kernel's, which cannot be swapped.
         let charge = user.charge_pipe(pages * page)?;
-        let pages = Pages::new(usize::try_from(pages)?)?;
+        let pages = Pages::new(usize::try_from(pages)?, usize::try_from(capacity / page)?)?;
         Ok(pin_init!(Self {
             pages,
             units: (capacity / RING_UNIT) as u32,
@@ -314,10 +314,14 @@ impl Ring {
 
     /// Maps a part of it for a handle with these rights.
     pub(crate) fn map(&self, area: &Area, sends: bool, receives: bool) -> Result {
+        if !sends && !receives {
+            return Err(EACCES);
+        }
         let (first, pages) = area.pages();
-        let data = self.pages.count() - uapi::POSTBOX_RING_DATA_PAGE as usize;
         let writable = ring_writable(first, pages, sends, receives);
-        self.pages.map(area, data, writable)
+        // SAFETY: The file that is mapped is that of a handle, which is bound to this ring as long
+        // as the file is open. The ring is pinned, and never gives up its pages.
+        unsafe { self.pages.map(area, writable) }
     }
 
     // Waiting.
