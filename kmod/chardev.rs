@@ -42,6 +42,12 @@ unsafe impl Sync for Device {}
 impl Device {
     pub(crate) fn new(shared: Arc<Shared>) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
+            _: {
+                // SAFETY: `shared` keeps the registry until `drop`, which stops the sweeping.
+                unsafe {
+                    c::postbox_sweep_init(core::ptr::from_ref(&shared.registry).cast());
+                }
+            },
             shared,
             misc <- Opaque::try_ffi_init(|slot: *mut bindings::miscdevice| {
                 // SAFETY: The slot is pinned, and stays until it is deregistered in `drop`.
@@ -66,6 +72,8 @@ impl PinnedDrop for Device {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: It was registered. No file is open: each holds a reference to the module.
         unsafe { bindings::misc_deregister(self.misc.get()) };
+        // SAFETY: It was started, if at all, with our registry.
+        unsafe { c::postbox_sweep_stop() };
         self.shared.registry.clear();
     }
 }

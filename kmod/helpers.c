@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 #include <linux/anon_inodes.h>
 #include <linux/cred.h>
+#include <linux/debugfs.h>
 #include <linux/fdtable.h>
 #include <linux/file.h>
 #include <linux/fs.h>
@@ -21,6 +22,7 @@
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
+#include <linux/seq_file.h>
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
@@ -29,6 +31,7 @@
 #include <linux/user_namespace.h>
 #include <linux/vmalloc.h>
 #include <linux/wait.h>
+#include <linux/workqueue.h>
 
 #include "helpers.h"
 
@@ -182,6 +185,99 @@ void postbox_identity_see(const struct postbox_identity *id,
 u64 postbox_ipc_ns(void)
 {
 	return current->nsproxy->ipc_ns->ns.ns_id;
+}
+
+/*
+ * The IPC namespace of this number, which must be the current task's, with a
+ * reference that keeps its memory; NULL for the initial one, which never ends.
+ */
+int postbox_ipc_get(u64 ipc_ns, struct ipc_namespace **ns)
+{
+	struct nsproxy *nsproxy = current->nsproxy;
+
+	*ns = NULL;
+	if (ipc_ns == IPC_NS_INIT_ID)
+		return 0;
+	if (!nsproxy || nsproxy->ipc_ns->ns.ns_id != ipc_ns)
+		return -EXDEV;
+	*ns = get_ipc_ns(nsproxy->ipc_ns);
+	return 0;
+}
+
+void postbox_ipc_put(struct ipc_namespace *ns)
+{
+	put_ipc_ns(ns);
+}
+
+/* Whether no task, no descriptor and no mount of the namespace is left. */
+bool postbox_ipc_ended(const struct ipc_namespace *ns)
+{
+	return !ns_ref_active_read(ns);
+}
+
+static void sweep(struct work_struct *work);
+static DECLARE_DELAYED_WORK(sweeper, sweep);
+static const void *swept;
+
+/* For as long as there is something that can end: nobody tells when it does. */
+static void sweep(struct work_struct *work)
+{
+	if (postbox_sweep(swept))
+		postbox_sweep_soon();
+}
+
+void postbox_sweep_soon(void)
+{
+	queue_delayed_work(system_power_efficient_wq, &sweeper, HZ);
+}
+
+void postbox_sweep_init(const void *registry)
+{
+	swept = registry;
+}
+
+void postbox_sweep_stop(void)
+{
+	cancel_delayed_work_sync(&sweeper);
+}
+
+/* Whether the current task administers the whole system. */
+bool postbox_admin(void)
+{
+	return capable(CAP_IPC_OWNER) || capable(CAP_SYS_ADMIN);
+}
+
+static int objects_show(struct seq_file *seq, void *unused)
+{
+	postbox_show_objects(seq, seq->private);
+	return 0;
+}
+
+static int objects_open(struct inode *inode, struct file *file)
+{
+	return single_open(file, objects_show, inode->i_private);
+}
+
+/* Its owner keeps the module loaded while the file is open. */
+static const struct file_operations objects_fops = {
+	.owner = THIS_MODULE,
+	.open = objects_open,
+	.read = seq_read,
+	.llseek = seq_lseek,
+	.release = single_release,
+};
+
+struct dentry *postbox_debugfs_new(const void *shared)
+{
+	struct dentry *dir = debugfs_create_dir("postbox", NULL);
+
+	debugfs_create_file("objects", 0400, dir, (void *)shared, &objects_fops);
+	return dir;
+}
+
+void postbox_debugfs_remove(struct dentry *dir)
+{
+	debugfs_remove(dir);
 }
 
 u32 postbox_euid(void)

@@ -112,6 +112,19 @@ int postbox_wait(const u32 *done, bool timed, s64 until, bool realtime);
 int postbox_wait_while(const u32 *done, bool timed, s64 until, bool realtime,
 		       struct pid *process);
 bool postbox_dying(void);
+int postbox_ipc_get(u64 ipc_ns, struct ipc_namespace **ns);
+void postbox_ipc_put(struct ipc_namespace *ns);
+bool postbox_ipc_ended(const struct ipc_namespace *ns);
+void postbox_sweep_init(const void *registry);
+void postbox_sweep_soon(void);
+void postbox_sweep_stop(void);
+/* In Rust; returns whether there can be something to sweep later. */
+bool postbox_sweep(const void *registry);
+bool postbox_admin(void);
+struct dentry *postbox_debugfs_new(const void *shared);
+void postbox_debugfs_remove(struct dentry *dir);
+/* In Rust. */
+void postbox_show_objects(struct seq_file *seq, const void *shared);
 unsigned long postbox_process(void);
 bool postbox_closed(const struct file *file);
 s64 postbox_now(void);

@@ -295,6 +295,15 @@ pub(crate) mod c {
             uid: *const u32,
             gid: *const u32,
         ) -> i32;
+        pub(super) fn postbox_ipc_get(ipc_ns: u64, ns: *mut *mut bindings::ipc_namespace) -> i32;
+        pub(super) fn postbox_ipc_put(ns: *mut bindings::ipc_namespace);
+        pub(super) fn postbox_ipc_ended(ns: *const bindings::ipc_namespace) -> bool;
+        pub(crate) fn postbox_sweep_init(registry: *const c_void);
+        pub(crate) fn postbox_sweep_soon();
+        pub(crate) fn postbox_sweep_stop();
+        pub(super) fn postbox_admin() -> bool;
+        pub(crate) fn postbox_debugfs_new(shared: *const c_void) -> *mut bindings::dentry;
+        pub(crate) fn postbox_debugfs_remove(dir: *mut bindings::dentry);
         pub(super) fn postbox_dying() -> bool;
         pub(super) fn postbox_process() -> usize;
         pub(super) fn postbox_now() -> i64;
@@ -586,6 +595,45 @@ impl Drop for Credentials {
 pub(crate) fn ipc_ns() -> u64 {
     // SAFETY: `nsproxy` is set: only called from system calls.
     unsafe { c::postbox_ipc_ns() }
+}
+
+/// An IPC namespace whose end can be noticed. Its memory is kept, but not the namespace: it ends with
+/// its last task, descriptor and mount.
+pub(crate) struct IpcNs(NonNull<bindings::ipc_namespace>);
+
+// SAFETY: The reference is counted, and only an atomic counter is read through it.
+unsafe impl Send for IpcNs {}
+// SAFETY: The same holds for what several tasks do at once.
+unsafe impl Sync for IpcNs {}
+
+impl IpcNs {
+    /// The one of this number. `None` for the initial one, which never ends; `EXDEV` unless it is the
+    /// current task's.
+    pub(crate) fn current(ipc_ns: u64) -> Result<Option<Self>> {
+        let mut ns = core::ptr::null_mut();
+        // SAFETY: `ns` is valid for writing.
+        kernel::error::to_result(unsafe { c::postbox_ipc_get(ipc_ns, &mut ns) })?;
+        Ok(NonNull::new(ns).map(Self))
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn ended(&self) -> bool {
+        // SAFETY: It holds a reference.
+        unsafe { c::postbox_ipc_ended(self.0.as_ptr()) }
+    }
+}
+
+impl Drop for IpcNs {
+    fn drop(&mut self) {
+        // SAFETY: It holds a reference, which this drops.
+        unsafe { c::postbox_ipc_put(self.0.as_ptr()) };
+    }
+}
+
+/// Whether the current task administers the whole system.
+pub(crate) fn admin() -> bool {
+    // SAFETY: Only asks for capabilities of the current task.
+    unsafe { c::postbox_admin() }
 }
 
 /// The effective user of the current task, as the kernel keeps it.

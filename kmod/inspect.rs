@@ -1,47 +1,59 @@
 // SPDX-License-Identifier: GPL-2.0
 //! What can be seen from outside: debugfs, and the fdinfo of a handle.
 
-use crate::{chardev, handle::Shared, uapi};
-use kernel::{
-    bindings,
-    debugfs::{Dir, File},
-    fmt,
-    prelude::*,
-    seq_file::SeqFile,
-    seq_print,
-    sync::Arc,
-};
+use crate::{chardev, handle::Shared, helpers::c, uapi};
+use kernel::{bindings, ffi::c_void, seq_file::SeqFile, seq_print, sync::Arc};
 
-/// `/sys/kernel/debug/postbox`.
-#[pin_data]
+/// `/sys/kernel/debug/postbox`. Its files are C's: those of the kernel crate do not keep the module
+/// loaded while they are open.
 pub(crate) struct Debugfs {
-    #[pin]
-    objects: File<Arc<Shared>>,
-    _dir: Dir,
+    dir: *mut bindings::dentry,
+    _shared: Arc<Shared>,
 }
 
+// SAFETY: The directory is only touched when it is removed.
+unsafe impl Send for Debugfs {}
+// SAFETY: There is no operation on a shared reference.
+unsafe impl Sync for Debugfs {}
+
 impl Debugfs {
-    pub(crate) fn new(shared: Arc<Shared>) -> impl PinInit<Self, Error> {
-        let dir = Dir::new(c"postbox");
-        try_pin_init!(Self {
-            objects <- dir.read_callback_file(c"objects", shared, &objects),
-            _dir: dir,
-        })
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        // SAFETY: `_shared` keeps what the files show until they are removed.
+        let dir = unsafe { c::postbox_debugfs_new(core::ptr::from_ref(&*shared).cast()) };
+        Self {
+            dir,
+            _shared: shared,
+        }
     }
 }
 
-/// Every object there is, of every namespace, a line each.
-fn objects(shared: &Arc<Shared>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    writeln!(
-        f,
+impl Drop for Debugfs {
+    fn drop(&mut self) {
+        // SAFETY: It was made by `new`, and is removed once. Errors in its place are ignored.
+        unsafe { c::postbox_debugfs_remove(self.dir) };
+    }
+}
+
+/// Shows every object there is, of every namespace, a line each.
+///
+/// # Safety
+///
+/// `seq` is valid for the call, and `shared` is that of [`Debugfs::new`].
+#[no_mangle]
+unsafe extern "C" fn postbox_show_objects(seq: *mut bindings::seq_file, shared: *const c_void) {
+    // SAFETY: `Debugfs` keeps it for as long as its files can be read.
+    let (seq, shared) = unsafe { (SeqFile::from_raw(seq), &*shared.cast::<Shared>()) };
+    shared.registry.sweep();
+    seq_print!(
+        seq,
         "id kind ipc_ns uid gid mode messages bytes unacknowledged senders receivers \
-         waiting_senders waiting_receivers name"
-    )?;
+         waiting_senders waiting_receivers name\n"
+    );
     let mut after = 0;
     while let Some((info, kind, ipc_ns)) = shared.registry.next_of_all(after) {
         after = info.id;
-        write!(
-            f,
+        seq_print!(
+            seq,
             "{} {} {} {} {} {:04o} {} {} {} {} {} {} {} ",
             info.id,
             kind,
@@ -56,16 +68,15 @@ fn objects(shared: &Arc<Shared>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             info.receivers,
             info.waiting_senders,
             info.waiting_receivers,
-        )?;
+        );
         if info.number != 0 {
-            write!(f, ":{}", info.number)?;
+            seq_print!(seq, ":{}", info.number);
         }
         for byte in info.name.iter().take(info.name_len as usize) {
-            write!(f, "{}", char::from(*byte as u8))?;
+            seq_print!(seq, "{}", char::from(*byte as u8));
         }
-        writeln!(f)?;
+        seq_print!(seq, "\n");
     }
-    Ok(())
 }
 
 /// What `/proc/PID/fdinfo/FD` says of a handle.

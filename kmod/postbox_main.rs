@@ -57,14 +57,14 @@ module! {
 
 struct Postbox {
     _device: Pin<KBox<chardev::Device>>,
-    _debugfs: Pin<KBox<inspect::Debugfs>>,
+    _debugfs: inspect::Debugfs,
 }
 
 impl kernel::Module for Postbox {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let shared = handle::Shared::new()?;
         Ok(Self {
-            _debugfs: KBox::try_pin_init(inspect::Debugfs::new(shared.clone()), GFP_KERNEL)?,
+            _debugfs: inspect::Debugfs::new(shared.clone()),
             _device: KBox::try_pin_init(chardev::Device::new(shared), GFP_KERNEL)?,
         })
     }

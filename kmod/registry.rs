@@ -15,14 +15,15 @@
 //! it: see [`Registry::sweep`].
 
 use crate::{
-    compat::{eaddrinuse, edquot, enametoolong, eopnotsupp},
+    compat::{eaddrinuse, edquot, enametoolong, eopnotsupp, exdev},
     grant::{Granted, Grantee, Grants},
-    helpers::{self, Identity, Owner, GFP_MAYFAIL},
+    helpers::{self, c, Identity, IpcNs, Owner, GFP_MAYFAIL},
     object::Object,
     quota::{ObjectCharge, Pinned},
     uapi,
 };
 use kernel::{
+    ffi::c_void,
     prelude::*,
     rbtree::{RBTree, RBTreeNode, RBTreeNodeReservation},
     sync::{new_mutex, Mutex},
@@ -196,6 +197,14 @@ struct Removed {
     object: Option<RBTreeNode<u64, Entry>>,
     key: Option<RBTreeNode<(u64, Key), u64>>,
     listed: Option<RBTreeNode<(u64, u64), ()>>,
+    space: Option<RBTreeNode<u64, Space>>,
+}
+
+/// An IPC namespace, not the initial one, with persistent objects.
+struct Space {
+    ns: IpcNs,
+    /// How many of them have a name.
+    persistent: u64,
 }
 
 struct Inner {
@@ -203,6 +212,7 @@ struct Inner {
     keys: RBTree<(u64, Key), u64>,
     /// What has a key, by its IPC namespace and number.
     listed: RBTree<(u64, u64), ()>,
+    spaces: RBTree<u64, Space>,
     next_id: u64,
 }
 
@@ -213,9 +223,41 @@ impl Inner {
             return;
         };
         if let Some(key) = entry.key.take() {
-            removed.key = self.keys.remove_node(&(entry.ipc_ns, key));
-            removed.listed = self.listed.remove_node(&(entry.ipc_ns, id));
+            let (ipc_ns, persistent) = (entry.ipc_ns, entry.persistent);
+            removed.key = self.keys.remove_node(&(ipc_ns, key));
+            removed.listed = self.listed.remove_node(&(ipc_ns, id));
+            if persistent {
+                self.discount_persistent(ipc_ns, removed);
+            }
         }
+    }
+
+    /// Notes that a namespace has one persistent object less.
+    fn discount_persistent(&mut self, ipc_ns: u64, removed: &mut Removed) {
+        if let Some(space) = self.spaces.get_mut(&ipc_ns) {
+            space.persistent = space.persistent.saturating_sub(1);
+            if space.persistent == 0 {
+                removed.space = self.spaces.remove_node(&ipc_ns);
+            }
+        }
+    }
+
+    /// Notes that a namespace gets a persistent object. `ns` is set if it is the current task's.
+    fn count_persistent(
+        &mut self,
+        ipc_ns: u64,
+        ns: Option<IpcNs>,
+        node: RBTreeNodeReservation<u64, Space>,
+    ) -> Result {
+        match (self.spaces.get_mut(&ipc_ns), ns) {
+            (Some(space), _) => space.persistent += 1,
+            (None, Some(ns)) => {
+                let space = Space { ns, persistent: 1 };
+                self.spaces.insert(node.into_node(ipc_ns, space));
+            }
+            (None, None) => return Err(exdev()),
+        }
+        Ok(())
     }
 
     /// Takes an object out if nothing keeps it.
@@ -319,6 +361,7 @@ impl Registry {
                 objects: RBTree::new(),
                 keys: RBTree::new(),
                 listed: RBTree::new(),
+                spaces: RBTree::new(),
                 next_id: 1,
             }),
         })
@@ -359,6 +402,12 @@ impl Registry {
             )),
             None => None,
         };
+        // Of the initial namespace, which never ends, nothing needs to be noted.
+        let space = match attributes.persistent.then(|| IpcNs::current(ipc_ns)) {
+            None | Some(Ok(None)) => None,
+            Some(ns) => Some((ns.ok().flatten(), RBTreeNodeReservation::new(GFP_MAYFAIL)?)),
+        };
+        let noted = space.is_some();
         let mut new = Entry {
             object: object.clone(),
             ipc_ns,
@@ -379,6 +428,9 @@ impl Registry {
             drop(inner);
             return Ok(opened);
         }
+        if let Some((ns, node)) = space {
+            inner.count_persistent(ipc_ns, ns, node)?;
+        }
         let id = inner.next_id;
         inner.next_id += 1;
         if let Some((key, name, listed)) = nodes {
@@ -386,6 +438,11 @@ impl Registry {
             inner.listed.insert(listed.into_node((ipc_ns, id), ()));
         }
         inner.objects.insert(entry.into_node(id, new));
+        drop(inner);
+        if noted {
+            // SAFETY: The registry was given to `postbox_sweep_init` before it had objects.
+            unsafe { c::postbox_sweep_soon() };
+        }
         Ok(Opened {
             id,
             object,
@@ -425,9 +482,16 @@ impl Registry {
 
     /// Makes an object that nobody has seen go with its handle, also where it was to stay.
     pub(crate) fn forget(&self, id: u64) {
-        if let Some(entry) = self.inner.lock().objects.get_mut(&id) {
-            entry.persistent = false;
+        let mut removed = Removed::default();
+        let mut inner = self.inner.lock();
+        let Some(entry) = inner.objects.get_mut(&id) else {
+            return;
+        };
+        if core::mem::take(&mut entry.persistent) && entry.key.is_some() {
+            let ipc_ns = entry.ipc_ns;
+            inner.discount_persistent(ipc_ns, &mut removed);
         }
+        drop(inner);
     }
 
     /// Undoes an open that nobody has seen: who failed to join a link has not closed its end.
@@ -455,8 +519,9 @@ impl Registry {
         let objects = core::mem::replace(&mut inner.objects, RBTree::new());
         let keys = core::mem::replace(&mut inner.keys, RBTree::new());
         let listed = core::mem::replace(&mut inner.listed, RBTree::new());
+        let spaces = core::mem::replace(&mut inner.spaces, RBTree::new());
         drop(inner);
-        drop((objects, keys, listed));
+        drop((objects, keys, listed, spaces));
     }
 
     /// Takes a name away.
@@ -473,6 +538,57 @@ impl Registry {
         inner.reap(id, &mut removed);
         drop(inner);
         Ok(())
+    }
+
+    /// Takes the name, or whatever it is found by, of the object of this number away. Who does not
+    /// administer the system must own it, and use a handle of its namespace.
+    pub(crate) fn unlink_id(&self, ipc_ns: u64, id: u64) -> Result {
+        let admin = helpers::admin();
+        let mut removed = Removed::default();
+        let mut inner = self.inner.lock();
+        let entry = inner.objects.get(&id).ok_or(ENOENT)?;
+        if !admin && entry.ipc_ns != ipc_ns {
+            return Err(ENOENT);
+        }
+        entry.key.ok_or(ENOENT)?;
+        if !admin && !entry.owner.owned(ipc_ns) {
+            return Err(EPERM);
+        }
+        inner.take_key(id, &mut removed);
+        inner.reap(id, &mut removed);
+        drop(inner);
+        Ok(())
+    }
+
+    /// Takes away what is persistent in IPC namespaces that have ended. Returns whether there is
+    /// something persistent in others than the initial one.
+    ///
+    /// The kernel tells nobody of a namespace's end. It is looked for every second while there is
+    /// something that can be left behind, and before a quota refuses an object or all are listed.
+    pub(crate) fn sweep(&self) -> bool {
+        let mut from = 0;
+        loop {
+            let mut removed = Removed::default();
+            let mut inner = self.inner.lock();
+            let Some(cursor) = inner.spaces.cursor_lower_bound(&from) else {
+                return inner.spaces.iter().next().is_some();
+            };
+            let (&ipc_ns, space) = cursor.current();
+            if !space.ns.ended() {
+                from = ipc_ns + 1;
+                continue;
+            }
+            // One object for each hold of the lock.
+            let first = inner.listed.cursor_lower_bound(&(ipc_ns, 0));
+            match first.map(|cursor| *cursor.current().0) {
+                Some((at, id)) if at == ipc_ns => {
+                    inner.take_key(id, &mut removed);
+                    inner.reap(id, &mut removed);
+                }
+                _ => removed.space = inner.spaces.remove_node(&ipc_ns),
+            }
+            drop(inner);
+        }
     }
 
     /// Changes owner, group or mode.
@@ -531,4 +647,15 @@ impl Registry {
         let (id, entry) = cursor.current();
         Some((entry.info(*id, 0, 0), entry.object.kind().1, entry.ipc_ns))
     }
+}
+
+/// Sweeps the registry, as [`Registry::sweep`].
+///
+/// # Safety
+///
+/// `registry` is that of `postbox_sweep_init`, before `postbox_sweep_stop`.
+#[no_mangle]
+unsafe extern "C" fn postbox_sweep(registry: *const c_void) -> bool {
+    // SAFETY: The device keeps it until it has stopped the sweeping.
+    unsafe { (*registry.cast::<Registry>()).sweep() }
 }

@@ -32,6 +32,7 @@ pub const POSTBOX_O_PORT: u32 = 8;
 pub const POSTBOX_O_NO_BACK: u32 = 16;
 pub const POSTBOX_O_NO_FORWARD: u32 = 32;
 pub const POSTBOX_O_MANY: u32 = 64;
+pub const POSTBOX_UNLINK_ID: u32 = 2147483648;
 pub const POSTBOX_ATTR_MODE: u32 = 1;
 pub const POSTBOX_ATTR_UID: u32 = 2;
 pub const POSTBOX_ATTR_GID: u32 = 4;
@@ -43,6 +44,8 @@ pub const POSTBOX_INFO_PERSIST: u32 = 1;
 pub const POSTBOX_INFO_CONNECTED: u32 = 2;
 pub const POSTBOX_INFO_BROKEN: u32 = 4;
 pub const POSTBOX_INFO_FROZEN: u32 = 8;
+pub const POSTBOX_INFO_FOREIGN: u32 = 16;
+pub const POSTBOX_LIST_ALL: u32 = 1;
 pub const POSTBOX_FILES_MAX: u32 = 64;
 pub const POSTBOX_SEND_RESERVED: u32 = 256;
 pub const POSTBOX_RECV_ACK: u32 = 256;
@@ -415,7 +418,7 @@ pub struct postbox_list {
     pub count: __u32,
     pub infos: __u64,
     pub info_size: __u32,
-    pub reserved: __u32,
+    pub flags: __u32,
     pub after: __u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
@@ -427,8 +430,8 @@ const _: () = {
     ["Offset of field: postbox_list::infos"][::core::mem::offset_of!(postbox_list, infos) - 8usize];
     ["Offset of field: postbox_list::info_size"]
         [::core::mem::offset_of!(postbox_list, info_size) - 16usize];
-    ["Offset of field: postbox_list::reserved"]
-        [::core::mem::offset_of!(postbox_list, reserved) - 20usize];
+    ["Offset of field: postbox_list::flags"]
+        [::core::mem::offset_of!(postbox_list, flags) - 20usize];
     ["Offset of field: postbox_list::after"]
         [::core::mem::offset_of!(postbox_list, after) - 24usize];
 };

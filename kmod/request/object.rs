@@ -5,7 +5,7 @@ use super::{ensure, link, message::BATCH_MAX, name, port, Args, Place};
 use crate::{
     barrier::Barrier,
     chardev,
-    compat::eopnotsupp,
+    compat::{edquot, eopnotsupp},
     grant::Grantee,
     handle::Handle,
     helpers::{self, limits, Identity, Process, GFP_MAYFAIL},
@@ -46,11 +46,29 @@ pub(super) fn version(at: Place, args: &mut uapi::postbox_version) -> Result {
 
 pub(super) fn list(handle: &Handle, at: Place, args: &mut uapi::postbox_list) -> Result {
     let size = args.info_size as usize;
-    ensure(args.reserved == 0 && (uapi::postbox_info::MIN..=4096).contains(&size))?;
+    ensure(args.flags & !uapi::POSTBOX_LIST_ALL == 0)?;
+    ensure((uapi::postbox_info::MIN..=4096).contains(&size))?;
+    let registry = &handle.shared.registry;
+    let all = args.flags & uapi::POSTBOX_LIST_ALL != 0;
+    if all {
+        if !helpers::admin() {
+            return Err(EPERM);
+        }
+        registry.sweep();
+    }
+    let next = |after| match all {
+        false => registry.next(handle.ipc_ns, after),
+        true => registry.next_of_all(after).map(|(mut info, _, ipc_ns)| {
+            if ipc_ns != handle.ipc_ns {
+                info.flags |= uapi::POSTBOX_INFO_FOREIGN;
+            }
+            info
+        }),
+    };
     let mut done = 0;
     let mut after = args.after;
     while done < args.count {
-        let Some(info) = handle.shared.registry.next(handle.ipc_ns, after) else {
+        let Some(info) = next(after) else {
             break;
         };
         after = info.id;
@@ -76,8 +94,12 @@ pub(super) fn usage(handle: &Handle, at: Place, args: &mut uapi::postbox_usage) 
 }
 
 pub(super) fn unlink(handle: &Handle, args: &uapi::postbox_unlink) -> Result {
+    let registry = &handle.shared.registry;
+    if args.name_len == uapi::POSTBOX_UNLINK_ID {
+        return registry.unlink_id(handle.ipc_ns, args.name);
+    }
     let name = name(args.name, args.name_len)?;
-    handle.shared.registry.unlink(handle.ipc_ns, &name)
+    registry.unlink(handle.ipc_ns, &name)
 }
 
 // Binding a handle, and what a bound one can tell and change.
@@ -283,9 +305,19 @@ pub(super) fn open(handle: &Handle, at: Place, args: &mut uapi::postbox_open) ->
         persistent,
     };
     let opened = if create {
-        registry.create(&want, &attributes, &handle.user, || {
-            make(args, &handle.user)
-        })?
+        let create = || {
+            registry.create(&want, &attributes, &handle.user, || {
+                make(args, &handle.user)
+            })
+        };
+        match create() {
+            // What namespaces that have ended left behind is no reason to refuse it.
+            Err(error) if error == edquot() => {
+                registry.sweep();
+                create()?
+            }
+            opened => opened?,
+        }
     } else {
         registry.open(&want)?
     };

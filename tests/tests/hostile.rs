@@ -1283,7 +1283,7 @@ fn g11_reserved_fields_and_values_out_of_range() {
             let list = sys::postbox_list {
                 size: 32,
                 info_size: self_size::<sys::postbox_info>(),
-                reserved,
+                flags: reserved & !sys::POSTBOX_LIST_ALL | 2,
                 ..Default::default()
             };
             assert_eq!(call(mailbox, sys::POSTBOX_LIST, bytes(&list)), bad);

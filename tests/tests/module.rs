@@ -210,6 +210,16 @@ fn g12_a_handle_in_a_socket_keeps_it() {
     assert_eq!(module.unload(), Ok(()));
 }
 
+#[test]
+fn g12_it_does_not_unload_while_its_debugfs_file_is_open() {
+    let module = Module::new();
+    module.idle();
+    let file = fs::File::open("/sys/kernel/debug/postbox/objects").expect("debugfs is mounted");
+    assert_eq!(module.unload(), Err(Errno::AGAIN));
+    drop(file);
+    assert_eq!(module.unload(), Ok(()));
+}
+
 /// A persistent object of a kind.
 fn persistent(kind: u32, name: &str) -> Handle {
     let handle = Handle::unbound();

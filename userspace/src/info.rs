@@ -69,6 +69,8 @@ pub struct Info {
     pub broken: bool,
     /// A segment: whether its contents never change.
     pub frozen: bool,
+    /// In a list of all objects: whether it is in another IPC namespace.
+    pub foreign: bool,
     /// A semaphore's value, a latch's count, who has arrived at a barrier, or a pool's free blocks.
     pub value: u64,
     /// A semaphore's maximum, a latch's first count, a barrier's parties, or a pool's blocks.
@@ -120,6 +122,7 @@ impl From<&sys::postbox_info> for Info {
             connected: info.flags & sys::POSTBOX_INFO_CONNECTED != 0,
             broken: info.flags & sys::POSTBOX_INFO_BROKEN != 0,
             frozen: info.flags & sys::POSTBOX_INFO_FROZEN != 0,
+            foreign: info.flags & sys::POSTBOX_INFO_FOREIGN != 0,
             value: info.value,
             maximum: info.maximum,
             back_messages: info.back_messages,
@@ -231,6 +234,24 @@ pub fn unlink(name: &str) -> Result<()> {
     })
 }
 
+/// Takes away the name, the port or the process that the object of this number ([`Info::id`]) is
+/// found by. Open handles go on working; the object goes with the last of them.
+///
+/// # Errors
+/// [`NotFound`](crate::ErrorKind::NotFound) if there is none, or in another IPC namespace; with
+/// `CAP_IPC_OWNER` or `CAP_SYS_ADMIN` in the initial user namespace it is looked for in all of them.
+/// [`Denied`](crate::ErrorKind::Denied) to all but its owner and those; and as [`version`].
+pub fn unlink_id(id: u64) -> Result<()> {
+    raw::unlink_id(device()?.0, id).map_err(|errno| {
+        let name = format!("#{id}");
+        Error::new(
+            Action::Unlink,
+            &Subject::new(Kind::Other, Some(&name)),
+            errno,
+        )
+    })
+}
+
 /// The named objects of this IPC namespace, in the order in which they were made.
 ///
 /// ```
@@ -247,8 +268,23 @@ pub fn unlink(name: &str) -> Result<()> {
 /// # Errors
 /// As [`version`]; the iterator's items fail if the kernel's answer does.
 pub fn list() -> Result<List> {
+    list_with(0)
+}
+
+/// All objects of all IPC namespaces, also those that cannot be found by anything, in the order in
+/// which they were made. For the administrator of the system.
+///
+/// # Errors
+/// As [`list`]; the iterator's first item is [`Denied`](crate::ErrorKind::Denied) without
+/// `CAP_IPC_OWNER` or `CAP_SYS_ADMIN` in the initial user namespace.
+pub fn list_all() -> Result<List> {
+    list_with(sys::POSTBOX_LIST_ALL)
+}
+
+fn list_with(flags: u32) -> Result<List> {
     Ok(List {
         fd: device()?.0,
+        flags,
         after: 0,
         infos: VecDeque::new(),
     })
@@ -272,10 +308,11 @@ pub fn stat(name: &str) -> Result<Info> {
     ))
 }
 
-/// The iterator of [`list`]. Objects that come and go meanwhile may or may not be in it.
+/// The iterator of [`list`] and [`list_all`]. Objects that come and go meanwhile may or may not be in it.
 #[derive(Debug)]
 pub struct List {
     fd: OwnedFd,
+    flags: u32,
     after: u64,
     infos: VecDeque<Info>,
 }
@@ -286,7 +323,7 @@ impl Iterator for List {
     fn next(&mut self) -> Option<Self::Item> {
         if self.infos.is_empty() {
             let mut page = [sys::postbox_info::default(); 32];
-            match raw::list(&self.fd, self.after, &mut page) {
+            match raw::list_with(&self.fd, self.flags, self.after, &mut page) {
                 Ok(count) => self.infos.extend(page[..count].iter().map(Info::from)),
                 Err(errno) => {
                     self.after = u64::MAX;

@@ -138,7 +138,9 @@ pub use handle::{
     Access, Admin, AdminOnly, Both, CanReceive, CanSend, Capacity, Handle, Mailbox, Options,
     ReceiveOnly, Receiver, Rights, SendOnly, Sender,
 };
-pub use info::{Info, List, Usage, Version, list, stat, unlink, usage, version};
+pub use info::{
+    Info, List, Usage, Version, list, list_all, stat, unlink, unlink_id, usage, version,
+};
 pub use latch::{Latch, LatchAccess, LatchOptions, Participant};
 pub use link::{Direction, Link, LinkEnd, LinkOptions, Port};
 pub use listener::{Incoming, Listener, Listens};

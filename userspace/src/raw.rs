@@ -127,6 +127,19 @@ pub fn unlink(fd: impl AsFd, name: &[u8]) -> Result<()> {
     unsafe { ioctl(fd, sys::POSTBOX_UNLINK, &mut args) }
 }
 
+/// Takes away whatever the object of this number is found by.
+///
+/// *References*: `POSTBOX_UNLINK` with `POSTBOX_UNLINK_ID`, [`sys::postbox_unlink`].
+pub fn unlink_id(fd: impl AsFd, id: u64) -> Result<()> {
+    let mut args = sys::postbox_unlink {
+        size: size_of::<sys::postbox_unlink>(),
+        name_len: sys::POSTBOX_UNLINK_ID,
+        name: id,
+    };
+    // SAFETY: the request takes this struct, which with this flag has no pointers.
+    unsafe { ioctl(fd, sys::POSTBOX_UNLINK, &mut args) }
+}
+
 /// Changes owner, group or mode.
 ///
 /// *References*: `POSTBOX_SET_ATTR`, [`sys::postbox_attr`].
@@ -156,13 +169,25 @@ pub fn info(fd: impl AsFd) -> Result<sys::postbox_info> {
 ///
 /// *References*: `POSTBOX_LIST`, [`sys::postbox_list`].
 pub fn list(fd: impl AsFd, after: u64, infos: &mut [sys::postbox_info]) -> Result<usize> {
+    list_with(fd, 0, after, infos)
+}
+
+/// As [`list`], with `POSTBOX_LIST_*` flags.
+///
+/// *References*: `POSTBOX_LIST`, [`sys::postbox_list`].
+pub fn list_with(
+    fd: impl AsFd,
+    flags: u32,
+    after: u64,
+    infos: &mut [sys::postbox_info],
+) -> Result<usize> {
     let mut args = sys::postbox_list {
         size: size_of::<sys::postbox_list>(),
         count: length(infos.len()),
         infos: infos.as_mut_ptr() as u64,
         info_size: size_of::<sys::postbox_info>(),
+        flags,
         after,
-        ..Default::default()
     };
     // SAFETY: the request takes this struct and writes at most `count` entries of `info_size` bytes
     // at `infos`, which is mutably borrowed; any bytes are a valid `postbox_info`.

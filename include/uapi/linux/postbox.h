@@ -236,6 +236,11 @@ struct postbox_version {
  *	whole pages with the seals SHRINK, GROW and SEAL, for a pool writable and
  *	large enough. Otherwise zero
  *
+ * What is persistent goes with its IPC namespace: when no process is in it, and
+ * no descriptor and no mount of it is left, its names are taken away, within a
+ * second and before a quota refuses an object. Such an object is made by a task
+ * in the IPC namespace of the handle: EXDEV.
+ *
  * Of a mailbox, what has been taken and not yet acknowledged, and what has been
  * reserved, counts against the capacity.
  *
@@ -293,14 +298,20 @@ struct postbox_dup {
 	__u32 reserved;
 };
 
+/* In @name_len: @name is the number of an object, and not an address. */
+#define POSTBOX_UNLINK_ID	(1U << 31)
+
 /**
  * struct postbox_unlink - take a name away
  * @size: size of this struct
- * @name_len: bytes of the name
+ * @name_len: bytes of the name, or POSTBOX_UNLINK_ID
  * @name: the name
  *
  * Open handles go on working; the object goes with the last of them. For the
- * object's owner, or with CAP_IPC_OWNER. Works on every handle, bound or not.
+ * object's owner, or with CAP_IPC_OWNER. By its number, also a port or the
+ * process is taken away that the object is found by; with CAP_IPC_OWNER or
+ * CAP_SYS_ADMIN in the initial user namespace in every IPC namespace; ENOENT if
+ * there is nothing to take away. Works on every handle, bound or not.
  */
 struct postbox_unlink {
 	__u32 size;
@@ -369,6 +380,7 @@ struct postbox_grant {
 #define POSTBOX_INFO_CONNECTED	(1U << 1)	/* a link: both ends are there */
 #define POSTBOX_INFO_BROKEN	(1U << 2)	/* a latch or barrier: a participant died */
 #define POSTBOX_INFO_FROZEN	(1U << 3)	/* a segment: its contents never change */
+#define POSTBOX_INFO_FOREIGN	(1U << 4)	/* in a list: of another IPC namespace */
 
 /**
  * struct postbox_info - an object's attributes, state and counters
@@ -455,6 +467,12 @@ struct postbox_info {
 	__u64 requests;
 };
 
+/*
+ * Objects of all IPC namespaces, also those that cannot be opened by anything.
+ * Needs CAP_IPC_OWNER or CAP_SYS_ADMIN in the initial user namespace: EPERM.
+ */
+#define POSTBOX_LIST_ALL	(1U << 0)
+
 /**
  * struct postbox_list - the objects of this IPC namespace that can be opened by
  *	name, port or process
@@ -462,7 +480,7 @@ struct postbox_info {
  * @count: in: entries that @infos has room for; out: entries written
  * @infos: array of struct postbox_info
  * @info_size: size of one entry, which is the distance between two
- * @reserved: zero
+ * @flags: POSTBOX_LIST_*
  * @after: only objects whose id is larger; 0 to begin
  *
  * Objects come in the order of their ids. Works on every handle. An empty
@@ -473,7 +491,7 @@ struct postbox_list {
 	__u32 count;
 	__u64 infos;
 	__u32 info_size;
-	__u32 reserved;
+	__u32 flags;
 	__u64 after;
 };
 

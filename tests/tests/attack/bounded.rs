@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use postbox::{raw, sys};
 use postbox_tests::{Errno, Handle, NEVER, RECEIVE, as_each_attacker, unique};
 
-/// The least time of a hundred lists that find nothing.
+/// The least time of a hundred lists that find next to nothing.
 fn cost_of_empty_lists(after: u64) -> Duration {
     let handle = Handle::unbound();
     let mut room = [sys::postbox_info::default()];
@@ -13,7 +13,8 @@ fn cost_of_empty_lists(after: u64) -> Duration {
         .map(|_| {
             let before = Instant::now();
             for _ in 0..100 {
-                assert_eq!(raw::list(&handle, after, &mut room), Ok(0));
+                // Other tests make named objects meanwhile.
+                raw::list(&handle, after, &mut room).expect("it can be listed");
             }
             before.elapsed()
         })

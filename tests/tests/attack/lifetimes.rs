@@ -4,10 +4,7 @@ use std::os::fd::AsFd;
 use std::thread;
 
 use postbox::{raw, sys};
-use postbox_tests::{
-    ADMIN, Attacker, Errno, FOREVER, Gate, Handle, NEVER, RECEIVE, Result, SEND, isolated, list,
-    unique, unlink, wait_until,
-};
+use postbox_tests::*;
 
 /// Arguments of a listener that everybody may connect to.
 fn listener(flags: u32, rights: u32) -> sys::postbox_open {
@@ -123,6 +120,107 @@ fn unaccepted_connections_of_a_persistent_listener_wait_for_the_next() {
         drop(server);
         unlink(&name).expect("its owner may");
         assert_eq!(client.recv(FOREVER).map(drop), Err(Errno::PIPE));
+    });
+}
+
+/// The objects of all namespaces that this user made.
+fn all_of(uid: u32) -> Vec<sys::postbox_info> {
+    let mut infos = vec![sys::postbox_info::default(); 256];
+    let handle = Handle::unbound();
+    let count = raw::list_with(&handle, sys::POSTBOX_LIST_ALL, 0, &mut infos).expect("root may");
+    infos.truncate(count);
+    infos.retain(|info| info.uid == uid);
+    infos
+}
+
+fn persistent(name: &str, kind: u32) -> Result<Handle> {
+    let handle = Handle::unbound();
+    let mut args = sys::postbox_open {
+        kind,
+        flags: sys::POSTBOX_O_CREATE | sys::POSTBOX_O_PERSIST,
+        rights: SEND | RECEIVE,
+        mode: 0o600,
+        ..Default::default()
+    };
+    raw::open(&handle, Some(name.as_bytes()), &mut args).map(|()| handle)
+}
+
+#[test]
+fn persistent_objects_end_with_their_ipc_namespace() {
+    isolated(|| {
+        let user = fresh_user();
+        let [made, end] = [(); 2].map(|()| Gate::new());
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a socket pair");
+        let container = Spawn::new().user(user).user_ns().ipc_ns().run(|| {
+            for name in ["left/a", "left/b"] {
+                drop(persistent(name, sys::POSTBOX_KIND_MAILBOX).expect("new"));
+            }
+            // A handle of it that goes on living outside.
+            send_fd(
+                &theirs,
+                persistent("left/open", sys::POSTBOX_KIND_PIPE).expect("new"),
+            );
+            send_fd(&theirs, Handle::unbound());
+            made.open(1);
+            end.pass();
+        });
+        made.pass();
+        let (kept, unbound) = (Handle(receive_fd(&ours)), Handle(receive_fd(&ours)));
+        // It is sooner looked for than the namespace ends.
+        std::thread::sleep(std::time::Duration::from_millis(1500));
+        let all = all_of(user.uid);
+        assert_eq!(all.len(), 3);
+        assert!(
+            all.iter()
+                .all(|info| info.flags & sys::POSTBOX_INFO_FOREIGN != 0)
+        );
+        end.open(1);
+        container.ok();
+        wait_until("what nobody has open to be gone", || {
+            all_of(user.uid).len() == 1
+        });
+        wait_until("its name to be gone", || all_of(user.uid)[0].name_len == 0);
+        assert_eq!(raw::info(&kept).expect("bound").name_len, 0);
+        // Nothing persistent can be made in what has ended.
+        let mut args = sys::postbox_open {
+            kind: sys::POSTBOX_KIND_MAILBOX,
+            flags: sys::POSTBOX_O_CREATE | sys::POSTBOX_O_PERSIST,
+            rights: SEND,
+            mode: 0o600,
+            ..Default::default()
+        };
+        let again = raw::open(&unbound, Some(b"left/again"), &mut args);
+        assert_eq!(again, Err(Errno::XDEV));
+        drop(kept);
+        wait_until("the last to be gone", || all_of(user.uid).is_empty());
+    });
+}
+
+#[test]
+fn administrator_lists_and_removes_in_every_namespace() {
+    isolated(|| {
+        let user = fresh_user();
+        let [made, removed] = [(); 2].map(|()| Gate::new());
+        let container = Spawn::new().user(user).user_ns().ipc_ns().run(|| {
+            drop(persistent("stays", sys::POSTBOX_KIND_MAILBOX).expect("new"));
+            made.open(1);
+            removed.pass();
+            assert!(list().is_empty());
+        });
+        made.pass();
+        let id = all_of(user.uid)[0].id;
+        as_each_attacker(|_| {
+            let handle = Handle::unbound();
+            let all = raw::list_with(&handle, sys::POSTBOX_LIST_ALL, 0, &mut []);
+            assert_eq!(all, Err(Errno::PERM));
+            assert_eq!(raw::unlink_id(&handle, id), Err(Errno::NOENT));
+        });
+        let handle = Handle::unbound();
+        raw::unlink_id(&handle, id).expect("root may");
+        assert_eq!(raw::unlink_id(&handle, id), Err(Errno::NOENT));
+        assert!(all_of(user.uid).is_empty());
+        removed.open(1);
+        container.ok();
     });
 }
 

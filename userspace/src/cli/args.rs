@@ -54,6 +54,9 @@ pub enum Command {
     Ls {
         /// Only names that match; * stands for any characters, '/' too, and ? for one
         glob: Option<String>,
+        /// All objects of all IPC namespaces, with their numbers; for the system's administrator
+        #[arg(long)]
+        all: bool,
         #[command(flatten)]
         output: Output,
     },
@@ -95,8 +98,11 @@ pub enum Command {
     /// them is closed.
     Rm {
         /// The objects, of any kind
-        #[arg(required = true, value_name = "NAME")]
+        #[arg(required_unless_present = "ids", value_name = "NAME")]
         names: Vec<String>,
+        /// An object by its number, which `ls --all` shows; the administrator's in any IPC namespace
+        #[arg(long = "id", value_name = "N")]
+        ids: Vec<u64>,
     },
     /// Change permission bits
     Chmod {

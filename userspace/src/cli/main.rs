@@ -86,7 +86,7 @@ impl From<io::Error> for Failure {
 
 fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
-        Command::Ls { glob, output } => objects::ls(glob.as_deref(), &output)?,
+        Command::Ls { glob, all, output } => objects::ls(glob.as_deref(), all, &output)?,
         Command::Stat { names, output } => objects::stat(&names, &output)?,
         Command::Create {
             name,
@@ -110,7 +110,12 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
                 created => drop(created?),
             }
         }
-        Command::Rm { names } => each(&names, |name| Ok(postbox::unlink(name)?))?,
+        Command::Rm { names, ids } => {
+            let ids: Vec<_> = ids.iter().map(u64::to_string).collect();
+            let by_id = each(&ids, |id| Ok(postbox::unlink_id(id.parse().unwrap_or(0))?));
+            each(&names, |name| Ok(postbox::unlink(name)?))?;
+            by_id?;
+        }
         Command::Chmod { mode, names } => each(&names, |name| {
             Ok(postbox::Admin::open(name)?.set_mode(mode)?)
         })?,

@@ -45,8 +45,13 @@ fn to_json(info: &Info) -> Value {
     value
 }
 
-pub fn ls(glob: Option<&str>, output: &Output) -> Result<(), Failure> {
-    let mut infos = postbox::list()?.collect::<Result<Vec<_>, _>>()?;
+pub fn ls(glob: Option<&str>, all: bool, output: &Output) -> Result<(), Failure> {
+    let listed = if all {
+        postbox::list_all()?
+    } else {
+        postbox::list()?
+    };
+    let mut infos = listed.collect::<Result<Vec<_>, _>>()?;
     if let Some(glob) = glob {
         infos.retain(|info| matches(glob.as_bytes(), label(info).as_bytes()));
     }
@@ -58,7 +63,7 @@ pub fn ls(glob: Option<&str>, output: &Output) -> Result<(), Failure> {
         )?);
     }
     let (users, groups) = (Names::users(), Names::groups());
-    let heading = [
+    let mut heading = vec![
         "NAME",
         "KIND",
         "MODE",
@@ -72,6 +77,9 @@ pub fn ls(glob: Option<&str>, output: &Output) -> Result<(), Failure> {
         "WAITING",
         "VALUE",
     ];
+    if all {
+        heading.extend(["ID", "NAMESPACE"]);
+    }
     let row = |info: &Info| {
         let none = || String::from("-");
         let [messages, capacity, bytes, value] = match info.kind {
@@ -96,7 +104,7 @@ pub fn ls(glob: Option<&str>, output: &Output) -> Result<(), Failure> {
                 none(),
             ],
         };
-        vec![
+        let mut row = vec![
             label(info),
             info.kind.to_string(),
             mode(info),
@@ -109,7 +117,12 @@ pub fn ls(glob: Option<&str>, output: &Output) -> Result<(), Failure> {
             info.receivers.to_string(),
             (info.waiting_senders + info.waiting_receivers).to_string(),
             value,
-        ]
+        ];
+        if all {
+            let namespace = if info.foreign { "other" } else { "own" };
+            row.extend([info.id.to_string(), namespace.into()]);
+        }
+        row
     };
     Ok(table(
         output,
