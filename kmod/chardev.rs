@@ -289,7 +289,7 @@ unsafe extern "C" fn fop_read(
     let (handle, nonblocking) = unsafe { (handle(file), (*file).f_flags & flags::O_NONBLOCK != 0) };
     let (to, wait) = (UserBytes::at(buffer as usize), wait(nonblocking));
     read_result(match handle.rx() {
-        Ok(mailbox) => mailbox.receive_bytes(to, len, wait),
+        Ok(mailbox) => mailbox.receive_bytes(&handle, to, len, wait),
         Err(_) => pipe::read_bytes(&handle, to, len, &wait).map_err(Failure::Error),
     })
 }
@@ -364,18 +364,19 @@ unsafe extern "C" fn fop_read_iter(
         )
     };
     read_result(match handle.rx() {
-        Ok(mailbox) => receive_iter(mailbox, iter, wait),
+        Ok(mailbox) => receive_iter(&handle, mailbox, iter, wait),
         Err(_) => pipe::read_iter(&handle, iter, &wait).map_err(Failure::Error),
     })
 }
 
 /// Receives one message into bytes in several places.
 pub(crate) fn receive_iter(
+    handle: &Handle,
     mailbox: &Mailbox,
     iter: &mut IovIterDest<'_>,
     wait: Wait<'_>,
 ) -> Result<usize, Failure> {
-    mailbox.receive(&Receive::any(iter.len(), wait, None), |message| {
+    mailbox.receive(&Receive::any(handle, iter.len(), wait), |message| {
         let payload = message.payload();
         let copied = iter.copy_to_iter(payload);
         if copied != payload.len() {

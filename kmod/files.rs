@@ -13,11 +13,11 @@ use crate::{
     handle::{Handle, Shared},
     helpers::{self, c, GFP_MAYFAIL},
     mailbox::Mailbox,
-    quota::FilesCharge,
+    quota::{FilesCharge, User},
     request::Place,
     uapi,
 };
-use core::{mem::size_of, ptr::NonNull};
+use core::{cell::Cell, mem::size_of, ptr::NonNull};
 use kernel::{
     bindings,
     fs::File,
@@ -36,7 +36,8 @@ struct Entry {
 pub(crate) struct Files {
     entries: KVec<Entry>,
     edges: Option<Edges>,
-    charge: Option<FilesCharge>,
+    /// Guarded by the lock of the mailbox whose sender can withdraw the message.
+    charge: Cell<Option<FilesCharge>>,
 }
 
 /// Charges the user who uses the handle for so many files.
@@ -105,14 +106,30 @@ impl Files {
         Ok(Some(Self {
             entries,
             edges,
-            charge,
+            charge: Cell::new(charge),
         }))
+    }
+
+    /// Charges another user for them: see [`FilesCharge::passed_on`]. Returns what was charged
+    /// before, to be dropped without a lock.
+    pub(crate) fn pass_on(&self, user: &Arc<User>, forced: bool) -> Result<Option<FilesCharge>> {
+        let Some(charge) = self.charge.take() else {
+            return Ok(None);
+        };
+        let passed = charge.passed_on(user, forced);
+        let (kept, old) = match passed {
+            Ok(passed) => (passed, Ok(Some(charge))),
+            Err(error) => (charge, Err(error)),
+        };
+        self.charge.set(Some(kept));
+        old
     }
 
     /// They stay with a handle until they are fetched, at the cost of who uses it.
     pub(crate) fn keep(&mut self, handle: &Handle) -> Result {
-        (self.charge, self.edges) = (None, None);
-        self.charge = charge(handle, self.len())?;
+        self.charge.set(None);
+        self.edges = None;
+        self.charge.set(charge(handle, self.len())?);
         let reached = reached(&self.entries)?;
         self.edges = Edges::new(&handle.shared, address_of_handle(handle), reached)?;
         Ok(())

@@ -6,11 +6,12 @@
 
 use crate::{
     compat::{ecanceled, edquot, eopnotsupp, eownerdead, estale},
+    handle::Handle,
     helpers::{self, Process, UserBytes},
     message::{Message, Needs, Room, Spare, SPARE_BYTES},
     queue::{
         self, Capacity, Commit, HandleState, List, Received, Reserving, Returned, Sending, Sent,
-        Take,
+        Take, Withdrawn,
     },
     uapi,
     uring::Parked,
@@ -124,25 +125,32 @@ pub(crate) struct Receive<'a> {
     /// Where leases go.
     pub(crate) leases: Option<&'a Room<'a>>,
     pub(crate) wait: Wait<'a>,
-    /// The handle, if it can answer a request.
-    pub(crate) state: Option<&'a State>,
+    pub(crate) handle: &'a Handle,
+    /// Whether a request can be answered.
+    pub(crate) answers: bool,
     /// The handle acknowledges the message later.
     pub(crate) lease: bool,
     pub(crate) from: Option<&'a Origin>,
 }
 
 impl<'a> Receive<'a> {
-    /// The usual way, to take what comes.
-    pub(crate) fn any(room: usize, wait: Wait<'a>, state: Option<&'a State>) -> Self {
+    /// The usual way, to take what comes. Requests are dropped.
+    pub(crate) fn any(handle: &'a Handle, room: usize, wait: Wait<'a>) -> Self {
         Self {
             room,
             files: 0,
             leases: None,
             wait,
-            state,
+            handle,
+            answers: false,
             lease: false,
             from: None,
         }
+    }
+
+    /// Where a request goes that is to be answered.
+    fn state(&self) -> Option<&'a State> {
+        self.answers.then_some(&self.handle.state)
     }
 }
 
@@ -493,11 +501,18 @@ impl Mailbox {
         let mut inner = self.inner.lock();
         let outcome = waiter.outcome();
         if outcome.is_none() {
-            // SAFETY: Its waiter is not done.
-            let message = unsafe { inner.withdraw(place) };
+            // SAFETY: Its waiter is not done, so that the message is there.
+            let (message, remains) = unsafe {
+                match inner.withdraw(place) {
+                    Withdrawn::Message(message) => (Some(message), None),
+                    Withdrawn::Content => (None, Some(Message::withdrawn(place, false))),
+                    Withdrawn::Copied => (None, Some(Message::withdrawn(place, true))),
+                    Withdrawn::Received => (None, None),
+                }
+            };
             // It may have stood in the way of others.
             self.settle(inner);
-            drop(message);
+            drop((message, remains));
         }
         outcome
     }
@@ -550,16 +565,21 @@ impl Mailbox {
     ) -> Result<Wake> {
         let mut inner = self.inner.lock();
         let answered = inner.answer(&mut state.lock(), token);
-        let (request, caller) = answered.ok_or(ENOENT)?;
+        let (mut request, caller) = answered.ok_or(ENOENT)?;
         let Some(caller) = caller else {
             drop(inner);
             return Err(estale());
         };
-        let wake = caller.finish(match reply {
-            Some(reply) => Outcome::Replied(reply),
-            None => Outcome::Sent(Sent::Dropped),
-        });
+        let (outcome, remains) = match reply {
+            Some(mut reply) => {
+                let remains = reply.charge_to_caller(&mut request);
+                (Outcome::Replied(reply), Some(remains))
+            }
+            None => (Outcome::Sent(Sent::Dropped), None),
+        };
+        let wake = caller.finish(outcome);
         drop(inner);
+        drop(remains);
         self.recycle(request);
         Ok(wake)
     }
@@ -576,7 +596,7 @@ impl Mailbox {
 
     /// Keeps the memory of a message that is done with.
     pub(crate) fn recycle(&self, mut message: KBox<Message>) {
-        message.empty();
+        drop(message.empty());
         if let Some(message) = self.spare.put(message) {
             let message = self.inner.lock().recycle(message);
             drop(message);
@@ -666,13 +686,14 @@ impl Mailbox {
     #[inline(always)]
     pub(crate) fn receive_bytes(
         &self,
+        handle: &Handle,
         to: UserBytes,
         room: usize,
         wait: Wait<'_>,
     ) -> Result<usize, Failure> {
         match self.take_bytes(room, |_, bytes| to.copy_now(bytes)) {
             Ok(len) => Ok(len),
-            Err(inner) => self.receive_bytes_slowly(inner, to, room, wait),
+            Err(inner) => self.receive_bytes_slowly(inner, handle, to, room, wait),
         }
     }
 
@@ -701,13 +722,13 @@ impl Mailbox {
             return Err(inner);
         };
         let len = message.payload().len();
-        message.empty();
+        let cargo = message.empty();
         let message = match self.spare.put(message) {
             Some(message) => inner.recycle(message),
             None => None,
         };
         drop(inner);
-        drop(message);
+        drop((message, cargo));
         self.tell(OUT);
         Ok(len)
     }
@@ -737,7 +758,7 @@ impl Mailbox {
                 }
                 return copied.and(Err(EINTR));
             }
-            message.empty();
+            drop(message.empty());
             inner = self.inner.lock();
             // Nobody waits for it.
             let _ = inner.commit(&message);
@@ -757,12 +778,13 @@ impl Mailbox {
     fn receive_bytes_slowly<'a>(
         &'a self,
         inner: Guard<'a>,
+        handle: &Handle,
         to: UserBytes,
         room: usize,
         wait: Wait<'_>,
     ) -> Result<usize, Failure> {
         // Who only reads cannot answer a request.
-        let how = Receive::any(room, wait, None);
+        let how = Receive::any(handle, room, wait);
         self.receive_locked(Some(inner), None, &how, |message| {
             let payload = message.payload();
             to.copy_from(payload).map(|()| payload.len())
@@ -777,10 +799,8 @@ impl Mailbox {
         how: &Receive<'_>,
         copy: impl FnMut(&Message) -> Result<T>,
     ) -> Result<T, Failure> {
-        if let (true, Some(state)) = (how.lease, how.state) {
-            if state.lock().leases() >= UNSETTLED_MAX {
-                return Err(edquot().into());
-            }
+        if how.lease && how.handle.state.lock().leases() >= UNSETTLED_MAX {
+            return Err(edquot().into());
         }
         self.receive_locked(None, answered, how, copy)
     }
@@ -797,16 +817,30 @@ impl Mailbox {
         let mut again = false;
         loop {
             let guard = inner.take().unwrap_or_else(|| self.inner.lock());
-            let message = self.take(guard, how, again, answered.take())?;
+            let taken = self.take(guard, how, again, &mut answered);
+            // Whoever was answered is woken without the lock.
+            drop(answered.take());
+            let mut message = taken?;
+            if self.rendezvous || message.node().is_request() {
+                // Its sender waits, and may withdraw it.
+                match self.begin(&mut message, how) {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        self.put_back(message);
+                        again = true;
+                        continue;
+                    }
+                    Err(error) => {
+                        self.put_back(message);
+                        return Err(error.into());
+                    }
+                }
+            }
             // Who waits is given a message of whatever size.
             if message.node().len() > how.room as u64 || !message.fits(how.files, how.leases) {
                 let needs = message.needs();
                 self.put_back(message);
                 return Err(Failure::TooSmall(needs));
-            }
-            if message.node().is_request() && self.owes_too_much(how) {
-                self.put_back(message);
-                return Err(edquot().into());
             }
             let copied = match copy(&message) {
                 Ok(_) if helpers::dying() && !message.accepted() => Err(EINTR),
@@ -835,10 +869,22 @@ impl Mailbox {
         }
     }
 
-    #[cold]
-    fn owes_too_much(&self, how: &Receive<'_>) -> bool {
-        how.state
-            .is_some_and(|state| state.lock().owed() >= UNSETTLED_MAX)
+    /// Begins to copy a message whose sender waits. `false`: that has withdrawn it.
+    fn begin(&self, message: &mut KBox<Message>, how: &Receive<'_>) -> Result<bool> {
+        let owes = message.node().is_request() && how.answers;
+        let mut begun = false;
+        how.handle.with_payer(helpers::euid(), |payer| {
+            let mut inner = self.inner.lock();
+            begun = inner.begin(message);
+            if !begun {
+                return Ok(());
+            }
+            if owes && how.handle.state.lock().owed() >= UNSETTLED_MAX {
+                return Err(edquot());
+            }
+            message.copied_by(payer, owes)
+        })?;
+        Ok(begun)
     }
 
     /// Takes a message, or waits to be given one; `again`, after the one that it had was withdrawn.
@@ -848,7 +894,7 @@ impl Mailbox {
         mut inner: Guard<'a>,
         how: &Receive<'_>,
         again: bool,
-        answered: Option<Wake>,
+        answered: &mut Option<Wake>,
     ) -> Result<KBox<Message>, Failure> {
         if let Wait::Parks(issue) = how.wait {
             if let Some(outcome) = issue.resume() {
@@ -870,7 +916,7 @@ impl Mailbox {
         mut inner: Guard<'a>,
         how: &Receive<'_>,
         again: bool,
-        answered: Option<Wake>,
+        answered: &mut Option<Wake>,
     ) -> Result<KBox<Message>, Failure> {
         let stack = pin!(Waiter::wanting(how.from.map_or(0, |from| from.number)));
         let mut waiter = stack.as_ref();
@@ -920,7 +966,7 @@ impl Mailbox {
             drop(inner);
         }
         let parked = how.wait.parked();
-        match answered {
+        match answered.take() {
             Some(caller) if parked.is_ok() => caller.hand_over(&waiter, &self.callers),
             caller => drop(caller),
         }
@@ -960,34 +1006,35 @@ impl Mailbox {
     /// Ends a receive whose bytes were copied. `false`: the sender withdrew the message.
     fn commit(&self, mut message: KBox<Message>, how: &Receive<'_>) -> bool {
         if message.node().is_request() {
-            // It never goes back, and what came with it is not to be kept until it is answered.
-            message.unload();
             return self.owe(message, how);
         }
-        let Some(state) = how.state.filter(|_| how.lease) else {
-            message.empty();
+        if how.lease {
             let mut inner = self.inner.lock();
-            let commit = inner.commit(&message);
-            let message = match self.spare.put(message) {
-                Some(message) => inner.recycle(message),
-                None => None,
-            };
+            message.not_received();
+            let state = &how.handle.state;
+            let commit = inner.lease(&mut state.lock(), message, helpers::process());
             self.settle(inner);
-            drop(message);
             return matches!(commit, Commit::Done(_));
-        };
+        }
         let mut inner = self.inner.lock();
-        let commit = inner.lease(&mut state.lock(), message, helpers::process());
+        let commit = inner.commit(&message);
+        let cargo = message.empty();
+        let message = match self.spare.put(message) {
+            Some(message) => inner.recycle(message),
+            None => None,
+        };
         self.settle(inner);
+        drop((message, cargo));
         matches!(commit, Commit::Done(_))
     }
 
     /// Ends a receive of a request. One that is received without a handle to answer it through is
-    /// dropped.
-    fn owe(&self, request: KBox<Message>, how: &Receive<'_>) -> bool {
+    /// dropped. It never goes back, and what was in it is not kept until it is answered.
+    fn owe(&self, mut request: KBox<Message>, how: &Receive<'_>) -> bool {
         let token = request.node().token();
         let mut inner = self.inner.lock();
-        let (commit, dropped) = match how.state {
+        let remains = request.owed();
+        let (commit, dropped) = match how.state() {
             Some(state) => {
                 let mut state = state.lock();
                 (inner.owe(&mut state, request, helpers::process()), None)
@@ -1003,7 +1050,7 @@ impl Mailbox {
             (request, wake)
         });
         self.settle(inner);
-        drop(dropped);
+        drop((dropped, remains));
         matches!(commit, Commit::Done(_))
     }
 
@@ -1023,8 +1070,11 @@ impl Mailbox {
     }
 
     /// A message that was taken goes back to its place.
-    pub(crate) fn put_back(&self, message: KBox<Message>) {
-        let returned = self.inner.lock().put_back(message);
+    pub(crate) fn put_back(&self, mut message: KBox<Message>) {
+        let mut inner = self.inner.lock();
+        message.not_received();
+        let returned = inner.put_back(message);
+        drop(inner);
         self.returned(returned);
     }
 
@@ -1037,10 +1087,7 @@ impl Mailbox {
                 drop(sender);
                 self.settle(self.inner.lock());
             }
-            Returned::Withdrawn(message) => {
-                drop(message);
-                self.settle(self.inner.lock());
-            }
+            Returned::Withdrawn(message) => drop(message),
         }
     }
 

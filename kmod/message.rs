@@ -2,6 +2,7 @@
 //! A message: its payload, who sent it, and what it is charged to.
 
 use crate::{
+    compat::edquot,
     files::{address, Edges, Files},
     handle::Handle,
     helpers::{self, c, Identity, Seen, UserBytes, GFP_MAYFAIL},
@@ -9,19 +10,22 @@ use crate::{
     mailbox::Mailbox,
     pool::{Access, Leases, Outgoing},
     queue::{self, Linked, Links, Node},
-    quota::MessageCharge,
+    quota::{FilesCharge, MessageCharge, Pinned, User},
     uapi,
     wait::WaiterPtr,
 };
 use core::{
-    cell::Cell,
+    cell::{Cell, UnsafeCell},
     mem::{size_of, MaybeUninit},
     ptr::NonNull,
 };
 use kernel::{
     iov::IovIterSource,
     prelude::*,
-    sync::atomic::{ordering::Full, Atomic},
+    sync::{
+        atomic::{ordering::Full, Atomic},
+        Arc,
+    },
 };
 
 /// Payloads up to this size need no allocation of their own: with it a message fills one of 256
@@ -114,16 +118,33 @@ pub(crate) struct Message {
     node: Node<KBox<Message>>,
     len: usize,
     inline: [u8; INLINE],
+    content: UnsafeCell<Content>,
+    sender: Identity,
+    /// Guarded by the lock of the mailbox while it is in there, or with a receiver of it.
+    charge: UnsafeCell<MessageCharge>,
+}
+
+/// The parts of a message that are not in its own memory. They belong to whoever holds the message,
+/// but for a sender that withdraws it before the receiver has begun to copy it.
+struct Content {
     /// The payload where it is larger.
     separate: KVVec<u8>,
-    sender: Identity,
-    charge: MessageCharge,
     /// The cell in it is for whoever holds the message.
     cargo: Option<KBox<Cargo>>,
 }
 
-// SAFETY: The cell in the cargo is used by whoever holds the message alone; what the queue looks at
-// is `Sync` by itself, and the rest is only changed through `&mut`.
+/// What is left of a message that is withdrawn, answered or not kept: to be dropped without a lock.
+#[must_use]
+#[derive(Default)]
+pub(crate) struct Remains {
+    _content: Option<Content>,
+    _user: Option<Arc<User>>,
+    _files: Option<FilesCharge>,
+}
+
+// SAFETY: The cells are used by whoever holds the message alone, or under the lock of its mailbox,
+// as said with each; what the queue looks at is `Sync` by itself, and the rest is only changed
+// through `&mut`.
 unsafe impl Sync for Message {}
 
 const _: () = assert!(size_of::<Message>() <= 256);
@@ -145,10 +166,12 @@ impl Message {
                 node: Node::new(0, 0),
                 len: 0,
                 inline: [0; INLINE],
-                separate: KVVec::new(),
+                content: UnsafeCell::new(Content {
+                    separate: KVVec::new(),
+                    cargo: None,
+                }),
                 sender: Identity::nobody(),
-                charge: MessageCharge::none(),
-                cargo: None,
+                charge: UnsafeCell::new(MessageCharge::none()),
             },
         ))
     }
@@ -171,21 +194,22 @@ impl Message {
         handle: &Handle,
         source: &mut impl Source,
     ) -> Result {
+        let charge = self.charge.get_mut();
         match author {
             Author::Caller => {
                 self.sender.renew();
                 let uid = self.sender.uid();
-                handle.with_payer(uid, |payer| self.charge.charge(payer, len))?;
+                handle.with_payer(uid, |payer| charge.charge(payer, len))?;
             }
             Author::Opener => {
                 self.sender.renew_as(handle.user.uid, handle.gid);
-                self.charge.charge(&handle.user, len)?;
+                charge.charge(&handle.user, len)?;
             }
         }
         self.write(priority, len, source)
     }
 
-    /// The same for one that is given to a task that waits for it, and so is charged to nobody.
+    /// The same for an answer, which is charged to the caller when it is given to that.
     #[inline]
     pub(crate) fn fill_answer(&mut self, len: usize, source: &mut impl Source) -> Result {
         self.sender.renew();
@@ -199,11 +223,12 @@ impl Message {
         match self.inline.get_mut(..len) {
             Some(inline) => source.read(inline)?,
             None => {
-                self.separate.clear();
-                if self.separate.capacity() < len {
-                    self.separate = with_room(len)?;
+                let separate = &mut self.content.get_mut().separate;
+                separate.clear();
+                if separate.capacity() < len {
+                    *separate = with_room(len)?;
                 }
-                source.append(len, &mut self.separate)?;
+                source.append(len, separate)?;
             }
         }
         Ok(())
@@ -219,7 +244,7 @@ impl Message {
         let leases = leases.and_then(Outgoing::leases);
         if files.is_some() || leases.is_some() {
             let cargo = Cargo::Parcel(files, Cell::new(leases));
-            self.cargo = Some(KBox::new(cargo, GFP_MAYFAIL)?);
+            self.content.get_mut().cargo = Some(KBox::new(cargo, GFP_MAYFAIL)?);
         }
         Ok(())
     }
@@ -228,12 +253,18 @@ impl Message {
     pub(crate) fn connect(&mut self, handle: &Handle, queue: &Mailbox, pending: Pending) -> Result {
         let edges = Edges::new(&handle.shared, address(queue), pending.mailboxes()?)?;
         let cargo = Cargo::Connection(Cell::new(Some(pending)), edges);
-        self.cargo = Some(KBox::new(cargo, GFP_MAYFAIL)?);
+        self.content.get_mut().cargo = Some(KBox::new(cargo, GFP_MAYFAIL)?);
         Ok(())
     }
 
+    fn content(&self) -> &Content {
+        // SAFETY: Whoever holds the message has it, or has begun to copy it, so that no sender
+        // changes it any more; other changes are made through `&mut`.
+        unsafe { &*self.content.get() }
+    }
+
     fn cargo(&self) -> Option<&Cargo> {
-        self.cargo.as_deref()
+        self.content().cargo.as_deref()
     }
 
     /// The files that come with it.
@@ -278,7 +309,7 @@ impl Message {
     /// Whether there is room for what comes with it. For the holder of the message.
     #[inline]
     pub(crate) fn fits(&self, files: usize, room: Option<&Room<'_>>) -> bool {
-        self.cargo.is_none() || self.cargo_fits(files, room)
+        self.content().cargo.is_none() || self.cargo_fits(files, room)
     }
 
     #[inline(never)]
@@ -319,42 +350,141 @@ impl Message {
 
     /// Charges it, when it was charged to somebody else, to who uses the handle.
     pub(crate) fn recharge(&mut self, handle: &Handle) -> Result {
-        if let Some(Cargo::Parcel(Some(files), _)) = self.cargo.as_deref_mut() {
+        if self.refused() {
+            return Err(edquot());
+        }
+        if let Some(Cargo::Parcel(Some(files), _)) = self.content.get_mut().cargo.as_deref_mut() {
             files.keep(handle)?;
         }
-        self.charge.uncharge();
-        let len = self.len;
-        handle.with_payer(helpers::euid(), |payer| self.charge.charge(payer, len))
+        let (charge, len) = (self.charge.get_mut(), self.len);
+        charge.uncharge();
+        handle.with_payer(helpers::euid(), |payer| charge.charge(payer, len))
     }
 
-    /// What comes with it is received.
-    pub(crate) fn unload(&mut self) {
-        self.cargo = None;
-    }
-
-    /// It is received: gives back what it was charged, so that only memory is left.
+    /// It is received: gives back what it was charged, so that only memory is left, and what came
+    /// with it.
     #[inline]
-    pub(crate) fn empty(&mut self) {
-        self.charge.uncharge();
-        if self.cargo.is_some() {
-            self.unload();
+    pub(crate) fn empty(&mut self) -> Option<KBox<Cargo>> {
+        self.charge.get_mut().uncharge();
+        self.content.get_mut().cargo.take()
+    }
+
+    /// Whether it keeps more than its own memory.
+    fn is_large(&self) -> bool {
+        self.len > INLINE || self.content().cargo.is_some()
+    }
+
+    /// Its receiver, whose user is `user`, begins to copy it: see [`MessageCharge::copy`]. Under the
+    /// lock of the mailbox.
+    pub(crate) fn copied_by(&mut self, user: &Pinned, owes: bool) -> Result {
+        let large = self.is_large();
+        self.charge.get_mut().copy(user, owes, large)
+    }
+
+    /// Its receiver has not received it. Under the lock of the mailbox.
+    pub(crate) fn not_received(&mut self) {
+        self.charge.get_mut().forget();
+    }
+
+    /// Its sender withdraws it, `begun`: while a receiver copies it. Under the lock of the mailbox.
+    ///
+    /// # Safety
+    ///
+    /// The message is there; the sender has just withdrawn it, under the same lock.
+    pub(crate) unsafe fn withdrawn(place: NonNull<Self>, begun: bool) -> Remains {
+        // SAFETY: By the contract. The content is only read here, or belongs to the sender as long as
+        // the receiver has not begun.
+        unsafe {
+            let message = place.as_ref();
+            let charge = &mut *message.charge.get();
+            if !begun {
+                charge.uncharge();
+                return Remains {
+                    _content: Some(message.take_content()),
+                    ..Remains::default()
+                };
+            }
+            let files = message.files();
+            let files = files.and_then(|files| files.pass_on(charge.copier()?, true).ok()?);
+            Remains {
+                _user: charge.withdraw(message.is_large()),
+                _files: files,
+                ..Remains::default()
+            }
         }
+    }
+
+    /// # Safety
+    ///
+    /// Nobody else looks at the content.
+    unsafe fn take_content(&self) -> Content {
+        // SAFETY: By the contract.
+        let content = unsafe { &mut *self.content.get() };
+        Content {
+            separate: core::mem::replace(&mut content.separate, KVVec::new()),
+            cargo: content.cargo.take(),
+        }
+    }
+
+    /// It is a request that is received: only what is needed to answer it is kept. Under the lock of
+    /// the mailbox.
+    pub(crate) fn owed(&mut self) -> Remains {
+        self.charge.get_mut().owe();
+        let content = match self.is_large() {
+            // SAFETY: The message is borrowed mutably.
+            true => Some(unsafe { self.take_content() }),
+            false => None,
+        };
+        Remains {
+            _content: content,
+            ..Remains::default()
+        }
+    }
+
+    /// Charges this answer to who sent `request`. Without quota for it, its content is not kept.
+    /// Under the lock of the mailbox.
+    pub(crate) fn charge_to_caller(&mut self, request: &mut Self) -> Remains {
+        let (len, asked) = (self.len, request.charge.get_mut());
+        let mut remains = Remains::default();
+        let charged = asked.charge_answer(self.charge.get_mut(), len);
+        let charged = charged.and_then(|user| {
+            remains._user = user;
+            if let (Some(files), Some(payer)) = (self.files(), asked.payer()) {
+                remains._files = files.pass_on(payer, false)?;
+            }
+            Ok(())
+        });
+        if charged.is_err() {
+            self.charge.get_mut().refuse();
+            // SAFETY: The message is borrowed mutably.
+            remains._content = Some(unsafe { self.take_content() });
+        }
+        remains
+    }
+
+    /// Whether it is an answer for which the caller's user had no quota.
+    #[inline]
+    pub(crate) fn refused(&self) -> bool {
+        // SAFETY: Whoever asks has the answer for itself.
+        unsafe { (*self.charge.get()).refused() }
     }
 
     /// The bytes of memory that it occupies.
     pub(crate) fn footprint(&self) -> usize {
-        size_of::<Self>() + self.separate.capacity()
+        size_of::<Self>() + self.content().separate.capacity()
     }
 
     /// The payload.
     pub(crate) fn payload(&self) -> &[u8] {
-        self.inline.get(..self.len).unwrap_or(&self.separate)
+        self.inline
+            .get(..self.len)
+            .unwrap_or(&self.content().separate)
     }
 
     /// The payload, if it is small, there is room for it, and nothing else comes with it.
     #[inline]
     pub(crate) fn small(&self, room: usize) -> Option<&[u8]> {
-        if self.len > room || self.cargo.is_some() {
+        if self.len > room || self.content().cargo.is_some() {
             return None;
         }
         self.inline.get(..self.len)

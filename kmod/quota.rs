@@ -58,6 +58,16 @@ impl Account {
         self.0.fetch_sub(Self::amount(bytes), Relaxed);
     }
 
+    /// Charges for one thing, whatever the limits are.
+    fn add(&self, bytes: u64) {
+        self.0.fetch_add(Self::amount(bytes), Relaxed);
+    }
+
+    /// Gives bytes back, and keeps the thing.
+    fn uncharge_bytes(&self, bytes: u64) {
+        self.0.fetch_sub(bytes as i64, Relaxed);
+    }
+
     /// Things, and their bytes.
     fn get(&self) -> (u64, u64) {
         let now = self.0.load(Relaxed) as u64;
@@ -98,6 +108,12 @@ impl User {
             && self.files.get() == (0, 0)
             && self.pipes.get() == (0, 0)
             && self.shared.get() == (0, 0)
+    }
+
+    /// Whether messages that others withdrew keep more than the user may have.
+    fn over_quota(&self) -> bool {
+        let (messages, bytes) = self.messages.get();
+        messages > limits::user_messages() || bytes > limits::user_bytes()
     }
 
     pub(crate) fn usage(&self) -> Usage {
@@ -213,6 +229,19 @@ impl Pinned {
 /// Files in a message that are charged to a user. Dropping this gives them back.
 pub(crate) struct FilesCharge(Arc<User>, u64);
 
+impl FilesCharge {
+    /// Charges another user for them; `forced`: whatever that one's limit is.
+    pub(crate) fn passed_on(&self, user: &Arc<User>, forced: bool) -> Result<Self> {
+        if forced {
+            user.files.add(self.1);
+        } else {
+            user.files
+                .charge(self.1, MAX_THINGS, limits::user_files())?;
+        }
+        Ok(Self(user.clone(), self.1))
+    }
+}
+
 impl Drop for FilesCharge {
     fn drop(&mut self) {
         self.0.files.uncharge(self.1);
@@ -250,39 +279,177 @@ impl Drop for ObjectCharge {
 /// which mostly is of the same one.
 pub(crate) struct MessageCharge {
     user: Option<Arc<User>>,
-    bytes: Option<u64>,
+    /// While a receiver copies what a sender can withdraw: the receiver's user, if that is another.
+    /// While an answer is owed: the caller's user, if that is another.
+    other: Option<Arc<User>>,
+    /// The bytes that are charged, or one of the numbers below.
+    bytes: u32,
+    /// The other one is charged for a message without bytes.
+    prepaid: bool,
 }
 
 impl MessageCharge {
+    const NOTHING: u32 = u32::MAX;
+    /// It was to be charged, and that was refused.
+    const REFUSED: u32 = u32::MAX - 1;
+
     /// Nothing.
     pub(crate) const fn none() -> Self {
         Self {
             user: None,
-            bytes: None,
+            other: None,
+            bytes: Self::NOTHING,
+            prepaid: false,
+        }
+    }
+
+    fn is(&self, user: &Arc<User>) -> bool {
+        self.user
+            .as_ref()
+            .is_some_and(|mine| Arc::ptr_eq(mine, user))
+    }
+
+    fn charged(&self) -> Option<(&User, u64)> {
+        match &self.user {
+            Some(user) if self.bytes < Self::REFUSED => Some((user, self.bytes.into())),
+            _ => None,
         }
     }
 
     /// Charges a user for a message of `len` bytes, when nothing is charged.
     #[inline(always)]
     pub(crate) fn charge(&mut self, user: &Pinned, len: usize) -> Result {
+        self.charge_user(&user.0, len).map(drop)
+    }
+
+    /// The same. Returns the user who was remembered, if that was another.
+    #[inline(always)]
+    fn charge_user(&mut self, user: &Arc<User>, len: usize) -> Result<Option<Arc<User>>> {
         // `limits::message` is at most 2^30.
         let bytes = len as u64;
         user.messages
             .charge(bytes, limits::user_messages(), limits::user_bytes())?;
-        match &self.user {
-            Some(same) if Arc::ptr_eq(same, &user.0) => {}
-            _ => self.user = Some(user.0.clone()),
-        }
-        self.bytes = Some(bytes);
-        Ok(())
+        self.bytes = bytes as u32;
+        Ok(match self.is(user) {
+            true => None,
+            false => self.user.replace(user.clone()),
+        })
     }
 
     /// Gives back what was charged.
     #[inline]
     pub(crate) fn uncharge(&mut self) {
-        if let (Some(user), Some(bytes)) = (&self.user, self.bytes.take()) {
+        if let Some((user, bytes)) = self.charged() {
             user.messages.uncharge(bytes);
+            self.bytes = Self::NOTHING;
         }
+        if self.other.is_some() {
+            self.forget();
+        }
+    }
+
+    /// A receiver, whose user is `user`, begins to copy a message that its sender can withdraw.
+    /// `owes`: from then on it owes the answer, and pays for keeping the request. `large`: more than
+    /// the message itself is kept meanwhile; after a withdrawal that is the receiver's, which must
+    /// not be over its quota for that already.
+    pub(crate) fn copy(&mut self, user: &Pinned, owes: bool, large: bool) -> Result {
+        let user = &user.0;
+        if large && user.over_quota() {
+            return Err(edquot());
+        }
+        if self.is(user) {
+            return Ok(());
+        }
+        if owes {
+            user.messages
+                .charge(0, limits::user_messages(), limits::user_bytes())?;
+            self.prepaid = true;
+        }
+        if owes || large {
+            self.other = Some(user.clone());
+        }
+        Ok(())
+    }
+
+    /// The receiver has not received it.
+    #[cold]
+    pub(crate) fn forget(&mut self) {
+        if let Some(other) = self.other.take() {
+            if core::mem::take(&mut self.prepaid) {
+                other.messages.uncharge(0);
+            }
+        }
+    }
+
+    /// The sender withdraws it while a receiver copies it: from here on the receiver pays for what
+    /// is kept. Returns a user who is not needed any more.
+    #[cold]
+    pub(crate) fn withdraw(&mut self, large: bool) -> Option<Arc<User>> {
+        let other = match self.other.take() {
+            Some(other) => other,
+            // They are of the same user.
+            None if large => return None,
+            None => {
+                self.uncharge();
+                return None;
+            }
+        };
+        if let Some((user, bytes)) = self.charged() {
+            user.messages.uncharge(bytes);
+            other.messages.add(bytes);
+        }
+        if core::mem::take(&mut self.prepaid) {
+            other.messages.uncharge(0);
+        }
+        self.user.replace(other)
+    }
+
+    /// The request is received: its receiver keeps it without its bytes.
+    pub(crate) fn owe(&mut self) {
+        if core::mem::take(&mut self.prepaid) {
+            if let Some((user, bytes)) = self.charged() {
+                user.messages.uncharge(bytes);
+            }
+            core::mem::swap(&mut self.user, &mut self.other);
+        } else if let Some((user, bytes)) = self.charged() {
+            user.messages.uncharge_bytes(bytes);
+        } else {
+            return;
+        }
+        self.bytes = 0;
+    }
+
+    /// Charges an answer of `len` bytes to who sent this request. Returns a user who is not needed
+    /// any more.
+    pub(crate) fn charge_answer(
+        &self,
+        answer: &mut MessageCharge,
+        len: usize,
+    ) -> Result<Option<Arc<User>>> {
+        match self.payer() {
+            Some(payer) => answer.charge_user(payer, len),
+            None => Ok(None),
+        }
+    }
+
+    /// The user whose receiver copies it, if that is another than the sender.
+    pub(crate) fn copier(&self) -> Option<&Arc<User>> {
+        self.other.as_ref()
+    }
+
+    /// Who sent it.
+    pub(crate) fn payer(&self) -> Option<&Arc<User>> {
+        self.other.as_ref().or(self.user.as_ref())
+    }
+
+    /// It was not charged, and is not kept.
+    pub(crate) fn refuse(&mut self) {
+        self.uncharge();
+        self.bytes = Self::REFUSED;
+    }
+
+    pub(crate) fn refused(&self) -> bool {
+        self.bytes == Self::REFUSED
     }
 }
 

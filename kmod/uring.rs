@@ -1003,15 +1003,15 @@ fn direct(issue: &Issue<'_>, uring: &uapi::postbox_uring) -> Result<i32> {
         uapi::POSTBOX_RECV => {
             let rx = handle.rx()?;
             let received = match (look.fixed, issue.resumes()) {
-                (false, false) => rx.receive_bytes(at, len, wait),
-                (false, true) => rx.receive(&Receive::any(len, wait, None), |message| {
+                (false, false) => rx.receive_bytes(handle, at, len, wait),
+                (false, true) => rx.receive(&Receive::any(handle, len, wait), |message| {
                     let payload = message.payload();
                     at.copy_from(payload).map(|()| payload.len())
                 }),
                 (true, _) => {
                     // SAFETY: It was initialised above, as a destination.
                     let to = unsafe { IovIterDest::from_raw(fixed) };
-                    chardev::receive_iter(rx, to, wait)
+                    chardev::receive_iter(handle, rx, to, wait)
                 }
             };
             received.map_err(Failure::into_error)?
@@ -1128,7 +1128,7 @@ fn receive_span(
             return Ok(());
         }
     }
-    let received = rx.receive(&Receive::any(room, wait, None), |message| {
+    let received = rx.receive(&Receive::any(issue.handle, room, wait), |message| {
         let payload = message.payload();
         to.copy_from(payload)?;
         done.copy_from(&len(payload))
@@ -1284,7 +1284,8 @@ fn receive_one(issue: &Issue<'_>, wait: Wait<'_>, acknowledged: bool) -> Result 
     let how = Receive {
         room: usize::MAX,
         lease: acknowledged || offered,
-        ..Receive::any(0, wait, Some(&handle.state))
+        answers: true,
+        ..Receive::any(handle, 0, wait)
     };
     let mut filled = None;
     let token = rx.receive(&how, |message| {

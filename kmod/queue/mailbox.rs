@@ -9,8 +9,10 @@
 //!
 //! A sender that waits leaves its message here with a pointer to itself. The one who ends the wait,
 //! under the lock, decides: the mailbox by [`SendWaiter::finish`], or the sender by
-//! [`Mailbox::withdraw`]. A message whose sender withdrew while a receiver copied it is not
-//! received: that receiver goes on waiting.
+//! [`Mailbox::withdraw`]. A message whose sender withdrew while a receiver had it is not received:
+//! that receiver goes on waiting. A message whose sender waits is not read
+//! until [`Mailbox::begin`]: a sender that withdraws before takes what is in it along, however
+//! long the receiver leaves it alone.
 //!
 //! The sender of a request waits for its answer. It keeps its pointer in the message while that is
 //! queued, received, and with the handle that owes the answer, until one of [`Mailbox::answer`],
@@ -99,8 +101,10 @@ pub enum Received<M> {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// With a task: one that sends, or one that receives.
+    /// With a task: one that sends, or one that copies it.
     Held,
+    /// With a receiver that has not begun to copy it.
+    Handed,
     /// In the queue.
     Queued,
     /// Waiting for room, with its sender.
@@ -291,6 +295,19 @@ pub enum Commit<M, W> {
     Withdrawn(M),
 }
 
+/// What a sender that stopped waiting gets back of its message.
+#[derive(Debug)]
+pub enum Withdrawn<M> {
+    /// All of it.
+    Message(M),
+    /// What is in it: the receiver that has it has not begun to copy it, and will find it empty.
+    Content,
+    /// Nothing yet: a receiver is copying it, and will find that it was withdrawn.
+    Copied,
+    /// Nothing: it is a request that was received. Its answer will find nobody.
+    Received,
+}
+
 /// What became of a message that was put back.
 #[derive(Debug)]
 pub enum Returned<M, S, W> {
@@ -298,7 +315,8 @@ pub enum Returned<M, S, W> {
     Queued,
     /// A receiver that waited has it; wake that one.
     Given(W),
-    /// Its sender does not wait for another receiver: wake that sender, and free the message.
+    /// Its sender does not wait for another receiver, or none can come: wake that sender, and free
+    /// the message.
     Refused(S, M),
     /// The sender withdrew it. Free it.
     Withdrawn(M),
@@ -816,34 +834,37 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         })
     }
 
-    /// Takes a message back from a sender that stops waiting. `None`: a receiver is copying it,
-    /// and will find that it is withdrawn; or has received a request, and will find that nobody
-    /// waits for the answer.
+    /// Takes a message back from a sender that stops waiting. A message that a receiver has uses no
+    /// room from here on.
     ///
     /// # Safety
     ///
     /// `message` was sent to this mailbox with a waiter, which was not finished yet.
-    pub unsafe fn withdraw(&mut self, message: Raw<M>) -> Option<M> {
+    pub unsafe fn withdraw(&mut self, message: Raw<M>) -> Withdrawn<M> {
         // SAFETY: A message that has a waiter is freed only after that was finished.
         let node = unsafe { message.as_ref() }.node();
         node.sender.set(None);
         match node.place.replace(Place::Held) {
-            Place::Held => {
+            place @ (Place::Held | Place::Handed) => {
                 self.end_offer();
                 node.withdrawn.set(true);
-                None
+                self.give_room(node.len);
+                match place {
+                    Place::Handed => Withdrawn::Content,
+                    _ => Withdrawn::Copied,
+                }
             }
             Place::Owed => {
                 node.place.set(Place::Owed);
-                None
+                Withdrawn::Received
             }
             Place::Queued => {
                 self.end_offer();
                 // SAFETY: By its place it is in the queue.
-                Some(unsafe { self.unqueue(message) })
+                Withdrawn::Message(unsafe { self.unqueue(message) })
             }
             // SAFETY: By its place it is on this list.
-            Place::Blocked => Some(unsafe { self.blocked.remove(message) }),
+            Place::Blocked => Withdrawn::Message(unsafe { self.blocked.remove(message) }),
         }
     }
 
@@ -964,7 +985,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     fn hold(&mut self, node: &Node<M>) {
         self.token += 1;
         node.token.set(self.token);
-        node.place.set(Place::Held);
+        node.place.set(Place::Handed);
     }
 
     // Room in advance.
@@ -1166,13 +1187,21 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         }
     }
 
+    /// A receiver is about to copy a message that it has. `false`: its sender withdrew it,
+    /// and nothing is in it any more. Only a message whose sender waits can be withdrawn.
+    pub fn begin(&mut self, message: &M) -> bool {
+        let node = message.entry().node();
+        node.place.set(Place::Held);
+        !node.withdrawn.get()
+    }
+
     /// The receiver has the bytes, and the message is to be freed either way.
     pub fn commit(&mut self, message: &M) -> Commit<(), Wake<M>> {
         let node = message.entry().node();
-        self.give_room(node.len);
         if node.withdrawn.get() {
             return Commit::Withdrawn(());
         }
+        self.give_room(node.len);
         self.counters.received += 1;
         Commit::Done(self.finish_sender(node))
     }
@@ -1190,10 +1219,10 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     /// with is set. `holder` says who it is, for [`Mailbox::abandon`].
     pub fn owe(&mut self, state: &mut HandleState<M>, request: M, holder: usize) -> Commit<M, ()> {
         let node = request.entry().node();
-        self.give_room(node.len);
         if node.withdrawn.get() {
             return Commit::Withdrawn(request);
         }
+        self.give_room(node.len);
         if self.rendezvous() {
             self.offers -= 1;
             self.counters.sent += 1;
@@ -1251,7 +1280,6 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     ) -> Commit<M, Wake<M>> {
         let node = message.entry().node();
         if node.withdrawn.get() {
-            self.give_room(node.len);
             return Commit::Withdrawn(message);
         }
         node.holder.set(holder);
@@ -1311,22 +1339,33 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     pub fn put_back(&mut self, message: M) -> Returned<M, Wake<M>, R::Wake> {
         let node = message.entry().node();
         if node.withdrawn.get() {
-            self.give_room(node.len);
             return Returned::Withdrawn(message);
         }
-        if let Some(receiver) = self.pop_waiting(node, None) {
+        let sender = node.sender.get();
+        if let (Some(_), true) = (sender, self.closed()) {
+            return self.refuse(Sent::Closed, message);
+        }
+        // A request is answered later than it is received: any receiver will do.
+        let offers = sender.filter(|_| self.rendezvous());
+        if let Some(receiver) = self.pop_waiting(node, offers.as_ref()) {
             return Returned::Given(self.hand_over(receiver, message));
         }
-        // Only an offer has a sender still.
-        if !node.may_wait.get() {
-            if let Some(sender) = node.sender.take() {
-                self.offers -= 1;
-                self.counters.full += 1;
-                self.give_room(node.len);
-                return Returned::Refused(sender.finish(Sent::Full), message);
-            }
+        if sender.is_some() && !node.may_wait.get() {
+            self.counters.full += 1;
+            return self.refuse(Sent::Full, message);
         }
         self.requeue(message);
         Returned::Queued
+    }
+
+    /// Ends the wait of a sender whose message came back.
+    fn refuse(&mut self, sent: Sent, message: M) -> Returned<M, Wake<M>, R::Wake> {
+        let node = message.entry().node();
+        let Some(sender) = node.sender.take() else {
+            return Returned::Withdrawn(message);
+        };
+        self.end_offer();
+        self.give_room(node.len);
+        Returned::Refused(sender.finish(sent), message)
     }
 }

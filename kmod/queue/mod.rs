@@ -25,7 +25,7 @@ pub use list::{Linked, Links, List, Owner};
 #[allow(unused_imports)]
 pub use mailbox::{
     Admitted, Capacity, Commit, Counters, End, Entry, HandleState, Mailbox, Message, Node,
-    ReceiveWaiter, Received, Reserving, Returned, SendWaiter, Sending, Sent, Take,
+    ReceiveWaiter, Received, Reserving, Returned, SendWaiter, Sending, Sent, Take, Withdrawn,
 };
 #[allow(unused_imports)]
 pub use pipe::{Claim, Parts, Pipe, Region, Turn, TurnWaiter, PIPE_ATOMIC};

@@ -213,7 +213,7 @@ pub(crate) fn accept_one(
     let number = fd.reserved_fd() as i32;
     let received = listener
         .queue
-        .receive(&Receive::any(0, wait, None), |message| {
+        .receive(&Receive::any(handle, 0, wait), |message| {
             let new = Handle::new(handle.shared.clone(), handle.ipc_ns)?;
             let new = chardev::new_file(new)?;
             let pending = message.accept().ok_or(EINVAL)?;

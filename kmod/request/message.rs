@@ -278,7 +278,8 @@ fn recv_to(
         files: args.fd_max as usize,
         leases: room.as_ref(),
         wait,
-        state: Some(&handle.state),
+        handle,
+        answers: true,
         lease,
         from: from.as_ref(),
     };
@@ -627,6 +628,8 @@ fn answered(
     let files = args.fd_max as usize;
     let delivered = if answer.node().len() > args.len || !answer.fits(files, room.as_ref()) {
         Err(refusal(&answer.needs(), &leasing))
+    } else if answer.refused() {
+        Err(edquot())
     } else {
         deliver(&answer, at, args, leasing.as_deref_mut(), false)
     };

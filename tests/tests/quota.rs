@@ -513,7 +513,7 @@ fn g10_calls_are_charged_and_given_back() {
         let caller = spawn(asks);
         wait_until("the request", || used() == (1, 8, 0));
         let request = rx.recv(FOREVER).expect("it comes");
-        assert_eq!(used(), (1, 8, 0), "as long as it is not answered");
+        assert_eq!(used(), (1, 0, 0), "its bytes are not kept for the answer");
         assert_eq!(answer(&rx, request.token, b"", 4), Err(Errno::DQUOT));
         answer(&rx, request.token, b"yes", 0).expect("it is owed");
         caller.ok();
@@ -526,7 +526,7 @@ fn g10_calls_are_charged_and_given_back() {
         let caller = spawn(asks);
         let request = rx.recv(FOREVER).expect("it comes");
         caller.destroy();
-        assert_eq!(used(), (1, 8, 0));
+        assert_eq!(used(), (1, 0, 0), "who owes the answer keeps it");
         assert_eq!(answer(&rx, request.token, b"yes", 1), Err(Errno::STALE));
         wait_until("it to be given back", || used() == (0, 0, 0));
         // With as many messages as there may be, a call is refused at once.
@@ -545,12 +545,81 @@ fn g10_calls_are_charged_and_given_back() {
             })
         };
         let caller = spawn(|| assert_eq!(call(&tx, 10).0, Err(Errno::OWNERDEAD)));
-        // What was there before is taken, and the request made, before there can be no message because it is taken, too.
-        wait_until("the caller to wait", || used() == (1, 8, 0));
-        wait_until("the server to have it", || rx.info().messages == 0);
+        wait_until("the server to have it", || used() == (1, 0, 0));
         server.destroy();
         caller.ok();
         assert_eq!(used(), (0, 0, 0));
+    });
+}
+
+#[test]
+fn g10_an_owed_answer_is_charged_to_the_server() {
+    let _parameters = Parameters::set(&[("max_user_messages", 2)]);
+    isolated(|| {
+        let [server, caller] = [(); 2].map(|()| fresh_user());
+        let (tx, rx) = Handle::anonymous(UNBOUNDED).split();
+        let (asked, owed, checked) = (Gate::new(), Gate::new(), Gate::new());
+        let serves = spawn_as(server, || {
+            tx.close_copy();
+            let rx = rx.dup(RECEIVE).expect("a handle of its own");
+            asked.pass();
+            let request = rx.recv(FOREVER).expect("it comes");
+            assert_eq!(Handle::unbound().usage(), (1, 0, 0));
+            owed.open(1);
+            checked.pass();
+            answer(&rx, request.token, b"an answer", 0).expect("the caller waits");
+            assert_eq!(Handle::unbound().usage(), (0, 0, 0), "it is the caller's");
+            // With two open, and a third one waiting, it is over its own quota.
+            let owed = [(); 2].map(|()| rx.recv(FOREVER).expect("it comes").token);
+            wait_until("a third", || rx.info().messages == 1);
+            assert_eq!(rx.recv(NEVER).map(drop), Err(Errno::DQUOT));
+            assert_eq!(rx.info().messages, 1, "the request stays");
+            for token in owed {
+                answer(&rx, token, b"", 0).expect("the caller waits");
+            }
+            let last = rx.recv(FOREVER).expect("it comes");
+            answer(&rx, last.token, b"", 0).expect("the caller waits");
+        });
+        let calls = spawn_as(caller, || {
+            rx.close_copy();
+            let callee = spawn(|| assert_eq!(call(&tx, 10).0, Ok(())));
+            asked.open(1);
+            owed.pass();
+            assert_eq!(Handle::unbound().usage(), (0, 0, 0), "not the caller");
+            checked.open(1);
+            callee.ok();
+        });
+        calls.ok();
+        let callers =
+            [(); 3].map(|()| spawn_as(fresh_user(), || assert_eq!(call(&tx, 10).0, Ok(()))));
+        callers.map(Child::ok);
+        serves.ok();
+    });
+}
+
+#[test]
+fn g10_an_answer_without_quota_for_it_is_dropped() {
+    let _parameters = Parameters::set(&[("max_user_bytes", 100)]);
+    isolated(|| {
+        let [server, caller] = [(); 2].map(|()| fresh_user());
+        let (tx, rx) = Handle::anonymous(UNBOUNDED).split();
+        let serves = spawn_as(server, || {
+            tx.close_copy();
+            for len in [101, 100] {
+                let request = rx.recv(FOREVER).expect("it comes");
+                answer(&rx, request.token, &[7; 101][..len], 0).expect("that is not its quota");
+                assert_eq!(Handle::unbound().usage(), (0, 0, 0));
+            }
+        });
+        let calls = spawn_as(caller, || {
+            rx.close_copy();
+            assert_eq!(call(&tx, 200), (Err(Errno::DQUOT), 0));
+            assert_eq!(Handle::unbound().usage(), (0, 0, 0));
+            assert_eq!(call(&tx, 200).0, Ok(()));
+            assert_eq!(Handle::unbound().usage(), (0, 0, 0));
+        });
+        calls.ok();
+        serves.ok();
     });
 }
 

@@ -4,7 +4,7 @@
 use crate::host::{Drops, Letter, Post, Receiver, ReceiverPtr, ReceiverWoken, Sender, SenderPtr};
 use postbox_queue::{
     Capacity, Commit, Entry, HandleState, Mailbox, Message, Received, Reserving, Returned, Sending,
-    Sent, Take,
+    Sent, Take, Withdrawn,
 };
 use std::{ptr::NonNull, rc::Rc};
 
@@ -67,7 +67,10 @@ impl Case {
         let (sender, message) = self.senders.iter().find(sent).expect("it was sent");
         assert_eq!(sender.finished.get(), None);
         // SAFETY: Its sender was not finished.
-        unsafe { self.mailbox.withdraw(*message) }
+        match unsafe { self.mailbox.withdraw(*message) } {
+            Withdrawn::Message(message) => Some(message),
+            _ => None,
+        }
     }
 
     #[track_caller]
@@ -193,6 +196,65 @@ fn receiver_of_a_withdrawn_message_keeps_its_turn() {
     assert!(matches!(b.send_with(1, 1, true), Sending::Waits(Some(_))));
     assert_eq!(first.message().id(), 1);
     assert!(second.received.borrow().is_none());
+}
+
+#[test]
+fn withdrawn_before_the_copy_gives_back_the_content() {
+    let mut b = Case::rendezvous();
+    let receiver = b.wait(0);
+    assert!(matches!(b.send_with(0, 7, true), Sending::Waits(Some(_))));
+    let place = b.senders[0].1;
+    // SAFETY: Its sender was not finished.
+    let withdrawn = unsafe { b.mailbox.withdraw(place) };
+    assert!(matches!(withdrawn, Withdrawn::Content), "{withdrawn:?}");
+    let message = receiver.message();
+    assert!(!b.mailbox.begin(&message));
+    let returned = b.mailbox.put_back(message);
+    assert!(matches!(returned, Returned::Withdrawn(_)), "{returned:?}");
+}
+
+#[test]
+fn withdrawn_during_the_copy_leaves_the_content() {
+    let mut b = Case::rendezvous();
+    let receiver = b.wait(0);
+    assert!(matches!(b.send_with(0, 7, true), Sending::Waits(Some(_))));
+    let message = receiver.message();
+    assert!(b.mailbox.begin(&message));
+    let place = b.senders[0].1;
+    // SAFETY: Its sender was not finished.
+    let withdrawn = unsafe { b.mailbox.withdraw(place) };
+    assert!(matches!(withdrawn, Withdrawn::Copied), "{withdrawn:?}");
+    assert!(matches!(b.mailbox.commit(&message), Commit::Withdrawn(())));
+}
+
+#[test]
+fn withdrawn_request_frees_its_room_at_once() {
+    let mut b = Case::new(1, u64::MAX);
+    b.calls(0);
+    let request = b.take(0);
+    assert!(b.withdraw(0).is_none());
+    b.send(1, 1);
+    let mut state = HandleState::new();
+    let commit = b.mailbox.owe(&mut state, request, 0);
+    assert!(matches!(commit, Commit::Withdrawn(_)), "{commit:?}");
+}
+
+#[test]
+fn put_back_into_a_shut_mailbox_ends_the_call() {
+    let mut b = Case::new(4, u64::MAX);
+    b.calls(0);
+    let request = b.take(0);
+    b.mailbox.shut(false, true);
+    assert!(b.mailbox.end_one_send().is_none(), "it is with a receiver");
+    match b.mailbox.put_back(request) {
+        Returned::Refused(woken, message) => {
+            assert_eq!((woken.id, woken.sent), (0, Sent::Closed));
+            assert_eq!(message.id(), 0);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(b.mailbox.waiting_senders(), 0);
+    assert!(!b.mailbox.readable());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::host::{
 };
 use postbox_queue::{
     Capacity, Commit, Counters, End, Entry, HandleState, Mailbox, Message, Received, Reserving,
-    Returned, SendWaiter, Sending, Sent, Take,
+    Returned, SendWaiter, Sending, Sent, Take, Withdrawn,
 };
 use proptest::{prelude::*, test_runner::Config};
 use std::{
@@ -73,6 +73,10 @@ enum Step {
         holder: usize,
     },
     PutBack {
+        receiver: usize,
+    },
+    /// A receiver begins to copy its message.
+    Begin {
         receiver: usize,
     },
     Withdraw {
@@ -163,6 +167,9 @@ enum Event {
     },
     Received,
     Withdrawn,
+    /// The sender has what was in the message.
+    Content,
+    Copied,
     Returned,
     Nothing,
     Freed(usize),
@@ -209,6 +216,8 @@ struct Item {
     /// That sender also waits for a receiver to come.
     patient: bool,
     withdrawn: bool,
+    /// The receiver that has it has not begun to copy it.
+    handed: bool,
     /// Who took it, to acknowledge it.
     holder: usize,
 }
@@ -315,7 +324,12 @@ impl Model {
     fn inside(&self) -> impl Iterator<Item = &Item> {
         self.queue
             .iter()
-            .chain(self.held.iter().map(|(_, item)| item))
+            .chain(
+                self.held
+                    .iter()
+                    .map(|(_, item)| item)
+                    .filter(|item| !item.withdrawn),
+            )
             .chain(self.handles.iter().flat_map(|h| &h.leases))
     }
 
@@ -403,7 +417,8 @@ impl Model {
 
     fn get(&mut self, receive: Receive) {
         let first = self.queue.iter().position(|item| receive.wants(item));
-        let item = self.queue.remove(first.expect("there is one"));
+        let mut item = self.queue.remove(first.expect("there is one"));
+        item.handed = true;
         self.events.push(Got {
             receiver: receive.receiver,
             id: item.id,
@@ -431,6 +446,10 @@ impl Model {
 
     fn put_back(&mut self, item: Item) {
         let id = item.id;
+        if self.closed() && self.sender_handles.contains_key(&id) {
+            self.sent(id, Sent::Closed);
+            return self.free(id);
+        }
         if self.queue(item) {
             self.sent(id, Sent::Full);
             self.free(id);
@@ -643,6 +662,7 @@ impl Model {
             offered: false,
             patient: false,
             withdrawn: false,
+            handed: false,
             holder: 0,
         };
         match step {
@@ -763,12 +783,24 @@ impl Model {
                     self.put_back(item);
                 }
             }
+            Step::Begin { receiver } => {
+                let mut held = self.held.iter_mut();
+                let (_, item) = held
+                    .find(|(r, _)| r.receiver == receiver)
+                    .expect("it holds");
+                if !item.withdrawn {
+                    item.handed = false;
+                }
+            }
             Step::Withdraw { id } => {
                 self.sender_handles.remove(&id).expect("it waits");
                 if let Some((_, item)) = self.held.iter_mut().find(|(_, item)| item.id == id) {
                     item.withdrawn = true;
                     item.offered = false;
-                    self.events.push(Nothing);
+                    self.events.push(match item.handed {
+                        true => Event::Content,
+                        false => Event::Copied,
+                    });
                 } else if self.owes().any(|(_, item)| item.id == id) {
                     self.events.push(Nothing);
                 } else {
@@ -850,6 +882,10 @@ struct World {
     mailbox: Mailbox<Post, ReceiverPtr>,
     handles: Vec<Handle>,
     held: BTreeMap<usize, (Receive, Post)>,
+    /// The receivers that have not begun to copy what they hold.
+    handed: BTreeSet<usize>,
+    /// Messages whose content went back to the sender.
+    emptied: BTreeSet<usize>,
     senders: BTreeMap<usize, (Rc<Sender>, NonNull<Letter>, usize)>,
     receivers: BTreeMap<usize, (Receive, Rc<Receiver>)>,
     /// The token of each message that was taken last, and all that there ever were.
@@ -867,6 +903,8 @@ impl World {
             mailbox: Mailbox::new(capacity, persistent),
             handles: Vec::new(),
             held: BTreeMap::new(),
+            handed: BTreeSet::new(),
+            emptied: BTreeSet::new(),
             senders: BTreeMap::new(),
             receivers: BTreeMap::new(),
             tokens: BTreeMap::new(),
@@ -920,6 +958,22 @@ impl World {
         self.got(receive, message);
     }
 
+    /// What a receiver holds, which it has begun to copy.
+    fn begun(&mut self, receiver: usize) -> (Receive, Post) {
+        self.begin(receiver);
+        self.held.remove(&receiver).expect("it holds one")
+    }
+
+    fn begin(&mut self, receiver: usize) {
+        let (_, message) = &self.held[&receiver];
+        let emptied = self.emptied.contains(&message.id());
+        if self.handed.remove(&receiver) {
+            assert_eq!(self.mailbox.begin(message), !emptied);
+        } else {
+            assert!(!emptied, "it had begun");
+        }
+    }
+
     fn got(&mut self, receive: Receive, message: Post) {
         let node = message.entry().node();
         assert!(self.used_tokens.insert(node.token()), "a token came twice");
@@ -930,6 +984,7 @@ impl World {
             request: node.is_request(),
             redelivered: node.redelivered(),
         });
+        self.handed.insert(receive.receiver);
         self.held.insert(receive.receiver, (receive, message));
     }
 
@@ -1199,7 +1254,7 @@ impl World {
             }
             Step::Receive(receive) => self.receive(receive, false),
             Step::Commit { receiver } => {
-                let (receive, message) = self.held.remove(&receiver).expect("it holds one");
+                let (receive, message) = self.begun(receiver);
                 let commit = self.mailbox.commit(&message);
                 let withdrawn = self.commit(commit).is_some();
                 self.free(message);
@@ -1208,7 +1263,7 @@ impl World {
                 }
             }
             Step::Lease { receiver, holder } => {
-                let (receive, message) = self.held.remove(&receiver).expect("it holds one");
+                let (receive, message) = self.begun(receiver);
                 let state = &mut self.handles[receive.handle].state;
                 let commit = self.mailbox.lease(state, message, holder);
                 if let Some(message) = self.commit(commit) {
@@ -1217,7 +1272,7 @@ impl World {
                 }
             }
             Step::Owe { receiver, holder } => {
-                let (receive, request) = self.held.remove(&receiver).expect("it holds one");
+                let (receive, request) = self.begun(receiver);
                 let state = &mut self.handles[receive.handle].state;
                 match self.mailbox.owe(state, request, holder) {
                     Commit::Done(None) => self.events.push(Event::Received),
@@ -1271,7 +1326,9 @@ impl World {
             }
             Step::Shut { sends, receives } => self.mailbox.shut(sends, receives),
             Step::PutBack { receiver } => {
+                // With or without having looked at it.
                 let (_, message) = self.held.remove(&receiver).expect("it holds one");
+                self.handed.remove(&receiver);
                 let returned = self.mailbox.put_back(message);
                 self.returned(returned);
             }
@@ -1280,11 +1337,22 @@ impl World {
                 assert_eq!(sender.finished.get(), None);
                 // SAFETY: It was sent with this sender, which was not finished.
                 match unsafe { self.mailbox.withdraw(message) } {
-                    Some(message) => {
+                    Withdrawn::Message(message) => {
                         assert_eq!(message.id(), id);
                         self.free(message);
                     }
-                    None => self.events.push(Nothing),
+                    Withdrawn::Content => {
+                        self.emptied.insert(id);
+                        self.events.push(Event::Content);
+                    }
+                    Withdrawn::Copied => self.events.push(Event::Copied),
+                    Withdrawn::Received => self.events.push(Nothing),
+                }
+            }
+            Step::Begin { receiver } => {
+                // Whoever finds that it is empty waits again: `Commit` does that.
+                if !self.emptied.contains(&self.held[&receiver].1.id()) {
+                    self.begin(receiver);
                 }
             }
             Step::Leave { receiver } => {
@@ -1375,7 +1443,8 @@ impl Pair {
         let (model, mailbox) = (&self.model, &self.world.mailbox);
         let used = model.used();
         let shown = mailbox.queued().0 + mailbox.leased() + mailbox.reserved();
-        assert_eq!(used.0, u128::from(shown) + self.world.held.len() as u128);
+        let held = model.held.iter().filter(|(_, item)| !item.withdrawn);
+        assert_eq!(used.0, u128::from(shown) + held.count() as u128);
         if !mailbox.rendezvous() {
             assert!(used.0 <= u128::from(model.capacity.messages), "{used:?}");
             assert!(used.1 <= u128::from(model.capacity.bytes), "{used:?}");
@@ -1387,7 +1456,9 @@ impl Pair {
         let mut places = BTreeSet::new();
         let owed = model.owes().map(|(_, item)| item.id);
         let kept = self.world.kept.keys().copied();
-        for id in inside.chain(blocked).chain(owed).chain(kept) {
+        let shells = model.held.iter().map(|(_, item)| item);
+        let shells = shells.filter(|item| item.withdrawn).map(|item| item.id);
+        for id in inside.chain(blocked).chain(owed).chain(kept).chain(shells) {
             assert!(places.insert(id), "message {id} is in two places");
             assert_eq!(self.world.drops.of(id), 0, "message {id}");
         }
@@ -1540,6 +1611,7 @@ impl Pair {
                 match how {
                     // What was handed over can turn out to be too large.
                     _ if item.len > receive.room => Step::PutBack { receiver },
+                    How::Begin => Step::Begin { receiver },
                     How::PutBack => Step::PutBack { receiver },
                     How::Commit if item.request => Step::Owe {
                         receiver,
@@ -1690,6 +1762,7 @@ fn pick<T>(from: &[T], which: usize) -> Option<&T> {
 
 #[derive(Clone, Copy, Debug)]
 enum How {
+    Begin,
     Commit,
     Lease { holder: usize },
     PutBack,
@@ -1778,6 +1851,7 @@ fn op() -> impl Strategy<Value = Op> {
     let claimed = || prop_oneof![8 => 0..=16_u64, 1 => Just(u64::MAX)];
     let room = || prop_oneof![2 => Just(u64::MAX), 1 => 0..=12_u64];
     let how = prop_oneof![
+        2 => Just(How::Begin),
         3 => Just(How::Commit),
         3 => holder().prop_map(|holder| How::Lease { holder }),
         2 => Just(How::PutBack),

@@ -5,7 +5,7 @@
 //! `put_back` inserts in the middle.
 
 use crate::host::{Drops, Letter, Post, Receiver, ReceiverPtr, Sender, SenderPtr};
-use postbox_queue::{Capacity, List, Mailbox, Returned, Sending, Take};
+use postbox_queue::{Capacity, List, Mailbox, Returned, Sending, Take, Withdrawn};
 use proptest::{prelude::*, test_runner::Config};
 use std::{cmp::Reverse, collections::BTreeMap, ptr::NonNull, rc::Rc};
 
@@ -74,7 +74,9 @@ impl Queue {
     fn remove(&mut self, id: usize) {
         let message = self.senders[&id].1;
         // SAFETY: It is in the queue, and its sender waits.
-        let message = unsafe { self.mailbox.withdraw(message) }.expect("it is queued");
+        let Withdrawn::Message(message) = (unsafe { self.mailbox.withdraw(message) }) else {
+            panic!("it is queued");
+        };
         assert_eq!(message.id(), id);
     }
 
