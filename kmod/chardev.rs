@@ -192,19 +192,24 @@ unsafe extern "C" fn fop_poll(
     table: *mut bindings::poll_table_struct,
 ) -> bindings::__poll_t {
     // SAFETY: The file is one of ours, and open.
-    let handle = unsafe { handle(file) };
+    let (handle, file) = unsafe { (handle(file), File::from_raw_file(file)) };
+    let mut table = table;
+    if handle.bound().is_err() {
+        // SAFETY: Both are those of this poll, and the file keeps the handle.
+        unsafe { handle.relay.add(file, table) };
+        // If it is bound now, the relay wakes: a poller is on one queue or on the other.
+        table = core::ptr::null_mut();
+    }
     let Ok(bound) = handle.bound() else {
         return bindings::POLLERR;
     };
-    // SAFETY: Both are those of this poll. The handle keeps the object, and the file the handle.
-    unsafe {
-        bound.object.poll(
-            bound.side(),
-            &handle.shares,
-            File::from_raw_file(file),
-            table,
-        )
-    }
+    // SAFETY: `file` is the one that is polled, and the tables are of this poll, of the relay, or
+    // NULL. The handle keeps the object and the relay, and the file the handle.
+    let poll = |table| unsafe { bound.object.poll(bound.side(), &handle.shares, file, table) };
+    handle.relay.start(|relay| {
+        poll(relay);
+    });
+    poll(table)
 }
 
 /// # Safety

@@ -2,7 +2,7 @@
 //! A handle, which is an open file: what it is bound to, with which rights, and who pays.
 
 use crate::{
-    compat::{ebadfd, eisconn, eopnotsupp},
+    compat::{ealready, ebadfd, eisconn, eopnotsupp},
     files::Graph,
     grant::Granted,
     helpers::{self, GFP_MAYFAIL},
@@ -12,13 +12,17 @@ use crate::{
     queue::HandleState,
     quota::{Pinned, Users},
     registry::{Opened, Registry},
+    relay::Relay,
     share::Shares,
     uapi,
     uring::Commands,
 };
 use kernel::{
     prelude::*,
-    sync::{new_spinlock, Arc, SetOnce},
+    sync::{
+        atomic::{Atomic, Full, Release},
+        new_spinlock, Arc, SetOnce,
+    },
 };
 
 /// What all handles share.
@@ -119,6 +123,27 @@ impl Bound {
     }
 }
 
+/// The right to bind a handle, which one request at a time has.
+pub(crate) struct Binding<'a>(&'a Handle);
+
+impl Binding<'_> {
+    /// Binds the handle to an object that was opened for it.
+    pub(crate) fn bind(self, opened: Opened, rights: u32) {
+        let bound = Bound::new(opened, rights);
+        // First: another thread that finds the handle bound finds its side open, too.
+        bound.object.open(bound.side());
+        // It was empty when the handle was claimed, and nothing else fills it.
+        self.0.bound.populate(bound);
+        self.0.relay.wake();
+    }
+}
+
+impl Drop for Binding<'_> {
+    fn drop(&mut self) {
+        self.0.claimed.store(0, Release);
+    }
+}
+
 /// A handle.
 #[pin_data(PinnedDrop)]
 pub(crate) struct Handle {
@@ -130,6 +155,11 @@ pub(crate) struct Handle {
     /// The group of who opened it, as the kernel keeps it.
     pub(crate) gid: u32,
     bound: SetOnce<Bound>,
+    /// A request is binding it: there is a [`Binding`].
+    claimed: Atomic<u32>,
+    /// Those who polled it while it was unbound.
+    #[pin]
+    pub(crate) relay: Relay,
     /// What it has of mailboxes. After the mailbox's lock.
     #[pin]
     pub(crate) state: State,
@@ -152,6 +182,8 @@ impl Handle {
                 user,
                 gid: helpers::egid(),
                 bound: SetOnce::new(),
+                claimed: Atomic::new(0),
+                relay <- Relay::new(),
                 state <- new_spinlock!(HandleState::new(), "postbox_handle"),
                 shares <- Shares::new(),
                 commands <- Commands::new(),
@@ -185,29 +217,15 @@ impl Handle {
         }
     }
 
-    /// Fails if it is bound.
-    pub(crate) fn unbound(&self) -> Result {
+    /// Claims the handle for a request that is to bind it. Another thread's has to wait or fail, so
+    /// that no object is opened or made for a handle that turns out to be bound.
+    pub(crate) fn claim(&self) -> Result<Binding<'_>> {
+        let claimed = self.claimed.cmpxchg(0, 1, Full).is_ok();
+        let binding = claimed.then(|| Binding(self));
         match self.bound.as_ref() {
             Some(_) => Err(eisconn()),
-            None => Ok(()),
+            None => binding.ok_or_else(ealready),
         }
-    }
-
-    /// Binds it to an object that was opened for it.
-    pub(crate) fn bind(&self, opened: Opened, rights: u32) -> Result {
-        let (id, created) = (opened.id, opened.created);
-        let bound = Bound::new(opened, rights);
-        let (object, side) = (bound.object.clone(), bound.side());
-        if !self.bound.populate(bound) {
-            // Another thread has bound the handle meanwhile.
-            if created {
-                self.shared.registry.forget(id);
-            }
-            self.shared.registry.close(id, side.end, rights);
-            return Err(eisconn());
-        }
-        object.open(side);
-        Ok(())
     }
 
     /// A second handle to the same object.
@@ -220,6 +238,7 @@ impl Handle {
             return Err(EACCES);
         }
         let handle = Self::new(self.shared.clone(), self.ipc_ns)?;
+        let binding = handle.claim()?;
         self.shared.registry.reopen(bound.id, bound.end, rights)?;
         let opened = Opened {
             id: bound.id,
@@ -228,7 +247,7 @@ impl Handle {
             created: false,
             granted: bound.granted.clone(),
         };
-        handle.bind(opened, rights)?;
+        binding.bind(opened, rights);
         Ok(handle)
     }
 
@@ -278,6 +297,7 @@ impl Handle {
 #[pinned_drop]
 impl PinnedDrop for Handle {
     fn drop(self: Pin<&mut Self>) {
+        self.relay.stop();
         if let Some(bound) = self.bound.as_ref() {
             bound.object.close(bound.side(), &self.state, &self.shares);
             let registry = &self.shared.registry;

@@ -414,6 +414,75 @@ void postbox_poll_wake(struct wait_queue_head *head, u32 mask, bool all)
 		  poll_to_key((__force __poll_t)mask));
 }
 
+/* Runs under the lock of a queue of the object's, and takes that of the relay's. */
+static int relay(struct wait_queue_entry *entry, unsigned int mode, int flags,
+		 void *key)
+{
+	struct postbox_relay *relay = entry->private;
+
+	__wake_up(&relay->early, mode, 0, key);
+	return 0;
+}
+
+static void relay_onto(struct file *file, struct wait_queue_head *head,
+		       struct poll_table_struct *table)
+{
+	struct postbox_relay *to = container_of(table, struct postbox_relay, table);
+	struct postbox_relay_entry *at;
+
+	/* An object is polled at two queues at most. */
+	if (WARN_ON_ONCE(to->count == ARRAY_SIZE(to->entries)))
+		return;
+	at = &to->entries[to->count++];
+	init_waitqueue_func_entry(&at->entry, relay);
+	at->entry.private = to;
+	at->head = head;
+	add_wait_queue(head, &at->entry);
+}
+
+void postbox_relay_init(struct postbox_relay *relay)
+{
+	/* Of another lock class than the queues of objects, under whose locks it is. */
+	init_waitqueue_head(&relay->early);
+	init_poll_funcptr(&relay->table, relay_onto);
+	relay->count = 0;
+}
+
+void postbox_relay_add(struct postbox_relay *relay, struct file *file,
+		       struct poll_table_struct *table)
+{
+	/* With a barrier behind it. */
+	poll_wait(file, &relay->early, table);
+}
+
+/* The handle was bound. Without a mask, whoever is woken polls again. */
+void postbox_relay_wake(struct postbox_relay *relay)
+{
+	/* After what was set; pairs with that in poll_wait(). */
+	smp_mb();
+	if (waitqueue_active(&relay->early))
+		__wake_up(&relay->early, TASK_NORMAL, 0, NULL);
+}
+
+bool postbox_relay_needed(const struct postbox_relay *relay)
+{
+	return !list_empty(&relay->early.head);
+}
+
+struct poll_table_struct *postbox_relay_table(struct postbox_relay *relay)
+{
+	return &relay->table;
+}
+
+void postbox_relay_stop(struct postbox_relay *relay)
+{
+	while (relay->count) {
+		struct postbox_relay_entry *at = &relay->entries[--relay->count];
+
+		remove_wait_queue(at->head, &at->entry);
+	}
+}
+
 /*
  * The descriptor's file, with a reference; NULL if it is not open. Files of
  * io_uring keep what is registered with them, which nobody could see.

@@ -129,6 +129,26 @@ unsigned long postbox_process(void);
 bool postbox_closed(const struct file *file);
 s64 postbox_now(void);
 
+struct postbox_relay_entry {
+	struct wait_queue_entry entry;
+	struct wait_queue_head *head;
+};
+
+struct postbox_relay {
+	struct wait_queue_head early;
+	struct poll_table_struct table;
+	struct postbox_relay_entry entries[2];
+	unsigned int count;
+};
+
+void postbox_relay_init(struct postbox_relay *relay);
+void postbox_relay_add(struct postbox_relay *relay, struct file *file,
+		       struct poll_table_struct *table);
+void postbox_relay_wake(struct postbox_relay *relay);
+bool postbox_relay_needed(const struct postbox_relay *relay);
+struct poll_table_struct *postbox_relay_table(struct postbox_relay *relay);
+void postbox_relay_stop(struct postbox_relay *relay);
+
 struct postbox_pages {
 	struct page **pages;
 	void *address;

@@ -69,6 +69,21 @@ pub(crate) struct RawPages {
     twice: usize,
 }
 
+#[repr(C)]
+struct RelayEntry {
+    entry: bindings::wait_queue_entry,
+    head: *mut bindings::wait_queue_head,
+}
+
+/// A wait queue, and entries that pass what wakes two others on to it.
+#[repr(C)]
+pub(crate) struct RawRelay {
+    early: bindings::wait_queue_head,
+    table: bindings::poll_table_struct,
+    entries: [RelayEntry; 2],
+    count: u32,
+}
+
 /// Who tells a command that a process exits.
 #[repr(C)]
 pub(crate) struct RawWatch {
@@ -165,6 +180,17 @@ pub(crate) mod c {
             realtime: bool,
             process: *mut bindings::pid,
         ) -> i32;
+        pub(crate) fn postbox_relay_init(relay: *mut RawRelay);
+        pub(crate) fn postbox_relay_add(
+            relay: *mut RawRelay,
+            file: *mut bindings::file,
+            table: *mut bindings::poll_table_struct,
+        );
+        pub(crate) fn postbox_relay_wake(relay: *mut RawRelay);
+        pub(crate) fn postbox_relay_needed(relay: *const RawRelay) -> bool;
+        pub(crate) fn postbox_relay_table(relay: *mut RawRelay)
+            -> *mut bindings::poll_table_struct;
+        pub(crate) fn postbox_relay_stop(relay: *mut RawRelay);
         pub(crate) fn postbox_memory(file: *mut bindings::file, memory: *mut RawMemory) -> i32;
         pub(crate) fn postbox_memory_open(file: *const bindings::file) -> *mut bindings::file;
         pub(crate) fn postbox_memory_map(

@@ -36,6 +36,7 @@ mod pool;
 mod queue;
 mod quota;
 mod registry;
+mod relay;
 mod request;
 mod ring;
 mod segment;

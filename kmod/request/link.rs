@@ -5,7 +5,7 @@ use super::{ensure, name, port, Place};
 use crate::{
     chardev,
     compat::eopnotsupp,
-    handle::Handle,
+    handle::{Binding, Handle},
     helpers::{limits, UserBytes},
     link::{Link, Listener, Options, Pending},
     mailbox::{Failure, Receive},
@@ -88,12 +88,12 @@ fn make(handle: &Handle, make: impl FnOnce() -> Result<Arc<Link>>) -> Result<(Op
 }
 
 /// Binds a handle to an end with all the rights that it has.
-fn bind(handle: &Handle, opened: Opened) -> Result {
+fn bind(binding: Binding<'_>, opened: Opened) {
     let rights = match &opened.object {
         Object::Link(link) => link.rights(opened.end),
         _ => 0,
     };
-    handle.bind(opened, rights)
+    binding.bind(opened, rights);
 }
 
 pub(super) fn pair(handle: &Handle, at: Place, args: &mut uapi::postbox_pair) -> Result {
@@ -104,17 +104,18 @@ pub(super) fn pair(handle: &Handle, at: Place, args: &mut uapi::postbox_pair) ->
         (args.back_capacity, args.back_capacity_bytes),
         args.message_max,
     )?;
-    handle.unbound()?;
+    let binding = handle.claim()?;
     let fd = FileDescriptorReservation::get_unused_fd_flags(flags::O_CLOEXEC)?;
     let other = Handle::new(handle.shared.clone(), handle.ipc_ns)?;
     let (first, second) = make(handle, || Link::new(&options, None))?;
     let (id, registry) = (first.id, &handle.shared.registry);
     let finish = || -> Result<_> {
+        let binding = other.claim()?;
         let second = second.accept().ok_or(EINVAL)?;
         if let Object::Link(link) = &second.object {
             link.made(1);
         }
-        bind(&other, second)?;
+        bind(binding, second);
         let file = chardev::new_file(other)?;
         args.id = id;
         args.fd = fd.reserved_fd() as i32;
@@ -123,7 +124,7 @@ pub(super) fn pair(handle: &Handle, at: Place, args: &mut uapi::postbox_pair) ->
     };
     match finish() {
         Ok(file) => {
-            bind(handle, first)?;
+            bind(binding, first);
             fd.fd_install(file);
             Ok(())
         }
@@ -149,7 +150,7 @@ pub(super) fn connect(
         ensure(args.number == 0)?;
         Key::Name(name(args.name, args.name_len)?)
     };
-    handle.unbound()?;
+    let binding = handle.claim()?;
     let want = Want {
         ipc_ns: handle.ipc_ns,
         key: Some(key),
@@ -175,7 +176,10 @@ pub(super) fn connect(
         listener.queue.send(message, &wait)
     };
     match send() {
-        Ok(()) => bind(handle, first),
+        Ok(()) => {
+            bind(binding, first);
+            Ok(())
+        }
         Err(error) => {
             registry.close(id, 0, 0);
             Err(error)
@@ -216,6 +220,7 @@ pub(crate) fn accept_one(
         .receive(&Receive::any(handle, 0, wait), |message| {
             let new = Handle::new(handle.shared.clone(), handle.ipc_ns)?;
             let new = chardev::new_file(new)?;
+            let binding = chardev::as_handle(&new).ok_or(EINVAL)?.get_ref().claim()?;
             let pending = message.accept().ok_or(EINVAL)?;
             if let Err(error) = tell(message, pending.id(), number) {
                 message.give_back(pending);
@@ -225,9 +230,7 @@ pub(crate) fn accept_one(
             if let Object::Link(link) = &opened.object {
                 link.made(1);
             }
-            if let Some(new) = chardev::as_handle(&new) {
-                bind(&new, opened)?;
-            }
+            bind(binding, opened);
             Ok(new)
         });
     match received {

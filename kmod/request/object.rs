@@ -287,7 +287,7 @@ pub(super) fn open(handle: &Handle, at: Place, args: &mut uapi::postbox_open) ->
     let persistent = args.flags & uapi::POSTBOX_O_PERSIST != 0;
     ensure(create || !(exclusive || persistent))?;
     check_kind(args)?;
-    handle.unbound()?;
+    let binding = handle.claim()?;
     let key = key(args)?;
     ensure(key.is_some() || create)?;
     // What has no name could not be unlinked.
@@ -339,7 +339,8 @@ pub(super) fn open(handle: &Handle, at: Place, args: &mut uapi::postbox_open) ->
     if let (Object::Link(link), false) = (&opened.object, opened.created) {
         link.made(opened.end);
     }
-    handle.bind(opened, rights)
+    binding.bind(opened, rights);
+    Ok(())
 }
 
 /// Waits until the other side has come.

@@ -21,7 +21,8 @@
  *   EACCES     the object's mode, or the rights of this handle, forbid it
  *   EADDRINUSE the port has both its ends, or somebody listens on it
  *   EAGAIN     it would have to wait, and the call is non-blocking
- *   EALREADY   the handle has arrived at the barrier and has not waited for that
+ *   EALREADY   the handle has arrived at the barrier and has not waited for that;
+ *              another thread's request is binding the handle
  *   EBADF      a descriptor that was to be sent is not open, or another thread has
  *              closed the handle's last one meanwhile
  *   EBADFD     the handle is not bound to an object
