@@ -481,7 +481,7 @@ impl Registry {
     }
 
     /// Makes an object that nobody has seen go with its handle, also where it was to stay.
-    pub(crate) fn forget(&self, id: u64) {
+    fn forget(&self, id: u64) {
         let mut removed = Removed::default();
         let mut inner = self.inner.lock();
         let Some(entry) = inner.objects.get_mut(&id) else {

@@ -152,7 +152,7 @@ static void layout(void)
 	AT(postbox_list, count, 4);
 	AT(postbox_list, infos, 8);
 	AT(postbox_list, info_size, 16);
-	AT(postbox_list, reserved, 20);
+	AT(postbox_list, flags, 20);
 	AT(postbox_list, after, 24);
 
 	SIZE(postbox_usage, 88);
