@@ -608,17 +608,17 @@ impl Leases {
         Arc::ptr_eq(&self.pool, access.pool)
     }
 
-    /// Describes them in an array, with these flags.
-    pub(crate) fn describe(&self, entries: u64, flags: u32) -> Result {
+    /// Describes them in an array, with these flags. Returns how many were described: not all of them
+    /// where the sender withdraws the message meanwhile, which then is not received.
+    pub(crate) fn describe(&self, entries: u64, flags: u32) -> Result<usize> {
         let Some(flight) = &self.flight else {
-            return Ok(());
+            return Ok(0);
         };
         let mut at = None;
         for i in 0..flight.count() {
             let lease = self.pool.inner.lock().table.look(flight, &mut at);
             let Some(lease) = lease else {
-                // The sender has withdrawn the message, which is not going to be received.
-                break;
+                return Ok(i as usize);
             };
             let shared = if lease.shared {
                 uapi::POSTBOX_LEASE_SHARED
@@ -632,7 +632,7 @@ impl Leases {
                 len: lease.len,
             })?;
         }
-        Ok(())
+        Ok(flight.count() as usize)
     }
 
     /// The message is received, for good.

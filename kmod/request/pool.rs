@@ -126,8 +126,7 @@ impl<'a> Leasing<'a> {
         let flags = if kept { uapi::POSTBOX_LEASE_MESSAGE } else { 0 };
         let entries = self.args.entries;
         let described = message.with_leases(|leases| -> Result<_> {
-            leases.describe(entries, flags)?;
-            Ok((leases.len(), leases.id))
+            Ok((leases.describe(entries, flags)?, leases.id))
         });
         let (count, pool) = described.transpose()?.unwrap_or_default();
         self.tell_of(count, pool)
