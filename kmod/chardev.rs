@@ -381,13 +381,18 @@ pub(crate) fn receive_iter(
     iter: &mut IovIterDest<'_>,
     wait: Wait<'_>,
 ) -> Result<usize, Failure> {
+    let mut copied = 0;
     mailbox.receive(&Receive::any(handle, iter.len(), wait), |message| {
         let payload = message.payload();
-        let copied = iter.copy_to_iter(payload);
+        // A message that was withdrawn after it was copied leaves its place to the next one.
+        // SAFETY: The last call has copied so many bytes.
+        unsafe { iter.revert(copied) };
+        copied = iter.copy_to_iter(payload);
         if copied != payload.len() {
             // The message stays, and the next try starts where this one did.
             // SAFETY: So many bytes were just copied.
             unsafe { iter.revert(copied) };
+            copied = 0;
             return Err(EFAULT);
         }
         Ok(copied)
