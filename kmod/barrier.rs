@@ -27,7 +27,7 @@ use kernel::{
 };
 
 /// Ends an arrival that was waited for later. Returns whether it leads.
-fn collected(shares: &Shares, arrival: Arrival, ended: Result) -> Result<bool> {
+pub(crate) fn collected(shares: &Shares, arrival: Arrival, ended: Result) -> Result<bool> {
     match ended {
         Err(error) if error != eownerdead() => Err(error),
         ended => {

@@ -33,6 +33,7 @@ errors! {
     eisconn = EISCONN,
     eloop = ELOOP,
     enametoolong = ENAMETOOLONG,
+    enodata = ENODATA,
     enotconn = ENOTCONN,
     eopnotsupp = EOPNOTSUPP,
     eoverflow = EOVERFLOW,

@@ -17,6 +17,7 @@
 #include <linux/pid.h>
 #include <linux/pid_namespace.h>
 #include <linux/poll.h>
+#include <linux/rbtree.h>
 #include <linux/sched.h>
 #include <linux/sched/clock.h>
 #include <linux/sched/mm.h>
@@ -395,6 +396,7 @@ struct file *postbox_file_new(const struct file_operations *fops, void *private)
 
 /* As helpers.rs has it. */
 static_assert((__force int)IOCB_NOWAIT == 8);
+static_assert(MAX_RW_COUNT == (INT_MAX & ~(PAGE_SIZE - 1)));
 
 void postbox_poll_init(struct wait_queue_head *head)
 {
@@ -1082,6 +1084,52 @@ void postbox_uring_put_back(struct io_uring_cmd *cmd, struct io_br_sel *sel,
 /* As helpers.rs has it. */
 static_assert(sizeof(struct io_br_sel) == 16);
 
+static int compare(const struct postbox_key *a, const struct postbox_key *b)
+{
+	if (a->ring != b->ring)
+		return a->ring < b->ring ? -1 : 1;
+	if (a->user_data != b->user_data)
+		return a->user_data < b->user_data ? -1 : 1;
+	return 0;
+}
+
+static bool less(struct rb_node *a, const struct rb_node *b)
+{
+	return compare(rb_entry(a, struct postbox_key, node),
+		       rb_entry(b, struct postbox_key, node)) < 0;
+}
+
+static int find(const void *key, const struct rb_node *node)
+{
+	return compare(key, rb_entry(node, struct postbox_key, node));
+}
+
+/* Adds a key, of which there may be others that are the same. */
+void postbox_keys_add(struct rb_root *keys, struct postbox_key *key)
+{
+	rb_add(&key->node, keys, less);
+}
+
+/* Takes a key out, which says of itself that it is out from there on. */
+void postbox_keys_remove(struct rb_root *keys, struct postbox_key *key)
+{
+	rb_erase(&key->node, keys);
+	RB_CLEAR_NODE(&key->node);
+}
+
+struct postbox_key *postbox_keys_first(const struct rb_root *keys)
+{
+	return rb_entry_safe(rb_first(keys), struct postbox_key, node);
+}
+
+struct postbox_key *postbox_keys_find(const struct rb_root *keys,
+				      unsigned long ring, u64 user_data)
+{
+	const struct postbox_key key = { .ring = ring, .user_data = user_data };
+
+	return rb_entry_safe(rb_find(&key, keys, find), struct postbox_key, node);
+}
+
 static enum hrtimer_restart time_up(struct hrtimer *timer)
 {
 	postbox_uring_time_up(timer);
@@ -1108,6 +1156,9 @@ static int exited(struct wait_queue_entry *entry, unsigned int mode, int flags,
 {
 	struct postbox_watch *watch = container_of(entry, struct postbox_watch, entry);
 
+	/* Others wake these waiters, too: a traced leader that exits before its threads. */
+	if (!postbox_exited(watch->process))
+		return 0;
 	WRITE_ONCE(watch->exited, true);
 	hrtimer_start(watch->timer, 0, HRTIMER_MODE_ABS);
 	return 0;

@@ -6,6 +6,7 @@
 #ifndef POSTBOX_HELPERS_H
 #define POSTBOX_HELPERS_H
 
+#include <linux/rbtree_types.h>
 #include <linux/types.h>
 #include <linux/wait.h>
 
@@ -148,6 +149,19 @@ void postbox_relay_wake(struct postbox_relay *relay);
 bool postbox_relay_needed(const struct postbox_relay *relay);
 struct poll_table_struct *postbox_relay_table(struct postbox_relay *relay);
 void postbox_relay_stop(struct postbox_relay *relay);
+
+/* What a parked command of a handle is found by: its ring, and its number there. */
+struct postbox_key {
+	struct rb_node node;
+	unsigned long ring;
+	u64 user_data;
+};
+
+void postbox_keys_add(struct rb_root *keys, struct postbox_key *key);
+void postbox_keys_remove(struct rb_root *keys, struct postbox_key *key);
+struct postbox_key *postbox_keys_first(const struct rb_root *keys);
+struct postbox_key *postbox_keys_find(const struct rb_root *keys,
+				      unsigned long ring, u64 user_data);
 
 struct postbox_pages {
 	struct page **pages;

@@ -279,6 +279,14 @@ pub(crate) mod c {
             selected: *mut Selected,
             issue_flags: u32,
         );
+        pub(crate) fn postbox_keys_add(keys: *mut bindings::rb_root, key: *mut Key);
+        pub(crate) fn postbox_keys_remove(keys: *mut bindings::rb_root, key: *mut Key);
+        pub(crate) fn postbox_keys_first(keys: *const bindings::rb_root) -> *mut Key;
+        pub(crate) fn postbox_keys_find(
+            keys: *const bindings::rb_root,
+            ring: usize,
+            user_data: u64,
+        ) -> *mut Key;
         pub(crate) fn postbox_timer_init(timer: *mut bindings::hrtimer, realtime: bool);
         pub(crate) fn postbox_timer_start(timer: *mut bindings::hrtimer, until: i64);
         pub(crate) fn postbox_timer_stop(timer: *mut bindings::hrtimer);
@@ -335,6 +343,38 @@ pub(crate) mod c {
         pub(super) fn postbox_now() -> i64;
     }
 }
+
+/// What a parked command of a handle is found by.
+#[repr(C)]
+pub(crate) struct Key {
+    node: bindings::rb_node,
+    ring: usize,
+    user_data: u64,
+}
+
+impl Key {
+    /// One that is in no tree.
+    pub(crate) fn new(ring: usize, user_data: u64) -> Self {
+        Self {
+            node: bindings::rb_node::default(),
+            ring,
+            user_data,
+        }
+    }
+
+    /// Whether it was taken out of its tree: a node is its own parent then.
+    ///
+    /// # Safety
+    ///
+    /// The key was in a tree, and is under the lock of that.
+    pub(crate) unsafe fn is_out(&self) -> bool {
+        self.node.__rb_parent_color == core::ptr::from_ref(&self.node) as usize
+    }
+}
+
+/// The most bytes that one operation moves: the kernel's macro of that name, which has no binding;
+/// helpers.c checks that it is this.
+pub(crate) const MAX_RW_COUNT: usize = i32::MAX as usize & !(kernel::page::PAGE_SIZE - 1);
 
 /// A flag of `struct kiocb`, which has no binding; helpers.c checks that it is this one.
 pub(crate) const IOCB_NOWAIT: i32 = 8;

@@ -130,6 +130,8 @@ pub(crate) struct Receive<'a> {
     pub(crate) answers: bool,
     /// The handle acknowledges the message later.
     pub(crate) lease: bool,
+    /// Copying it posts its completion, which cannot be taken back.
+    pub(crate) posts: bool,
     pub(crate) from: Option<&'a Origin>,
 }
 
@@ -144,6 +146,7 @@ impl<'a> Receive<'a> {
             handle,
             answers: false,
             lease: false,
+            posts: false,
             from: None,
         }
     }
@@ -734,9 +737,9 @@ impl Mailbox {
     }
 
     /// Receives messages, at most `count`, as long as they are there and plain: without files, leases or
-    /// somebody who waits for them to be received. Each is received for good under the lock under
-    /// which the next one is taken. Returns how many there were. It ends with the error of `copy`,
-    /// whose message goes back.
+    /// somebody who waits for them to be received. `copy` delivers them, which cannot be taken back.
+    /// Each is received for good under the lock under which the next one is taken. Returns how many
+    /// there were. It ends with the error of `copy`, whose message goes back.
     pub(crate) fn receive_run(
         &self,
         count: usize,
@@ -744,19 +747,18 @@ impl Mailbox {
     ) -> Result<usize> {
         let (mut received, mut rest) = (0, None);
         let mut inner = self.inner.lock();
-        while received < count {
+        while received < count && !helpers::dying() {
             let Some(mut message) = inner.take_plain(|message| message.fits(0, None)) else {
                 break;
             };
             drop(inner);
             drop(rest.take());
-            let copied = copy(&message);
-            if copied.is_err() || helpers::dying() {
+            if let Err(error) = copy(&message) {
                 self.put_back(message);
                 if received > 0 {
                     self.settle(self.inner.lock());
                 }
-                return copied.and(Err(EINTR));
+                return Err(error);
             }
             drop(message.empty());
             inner = self.inner.lock();
@@ -843,7 +845,7 @@ impl Mailbox {
                 return Err(Failure::TooSmall(needs));
             }
             let copied = match copy(&message) {
-                Ok(_) if helpers::dying() && !message.accepted() => Err(EINTR),
+                Ok(_) if helpers::dying() && !message.accepted() && !how.posts => Err(EINTR),
                 copied => copied,
             };
             match copied {

@@ -17,16 +17,19 @@
 //!   the lock of the command's own ring, and of no other.
 
 use crate::{
-    chardev,
-    compat::{ecanceled, eiocbqueued, eopnotsupp, etimedout},
+    barrier, chardev,
+    compat::{ecanceled, eiocbqueued, enodata, eopnotsupp, etimedout},
     handle::Handle,
-    helpers::{c, Credentials, Look, Process, RawWatch, Selected, UserBytes, GFP_MAYFAIL},
+    helpers::{
+        self, c, Credentials, Key, Look, Process, RawWatch, Selected, UserBytes, GFP_MAYFAIL,
+    },
+    latch,
     link::Listener,
-    mailbox::{sent, Failure, Mailbox, Receive},
+    mailbox::{replied, sent, Failure, Mailbox, Origin, Receive},
     message::{Author, Message, Source},
     object::Object,
     pool::Kept,
-    queue::{self, Arrival, Linked, Links, Received, RingSide, Sent, Turn},
+    queue::{Arrival, Gate, Received, RingSide, Sent, Turn},
     request::{self, ensure, pipe},
     uapi,
     wait::{How, Outcome, Wait, Waiter},
@@ -44,7 +47,7 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{
-            ordering::{Acquire, Full, Relaxed, Release},
+            ordering::{Acquire, Full, Relaxed},
             Atomic,
         },
         new_spinlock, Arc, SpinLock,
@@ -72,6 +75,20 @@ pub(crate) enum Parked {
     Peer,
 }
 
+/// How a request ended that is a command. That it is parked is no number, which a length could be.
+pub(crate) enum Ended {
+    /// It has done so much.
+    Done(usize),
+    Failed(Error),
+    /// It has a waiter on a list, and completes later.
+    Parked,
+}
+
+/// `ERESTART_RESTARTBLOCK` and `ERESTARTSYS`, negative: between them are those by which a system call
+/// is restarted.
+const FIRST_RESTART: i32 = -516;
+const LAST_RESTART: i32 = -512;
+
 /// Why a command was kicked, but for its outcome.
 mod reason {
     pub(super) const CANCELED: u32 = 1;
@@ -94,16 +111,14 @@ struct Args {
 pub(crate) struct Command {
     #[pin]
     waiter: Waiter,
-    /// Guarded by the lock of the handle's list.
-    links: Links<Command>,
+    /// What it is cancelled by. Guarded by the lock of the handle's commands.
+    #[pin]
+    key: Opaque<Key>,
     /// It is valid while the command can be kicked.
     cmd: *mut bindings::io_uring_cmd,
     task: *mut bindings::task_struct,
     /// Those that it was issued with, and acts with when it is resumed.
     credentials: Credentials,
-    /// The number of its ring, and its own there.
-    ring: usize,
-    user_data: u64,
     /// 1: somebody has kicked it, or it is not listed yet.
     kicked: Atomic<u32>,
     reason: Atomic<u32>,
@@ -118,13 +133,17 @@ pub(crate) struct Command {
     progress: Cell<u64>,
     may_wait: Cell<bool>,
     leases: Cell<Option<Kept>>,
+    /// Whose messages it receives.
+    origin: UnsafeCell<Option<Origin>>,
     args: UnsafeCell<Args>,
 }
 
-// SAFETY: The cells are for whoever runs the command, which is one at a time; the links have their
-// lock, and `cmd` is used by who has kicked it, once.
+// SAFETY: The cells, `origin` and `args` are for the one thread that has the command: until it is opened, the one
+// that issues it (its task, a worker of io-wq, or the thread of SQPOLL); then, each time, the one that
+// runs it after a kick. `kicked` hands it on: opening it and kicking it are full fences. `key` has its
+// lock, `cmd` is used by who has kicked it, once, and the rest is atomic, locked or never changed.
 unsafe impl Sync for Command {}
-// SAFETY: As above.
+// SAFETY: None of it is bound to a thread; `task` and `cmd` stay until the command is completed.
 unsafe impl Send for Command {}
 
 impl Command {
@@ -141,13 +160,12 @@ impl Command {
         let credentials = Credentials::current()?;
         let command = Arc::pin_init(
             pin_init!(Self {
-                waiter: Waiter::of_command(),
-                links: Links::new(),
+                // SAFETY: It is the field of a command here.
+                waiter: unsafe { Waiter::of_command() },
+                key: Opaque::new(Key::new(ring, user_data)),
                 cmd,
                 task,
                 credentials,
-                ring,
-                user_data,
                 kicked: Atomic::new(1),
                 reason: Atomic::new(0),
                 timer: Opaque::zeroed(),
@@ -158,6 +176,7 @@ impl Command {
                 progress: Cell::new(0),
                 may_wait: Cell::new(true),
                 leases: Cell::new(None),
+                origin: UnsafeCell::new(None),
                 args: UnsafeCell::new(Args::none()),
             }),
             GFP_MAYFAIL,
@@ -182,8 +201,12 @@ impl Command {
     }
 
     /// The command of a waiter that is not a task's.
-    pub(crate) fn of_waiter(waiter: &Waiter) -> &Self {
-        // SAFETY: By the contract of `Waiter::of_command` it is a field of one.
+    ///
+    /// # Safety
+    ///
+    /// The waiter was made by [`Waiter::of_command`].
+    pub(crate) unsafe fn of_waiter(waiter: &Waiter) -> &Self {
+        // SAFETY: `of_command` is only called for the field of a command.
         unsafe { &*kernel::container_of!(core::ptr::from_ref(waiter).cast_mut(), Self, waiter) }
     }
 
@@ -209,16 +232,26 @@ impl Command {
 
     /// Has it run in its own task, if nobody has before.
     pub(crate) fn kick(&self) {
-        if self.kicked.cmpxchg(0, 1, Full).is_ok() {
-            // SAFETY: It is not done, which it can only be after this.
+        if self.kicked.xchg(1, Full) == 0 {
+            // SAFETY: `kicked` is 0 from when the command is parked until it is kicked, and it is
+            // completed only where it runs or is issued, while `kicked` is 1. So it was not
+            // completed when this exchange was made; from there on it is for this kick alone to
+            // have it run, and the run completes it at the earliest.
             unsafe { c::postbox_uring_kick(self.cmd) };
         }
     }
 
+    /// It can be kicked from here on. Who gives a reason, or an outcome, kicks afterwards: with both
+    /// exchanges full fences, either that one finds it open, or who opens it finds the reason.
+    fn open(&self) {
+        self.kicked.xchg(0, Full);
+    }
+
     /// Has it run for the first time, or once more. By who runs it, while it is not listed.
     fn start(&self) {
-        self.kicked.store(0, Release);
-        self.kick_because(reason::START);
+        self.add_reason(reason::START);
+        self.open();
+        self.kick();
     }
 
     /// Whether that is why it runs.
@@ -228,6 +261,11 @@ impl Command {
             old = now;
         }
         old & reason::START != 0
+    }
+
+    /// Whether there is a reason to end it.
+    fn is_to_end(&self) -> bool {
+        self.reasons() & !reason::START != 0
     }
 
     fn reasons(&self) -> u32 {
@@ -249,9 +287,9 @@ impl Command {
 
     /// Fails if there is a reason to end it.
     fn check(&self) -> Result {
-        match self.reasons() & !reason::START {
-            0 => Ok(()),
-            _ => Err(self.ended()),
+        match self.is_to_end() {
+            false => Ok(()),
+            true => Err(self.ended()),
         }
     }
 
@@ -267,7 +305,7 @@ impl Command {
         }
     }
 
-    /// It will wait no more: takes it off the handle's list, and stops its timer. Before it is done.
+    /// It will wait no more: nobody cancels it, and its timer stops. Before it is done.
     fn retire(&self, handle: &Handle) {
         // SAFETY: The timer was initialised in `new`; the watch was started if it is said so, and
         // starts the timer no more when it is stopped.
@@ -277,8 +315,9 @@ impl Command {
             }
             c::postbox_timer_stop(self.timer.get());
         }
-        let listed = handle.commands.remove(self);
-        drop(listed);
+        // SAFETY: It is a command of this handle, to which `prepare` has added it.
+        let added = unsafe { handle.commands.remove(self) };
+        drop(added);
     }
 
     /// Takes it off the list that it is on, unless its wait is over: then that is returned.
@@ -304,6 +343,18 @@ impl Command {
                 (Parked::Peer, object) => object.peer(bound.side())?.leave(waiter),
                 _ => waiter.outcome(),
             }
+        }
+    }
+
+    /// What a latch or a barrier that it waited for said, where nothing more is to be told.
+    fn passed(&self, handle: &Handle, gate: Gate) -> Result {
+        let passed = latch::passed(gate);
+        match self.parked.get() {
+            // It has waited for an earlier arrival of the handle, which is over with that.
+            Parked::Barrier(arrival, false) => {
+                barrier::collected(&handle.shares, arrival, passed).map(drop)
+            }
+            _ => passed,
         }
     }
 
@@ -391,84 +442,120 @@ impl Args {
     }
 }
 
-impl Linked for Command {
-    fn links(&self) -> &Links<Self> {
-        &self.links
-    }
-}
+/// How many commands are told under one lock that they are cancelled.
+const CANCELLED_AT_ONCE: usize = 32;
 
-/// A command as a list has it.
-struct Listed(Arc<Command>);
-
-// SAFETY: An `Arc` keeps its content in place, and `from_raw` undoes `into_raw`.
-unsafe impl queue::Owner for Listed {
-    type Target = Command;
-
-    fn into_raw(self) -> NonNull<Command> {
-        // SAFETY: It does not point to null.
-        unsafe { NonNull::new_unchecked(Arc::into_raw(self.0).cast_mut()) }
-    }
-
-    unsafe fn from_raw(raw: NonNull<Command>) -> Self {
-        // SAFETY: By the contract it comes from `into_raw`.
-        Self(unsafe { Arc::from_raw(raw.as_ptr()) })
-    }
-}
-
-/// The commands of a handle that are parked, or about to be.
+/// The commands of a handle that are parked, or about to be, and that nobody has cancelled yet: by
+/// their ring and their number there, so that finding one takes no longer because there are others.
 #[pin_data]
 pub(crate) struct Commands {
     #[pin]
-    list: SpinLock<queue::List<Listed>>,
+    tree: SpinLock<Tree>,
+}
+
+/// The root of a tree of keys, which are those of commands. For each it has a reference.
+struct Tree(bindings::rb_root);
+
+// SAFETY: It is a pointer to commands, which can be sent, and used under the lock alone.
+unsafe impl Send for Tree {}
+
+/// Which commands are to be cancelled.
+enum Wanted {
+    All,
+    /// Those that one ring has by one number.
+    Of(usize, u64),
+}
+
+impl Tree {
+    /// # Safety
+    ///
+    /// The command is in no tree.
+    unsafe fn insert(&mut self, command: Arc<Command>) {
+        let command = Arc::into_raw(command);
+        // SAFETY: The command stays, since the tree has a reference now, and its key is in no tree.
+        unsafe { c::postbox_keys_add(&mut self.0, (*command).key.get()) };
+    }
+
+    /// # Safety
+    ///
+    /// The key is null, or in this tree.
+    unsafe fn take(&mut self, key: *mut Key) -> Option<Arc<Command>> {
+        let key = NonNull::new(key)?.as_ptr();
+        // SAFETY: It is in the tree, so that it is the key of a command of which `insert` has left a
+        // reference, which is the caller's when the key is out.
+        unsafe {
+            c::postbox_keys_remove(&mut self.0, key);
+            let command = kernel::container_of!(key.cast::<Opaque<Key>>(), Command, key);
+            Some(Arc::from_raw(command.cast_const()))
+        }
+    }
+
+    /// Takes out one of those that are wanted.
+    fn take_one(&mut self, wanted: &Wanted) -> Option<Arc<Command>> {
+        // SAFETY: The keys of the tree are valid as long as they are in it.
+        let found = unsafe {
+            match *wanted {
+                Wanted::All => c::postbox_keys_first(&self.0),
+                Wanted::Of(ring, user_data) => c::postbox_keys_find(&self.0, ring, user_data),
+            }
+        };
+        // SAFETY: It was found in this tree.
+        unsafe { self.take(found) }
+    }
 }
 
 impl Commands {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            list <- new_spinlock!(queue::List::new(), "postbox_commands"),
+            tree <- new_spinlock!(Tree(bindings::rb_root::default()), "postbox_commands"),
         })
     }
 
-    fn add(&self, command: Arc<Command>) {
-        self.list.lock().push_back(Listed(command));
+    /// # Safety
+    ///
+    /// The command was just made.
+    unsafe fn add(&self, command: Arc<Command>) {
+        // SAFETY: A command that was just made is in no tree.
+        unsafe { self.tree.lock().insert(command) };
     }
 
-    fn remove(&self, command: &Command) -> Listed {
-        // SAFETY: It was added when it was made, and is removed once, by who ends it.
-        unsafe { self.list.lock().remove(NonNull::from(command)) }
+    /// Takes a command out, if it is not yet. What is returned is to be dropped.
+    ///
+    /// # Safety
+    ///
+    /// The command was added here.
+    unsafe fn remove(&self, command: &Command) -> Option<Arc<Command>> {
+        let mut tree = self.tree.lock();
+        let key = command.key.get();
+        // SAFETY: The key is the command's, and under its lock; it is in this tree or in none.
+        unsafe {
+            match (*key).is_out() {
+                true => None,
+                false => tree.take(key),
+            }
+        }
     }
 
-    /// Cancels those that `wanted` is true of; returns how many were told.
-    fn cancel(&self, wanted: impl Fn(&Command) -> bool) -> i32 {
+    /// Cancels those that are wanted, each of them once; returns how many were told. It gives up when
+    /// the task is killed.
+    fn cancel(&self, wanted: &Wanted) -> usize {
         let mut count = 0;
         loop {
-            let mut some = [const { None }; 32];
-            let (mut list, mut found) = (self.list.lock(), 0);
-            // Those that were told go to the end, so that none is looked at again and again.
-            for _ in 0..list.len() {
-                let Some(listed) = list.pop_front() else {
-                    break;
-                };
-                let command = &listed.0;
-                let told = command.reason.load(Relaxed) & reason::CANCELED != 0;
-                if !told && wanted(command) {
-                    if let Some(slot) = some.get_mut(found) {
-                        command.add_reason(reason::CANCELED);
-                        *slot = Some(command.clone());
-                        found += 1;
-                    }
-                }
-                list.push_back(listed);
-                if found == some.len() {
-                    break;
-                }
+            let mut some = [const { None }; CANCELLED_AT_ONCE];
+            let mut tree = self.tree.lock();
+            for slot in &mut some {
+                *slot = tree.take_one(wanted);
+                let Some(command) = slot else { break };
+                command.add_reason(reason::CANCELED);
             }
-            drop(list);
-            for command in some.iter().flatten() {
+            drop(tree);
+            let mut told = 0;
+            for command in some.into_iter().flatten() {
                 command.kick();
-                count += 1;
+                told += 1;
             }
-            if found < some.len() {
+            count += told;
+            if told < CANCELLED_AT_ONCE || helpers::dying() {
                 return count;
             }
         }
@@ -489,6 +576,10 @@ pub(crate) struct Issue<'a> {
     /// Its outcome, where it goes on with that, until it is taken.
     outcome: Cell<Option<Outcome>>,
     resumes: Cell<bool>,
+    /// It is on a list: who takes it off goes on with it.
+    parked: Cell<bool>,
+    /// Its task, or its ring, is gone, and user memory is out of reach.
+    dead: bool,
     progress: Cell<u64>,
     leases: Cell<Option<Kept>>,
     /// Whether there may be any, here or with the command.
@@ -515,6 +606,8 @@ impl<'a> Issue<'a> {
             command: UnsafeCell::new(None),
             outcome: Cell::new(None),
             resumes: Cell::new(false),
+            parked: Cell::new(false),
+            dead: false,
             progress: Cell::new(0),
             leases: Cell::new(None),
             laden: Cell::new(false),
@@ -592,7 +685,7 @@ impl<'a> Issue<'a> {
         let Some(leases) = self.leases.take().or(moved) else {
             return;
         };
-        if leases.settle(sent) || self.request() != uapi::POSTBOX_CALL {
+        if leases.settle(sent) || self.dead || self.request() != uapi::POSTBOX_CALL {
             return;
         }
         // SAFETY: It is what such a request has, and only who runs it is here.
@@ -609,7 +702,8 @@ impl<'a> Issue<'a> {
     pub(crate) fn prepare(&self, wanted: u64, parked: Parked) -> Result<Pin<&Waiter>> {
         if self.command().is_none() {
             let command = Command::new(self)?;
-            self.handle.commands.add(command.clone());
+            // SAFETY: It was just made.
+            unsafe { self.handle.commands.add(command.clone()) };
             let raw = Arc::into_raw(command.clone());
             // SAFETY: The command is being issued; `raw` is a reference, which `end` drops. There
             // was no other, and nobody has borrowed it.
@@ -627,6 +721,22 @@ impl<'a> Issue<'a> {
         Ok(command.waiter())
     }
 
+    /// Whose messages it receives: what `find` says the first time. When the command goes on, that
+    /// process may be gone that its message is from.
+    pub(crate) fn origin(&self, find: impl FnOnce() -> Result<Origin>) -> Result<&Origin> {
+        if self.command().is_none() {
+            let origin = find()?;
+            self.prepare(0, Parked::Nowhere)?;
+            let command = self.command().ok_or(EINVAL)?;
+            // SAFETY: The command was just made, and nobody else has it.
+            unsafe { *command.origin.get() = Some(origin) };
+        }
+        let command = self.command().ok_or(EINVAL)?;
+        // SAFETY: It was written above, before the command was opened for the first time, and is not
+        // changed after that. It is as old as the command, which the issue has.
+        unsafe { (*command.origin.get()).as_ref() }.ok_or(EINVAL)
+    }
+
     /// Has it end with `EPIPE` when a process exits. After [`Self::prepare`].
     pub(crate) fn watch(&self, process: &Process) {
         if let Some(command) = self.command().filter(|command| !command.watches.get()) {
@@ -641,8 +751,16 @@ impl<'a> Issue<'a> {
     /// The waiter is on a list, whose lock is held: the command can be kicked.
     pub(crate) fn listed(&self) {
         if let Some(command) = self.command() {
-            command.kicked.store(0, Release);
+            self.parked.set(true);
+            command.open();
         }
+    }
+
+    /// Has a multishot command run in its own task, where it goes on.
+    fn restart(&self, command: &Command) -> Result<usize> {
+        self.parked.set(true);
+        command.start();
+        Err(eiocbqueued())
     }
 
     /// Calls `f` with the argument of the request: when it goes on, with what was read at first.
@@ -666,29 +784,47 @@ impl<'a> Issue<'a> {
         request::address(self.look.addr)
     }
 
-    /// The end, or that it is parked.
-    fn end(&self, result: Result<i32>) -> i32 {
-        let parked = eiocbqueued().to_errno();
-        let result = result.unwrap_or_else(|error| error.to_errno());
-        if result != parked {
-            self.settle(result >= 0);
+    /// How it ended, by what the request returned: a command that is on a list is parked, whatever
+    /// number says so.
+    fn ended(&self, result: Result<usize>) -> Ended {
+        match result {
+            _ if self.parked.get() => Ended::Parked,
+            Ok(done) => Ended::Done(done),
+            Err(error) => Ended::Failed(error),
         }
+    }
+
+    /// Completes the command, unless it is parked. Returns what the core is to be told.
+    fn end(&self, ended: Ended) -> i32 {
+        let queued = eiocbqueued().to_errno();
+        let result = match ended {
+            Ended::Parked => {
+                // What came before the command could be kicked has kicked nobody. START has its own
+                // kick, after it was given.
+                let due = |command: &&Arc<Command>| command.is_to_end() || command.waiter.done();
+                if let Some(command) = self.command().filter(due) {
+                    command.kick();
+                }
+                return queued;
+            }
+            // No operation moves more than MAX_RW_COUNT.
+            Ended::Done(done) => i32::try_from(done).unwrap_or(i32::MAX),
+            Ended::Failed(error) => match error.to_errno() {
+                // A command is not restarted, and the core does not translate these.
+                FIRST_RESTART..=LAST_RESTART => EINTR.to_errno(),
+                errno => errno,
+            },
+        };
+        self.settle(result >= 0);
         let Some(command) = self.command() else {
-            if result != EAGAIN.to_errno() {
+            if result != EAGAIN.to_errno() && result != queued {
                 return result;
             }
-            // Returned, it would have the core try again where it may sleep.
+            // Returned, these would mean something else to the core.
             // SAFETY: The command is being issued, and nobody else knows it.
             unsafe { c::postbox_uring_done(self.cmd, result, self.flags) };
-            return parked;
+            return queued;
         };
-        if result == parked {
-            // What came before it was listed.
-            if command.reasons() != 0 {
-                command.kick();
-            }
-            return parked;
-        }
         command.retire(self.handle);
         // SAFETY: It is not listed, so that nobody kicks it any more, and this is its own task, or
         // where it is issued. The reference is the one of `prepare`.
@@ -697,7 +833,7 @@ impl<'a> Issue<'a> {
             c::postbox_uring_done(self.cmd, result, self.flags);
             drop(Arc::<Command>::from_raw(raw.cast()));
         }
-        parked
+        queued
     }
 }
 
@@ -778,14 +914,15 @@ unsafe fn issue(
     message: Option<KBox<Message>>,
 ) -> i32 {
     let issue = Issue::new(cmd, flags, handle, look, nonblocking);
-    issue.end(match message {
+    let result = match message {
         Some(message) => send_later(&issue, message),
         None => submit(&issue),
-    })
+    };
+    issue.end(issue.ended(result))
 }
 
 /// Sends what could not be sent [`at_once`].
-fn send_later(issue: &Issue<'_>, message: KBox<Message>) -> Result<i32> {
+fn send_later(issue: &Issue<'_>, message: KBox<Message>) -> Result<usize> {
     let flags = u32::from(issue.look.uring().flags) & Wait::FLAGS;
     let wait = Wait::new(flags, 0, How::Command(issue))?;
     issue.handle.tx()?.send_or_wait(message, &wait)?;
@@ -809,11 +946,11 @@ unsafe extern "C" fn postbox_uring_run(cmd: *mut bindings::io_uring_cmd, flags: 
         )
     };
     // SAFETY: By the contract.
-    let issue = unsafe { Issue::going_on(cmd, flags, &handle, command.clone()) };
+    let issue = unsafe { Issue::going_on(cmd, flags, &handle, command.clone(), dead) };
     // Of a command that is dead nothing is left to be done in anybody's name but to give back.
     let _ = command
         .credentials
-        .with(|| issue.end(go_on(&issue, &command, dead)));
+        .with(|| issue.end(go_on(&issue, &command)));
 }
 
 /// The time of a command is up.
@@ -840,6 +977,7 @@ impl<'a> Issue<'a> {
         flags: u32,
         handle: &'a Handle,
         command: Arc<Command>,
+        dead: bool,
     ) -> Self {
         let (args, leases) = (command.args.get(), command.leases.take());
         let laden = Cell::new(leases.is_some());
@@ -854,6 +992,8 @@ impl<'a> Issue<'a> {
             until: Cell::new(None),
             outcome: Cell::new(None),
             resumes: Cell::new(false),
+            parked: Cell::new(false),
+            dead,
             progress: Cell::new(command.progress.get()),
             leases: Cell::new(leases),
             laden,
@@ -867,7 +1007,7 @@ impl<'a> Issue<'a> {
 }
 
 /// Does what a command asks for, as far as it can.
-fn submit(issue: &Issue<'_>) -> Result<i32> {
+fn submit(issue: &Issue<'_>) -> Result<usize> {
     let look = &issue.look;
     ensure(look.len == 0)?;
     if look.request == uapi::POSTBOX_CANCEL {
@@ -880,7 +1020,7 @@ fn submit(issue: &Issue<'_>) -> Result<i32> {
 }
 
 /// The same, for the first time and when it goes on.
-fn run(issue: &Issue<'_>) -> Result<i32> {
+fn run(issue: &Issue<'_>) -> Result<usize> {
     let uring = issue.look.uring();
     if u32::from(uring.flags) & uapi::POSTBOX_URING_DIRECT != 0 {
         return direct(issue, &uring);
@@ -889,32 +1029,34 @@ fn run(issue: &Issue<'_>) -> Result<i32> {
     request::command(issue.handle, issue)
 }
 
-/// What is left of a command in its own task, or elsewhere, when that is `dead`.
-fn go_on(issue: &Issue<'_>, command: &Command, dead: bool) -> Result<i32> {
+/// What is left of a command in its own task, or elsewhere, when it is dead.
+fn go_on(issue: &Issue<'_>, command: &Command) -> Ended {
     let handle = issue.handle;
-    if dead {
-        // Before anybody could be told.
-        drop(issue.leases.take());
-    }
-    let done = command.waiter.done();
-    let outcome = match done && !dead {
+    let outcome = match command.waiter.done() {
         true => command.waiter.outcome(),
         false => {
-            if !dead && command.starts() {
-                return receive_all(issue, command);
+            if !issue.dead && command.starts() {
+                return issue.ended(receive_all(issue, command));
+            }
+            if !issue.dead && !command.is_to_end() {
+                // Kicked for nothing, it is still on its list.
+                issue.listed();
+                return Ended::Parked;
             }
             command.leave(handle)
         }
     };
+    // From here on it is known what was committed. What was, is reported, whatever ended the wait.
     let Some(outcome) = outcome else {
-        return match dead {
-            true => Err(ecanceled()),
-            false => part(issue).unwrap_or(Err(command.ended())),
+        issue.settle(false);
+        let error = match issue.dead {
+            true => ecanceled(),
+            false => command.ended(),
         };
+        return part(issue).unwrap_or(Ended::Failed(error));
     };
-    if dead {
-        command.give_back(handle, issue.request(), outcome);
-        return Err(ecanceled());
+    if issue.dead {
+        return buried(issue, command, outcome);
     }
     issue.outcome.set(Some(outcome));
     issue.resumes.set(true);
@@ -926,21 +1068,67 @@ fn go_on(issue: &Issue<'_>, command: &Command, dead: bool) -> Result<i32> {
         // It failed before it came to that.
         command.give_back(handle, issue.request(), outcome);
     }
-    result
+    issue.ended(result)
 }
 
-/// The result of a command that is ended after it has done a part. `None`: it has not.
-fn part(issue: &Issue<'_>) -> Option<Result<i32>> {
-    let flags = u32::from(issue.look.uring().flags);
-    match issue.progress() as i32 {
-        0 => None,
-        done if flags & uapi::POSTBOX_URING_DIRECT != 0 => Some(Ok(done)),
-        _ => request::part(issue),
+/// Ends a dead command that has an outcome. What was committed is its result; what was handed to
+/// it, and nobody can have, is given back, so that nothing has happened: `ECANCELED`.
+fn buried(issue: &Issue<'_>, command: &Command, outcome: Outcome) -> Ended {
+    let handle = issue.handle;
+    let accepted = matches!(outcome, Outcome::Sent(Sent::Accepted));
+    issue.settle(accepted || matches!(outcome, Outcome::Replied(_)));
+    let batch = issue.request() == uapi::POSTBOX_SEND_BATCH;
+    issue.advance(issue.progress() + u64::from(batch && accepted));
+    let given_back = |outcome| {
+        command.give_back(handle, issue.request(), outcome);
+        Err(ecanceled())
+    };
+    let result = match outcome {
+        // Done, with an answer that nobody can have.
+        Outcome::Replied(_) => Err(enodata()),
+        Outcome::Sent(Sent::Accepted) if issue.request() == uapi::POSTBOX_RESERVE => {
+            given_back(outcome)
+        }
+        Outcome::Sent(_) if issue.request() == uapi::POSTBOX_CALL => {
+            replied(Some(outcome)).and(Err(EPIPE))
+        }
+        Outcome::Sent(_) => sent(Some(outcome)),
+        Outcome::Received(Received::Ended) => Err(EPIPE),
+        Outcome::Turn(Turn::Over) if issue.request() == uapi::POSTBOX_WRITE => Err(EPIPE),
+        // The end of what there is to read.
+        Outcome::Turn(Turn::Over) => Ok(()),
+        Outcome::Gate(gate) => command.passed(handle, gate),
+        Outcome::Happened => Ok(()),
+        outcome => given_back(outcome),
+    };
+    let ended = match result {
+        Ok(()) => Ended::Done(0),
+        Err(error) => Ended::Failed(error),
+    };
+    part(issue).unwrap_or(ended)
+}
+
+/// How a command ends that has done a part. `None`: it has not.
+fn part(issue: &Issue<'_>) -> Option<Ended> {
+    let done = usize::try_from(issue.progress())
+        .ok()
+        .filter(|done| *done > 0)?;
+    match issue.request() {
+        // An argument struct of this one says so already.
+        uapi::POSTBOX_WRITE => {}
+        uapi::POSTBOX_SEND_BATCH => {
+            let flags = u32::from(issue.look.uring().flags);
+            if flags & uapi::POSTBOX_URING_DIRECT == 0 && !issue.dead {
+                request::count_sent(issue, done);
+            }
+        }
+        _ => return None,
     }
+    Some(Ended::Done(done))
 }
 
 /// POSTBOX_CANCEL.
-fn cancel(issue: &Issue<'_>) -> Result<i32> {
+fn cancel(issue: &Issue<'_>) -> Result<usize> {
     let uring = issue.look.uring();
     let all = u32::from(uring.flags) & uapi::POSTBOX_URING_ALL != 0;
     ensure(u32::from(uring.flags) & !uapi::POSTBOX_URING_ALL == 0)?;
@@ -948,24 +1136,29 @@ fn cancel(issue: &Issue<'_>) -> Result<i32> {
     ensure(!issue.look.fixed && !issue.look.multishot && (!all || issue.look.addr == 0))?;
     // SAFETY: The command is being issued.
     let ring = unsafe { c::postbox_uring_ring(issue.cmd) } as usize;
-    let told = issue
-        .handle
-        .commands
-        .cancel(|command| all || (command.ring == ring && command.user_data == issue.look.addr));
-    match told {
+    let wanted = match all {
+        true => Wanted::All,
+        false => Wanted::Of(ring, issue.look.addr),
+    };
+    match issue.handle.commands.cancel(&wanted) {
         0 => Err(ENOENT),
         told => Ok(told),
     }
 }
 
 /// A payload without an argument struct.
-fn direct(issue: &Issue<'_>, uring: &uapi::postbox_uring) -> Result<i32> {
+fn direct(issue: &Issue<'_>, uring: &uapi::postbox_uring) -> Result<usize> {
     const FLAGS: u32 = Wait::FLAGS | uapi::POSTBOX_URING_DIRECT;
     let (handle, look, flags) = (issue.handle, &issue.look, u32::from(uring.flags));
     ensure(flags & !FLAGS == 0)?;
     ensure(uring.priority == 0 || look.request == uapi::POSTBOX_SEND)?;
     let wait = Wait::new(flags & Wait::FLAGS, uring.timeout_ns, How::Command(issue))?;
-    let (at, len) = (UserBytes::at(issue.address()?), uring.len as usize);
+    let at = UserBytes::at(issue.address()?);
+    // As read() and write() do: what is moved has to be a result.
+    let len = match look.request {
+        uapi::POSTBOX_READ | uapi::POSTBOX_WRITE => uring.len.min(helpers::MAX_RW_COUNT as u32),
+        _ => uring.len,
+    };
     if [uapi::POSTBOX_SEND_BATCH, uapi::POSTBOX_RECV_BATCH].contains(&look.request) {
         return direct_batch(issue, at, uring.len, wait);
     }
@@ -980,14 +1173,14 @@ fn direct(issue: &Issue<'_>, uring: &uapi::postbox_uring) -> Result<i32> {
             c::postbox_uring_import(
                 issue.cmd,
                 look.addr,
-                uring.len,
+                len,
                 !sends,
                 fixed.as_mut_ptr(),
                 issue.flags,
             )
         })?;
     }
-    let fixed = fixed.as_mut_ptr();
+    let (fixed, len) = (fixed.as_mut_ptr(), len as usize);
     let done = match look.request {
         uapi::POSTBOX_SEND => {
             let tx = handle.tx()?;
@@ -1028,7 +1221,7 @@ fn direct(issue: &Issue<'_>, uring: &uapi::postbox_uring) -> Result<i32> {
         }?,
         _ => return Err(EINVAL),
     };
-    Ok(done as i32)
+    Ok(done)
 }
 
 /// How many entries of an array are read at once.
@@ -1066,7 +1259,7 @@ impl Spans {
 }
 
 /// Payloads without argument structs, in an array.
-fn direct_batch(issue: &Issue<'_>, at: UserBytes, count: u32, wait: Wait<'_>) -> Result<i32> {
+fn direct_batch(issue: &Issue<'_>, at: UserBytes, count: u32, wait: Wait<'_>) -> Result<usize> {
     let handle = issue.handle;
     ensure((1..=request::BATCH_MAX).contains(&count) && !issue.look.fixed)?;
     let sends = issue.request() == uapi::POSTBOX_SEND_BATCH;
@@ -1093,7 +1286,7 @@ fn direct_batch(issue: &Issue<'_>, at: UserBytes, count: u32, wait: Wait<'_>) ->
     }
     match result {
         Err(error) if done == 0 || error == eiocbqueued() => Err(error),
-        _ => Ok(done as i32),
+        _ => Ok(done as usize),
     }
 }
 
@@ -1166,7 +1359,7 @@ fn multishot<'a>(issue: &'a Issue<'a>) -> Result<(Wait<'a>, bool)> {
 
 /// Begins a multishot command. It runs in its own task alone, where it may have more than one
 /// completion.
-fn start(issue: &Issue<'_>) -> Result<i32> {
+fn start(issue: &Issue<'_>) -> Result<usize> {
     multishot(issue)?;
     match issue.request() {
         uapi::POSTBOX_RECV => drop(issue.handle.rx()?),
@@ -1174,15 +1367,18 @@ fn start(issue: &Issue<'_>) -> Result<i32> {
         _ => return Err(EINVAL),
     }
     issue.prepare(0, Parked::Nowhere)?;
-    issue.command().ok_or(EINVAL)?.start();
-    Err(eiocbqueued())
+    issue.restart(issue.command().ok_or(EINVAL)?)
 }
 
 /// Receives what there is, each message with a completion of its own, until it is parked again.
-fn receive_all(issue: &Issue<'_>, command: &Command) -> Result<i32> {
+fn receive_all(issue: &Issue<'_>, command: &Command) -> Result<usize> {
     let (wait, acknowledged) = multishot(issue)?;
     let mut left = BUDGET;
     while left > 0 {
+        if helpers::dying() {
+            // What is posted from here on, nobody would see, and it could not go back.
+            return Err(EINTR);
+        }
         // What it was handed comes first.
         if !issue.resumes() {
             command.check()?;
@@ -1197,7 +1393,7 @@ fn receive_all(issue: &Issue<'_>, command: &Command) -> Result<i32> {
         left -= 1;
         if issue.request() == uapi::POSTBOX_ACCEPT {
             if let Some(unreported) = accept_one(issue, wait)? {
-                return Ok(unreported);
+                return Ok(unreported as usize);
             }
         } else {
             receive_one(issue, wait, acknowledged)?;
@@ -1205,8 +1401,7 @@ fn receive_all(issue: &Issue<'_>, command: &Command) -> Result<i32> {
     }
     // It waits for nobody until it runs again: its last outcome is taken.
     issue.prepare(0, Parked::Nowhere)?;
-    command.start();
-    Err(eiocbqueued())
+    issue.restart(command)
 }
 
 /// A record in a buffer of the group, whose completion is to be posted. Dropped before that, the
@@ -1284,6 +1479,7 @@ fn receive_one(issue: &Issue<'_>, wait: Wait<'_>, acknowledged: bool) -> Result 
     let how = Receive {
         room: usize::MAX,
         lease: acknowledged || offered,
+        posts: true,
         answers: true,
         ..Receive::any(handle, 0, wait)
     };

@@ -188,7 +188,8 @@ pub(crate) struct Waiter {
     links: Links<Waiter>,
     /// Null: it is part of a command.
     task: *mut bindings::task_struct,
-    /// Set after `outcome` was written; from then on nobody else has a pointer here.
+    /// Not 0 after `outcome` was written; from then on nobody else has a pointer here. [`TAKEN`] after
+    /// that was taken, which is done once.
     done: Atomic<u32>,
     outcome: UnsafeCell<Option<Outcome>>,
     /// What it waits for, as the object counts: the process whose messages it wants (0: any),
@@ -197,8 +198,12 @@ pub(crate) struct Waiter {
     _pin: PhantomPinned,
 }
 
-// SAFETY: The outcome is reached by one at a time: see `done`. What it is made of can be sent. The
-// rest is set before the waiter is on a list.
+/// The outcome was taken.
+const TAKEN: u32 = 2;
+
+// SAFETY: The outcome is reached by one at a time: by who took the pointer off the list until `done` is
+// 1, and then by the one who makes that [`TAKEN`]. What it is made of can be sent. The rest is set
+// before the waiter is on a list.
 unsafe impl Sync for Waiter {}
 
 impl Waiter {
@@ -223,7 +228,11 @@ impl Waiter {
     }
 
     /// A command.
-    pub(crate) fn of_command() -> Self {
+    ///
+    /// # Safety
+    ///
+    /// It becomes the field of a [`Command`], which is pinned.
+    pub(crate) unsafe fn of_command() -> Self {
         Self {
             task: core::ptr::null_mut(),
             ..Self::new()
@@ -289,10 +298,9 @@ impl Waiter {
 
     /// How the wait ended, if it did.
     pub(crate) fn outcome(&self) -> Option<Outcome> {
-        if self.done.load(Acquire) == 0 {
-            return None;
-        }
-        // SAFETY: `done` is set, so that nobody else has a pointer to this.
+        self.done.cmpxchg(1, TAKEN, Acquire).ok()?;
+        // SAFETY: `done` was 1, so that who wrote the outcome is done with it, and that it is not any
+        // more makes this the only one to take it.
         unsafe { (*self.outcome.get()).take() }
     }
 }
@@ -362,10 +370,13 @@ impl queue::ReceiveWaiter<KBox<Message>> for WaiterPtr {
     fn meets(receiver: &Waiter, sender: &Self) -> bool {
         // SAFETY: The sender is the current task, or a command of it, and is being put on a list.
         let sender = unsafe { sender.0.as_ref() };
+        if sender.task.is_null() || !receiver.task.is_null() {
+            return true;
+        }
+        // SAFETY: A waiter without a task was made by `of_command`, for a command.
+        let command = unsafe { Command::of_waiter(receiver) };
         // A task that sleeps does not run what its own command has to do.
-        sender.task.is_null()
-            || !receiver.task.is_null()
-            || Command::of_waiter(receiver).task() != sender.task
+        command.task() != sender.task
     }
 
     fn finish(self, received: Received<KBox<Message>>) -> Wake {

@@ -268,10 +268,17 @@ fn recv_to(
     let mailbox = handle.rx()?;
     let room = leasing.as_ref().map(|leasing| leasing.room());
     let lease = flags & uapi::POSTBOX_RECV_ACK != 0;
+    let found;
     let mut from = None;
     if flags & uapi::POSTBOX_RECV_FROM != 0 {
         ensure(!lease)?;
-        from = Some(origin(args)?);
+        from = Some(match wait {
+            Wait::Parks(issue) => issue.origin(|| origin(args))?,
+            _ => {
+                found = origin(args)?;
+                &found
+            }
+        });
     }
     let receive = Receive {
         room: usize::try_from(args.len).unwrap_or(usize::MAX),
@@ -281,7 +288,8 @@ fn recv_to(
         handle,
         answers: true,
         lease,
-        from: from.as_ref(),
+        posts: false,
+        from,
     };
     let received = mailbox.receive_after(answered, &receive, |message| {
         let node = message.node();
@@ -432,15 +440,15 @@ fn batch<T: Args>(
                 one(done, place, entry)
             })
         })();
-        if result.is_err() {
-            break;
+        if result == Err(eiocbqueued()) {
+            return result;
         }
         if let How::Command(issue) = how {
-            issue.settle(true);
+            issue.settle(result.is_ok());
         }
-        done += 1;
+        done += u32::from(result.is_ok());
     }
-    if done == 0 || result == Err(eiocbqueued()) {
+    if done == 0 {
         return result;
     }
     if done == count {
@@ -448,7 +456,12 @@ fn batch<T: Args>(
         return Ok(());
     }
     args.count = done;
-    at.write(args)
+    let told = at.write(args);
+    match how {
+        // Its completion says it, whether the argument can still be written or not.
+        How::Command(_) => Ok(()),
+        _ => told,
+    }
 }
 
 pub(super) fn send_batch(

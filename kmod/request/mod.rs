@@ -304,7 +304,7 @@ fn dispatch_other(handle: &Handle, request: u32, arg: usize, how: How<'_>) -> Re
 
 /// Carries a request out that is an io_uring command, and returns its result. Those that are not
 /// named here do not wait.
-pub(crate) fn command(handle: &Handle, issue: &Issue<'_>) -> Result<i32> {
+pub(crate) fn command(handle: &Handle, issue: &Issue<'_>) -> Result<usize> {
     let how = How::Command(issue);
     let done = match issue.request() {
         uapi::POSTBOX_SEND => {
@@ -382,23 +382,15 @@ pub(crate) fn command(handle: &Handle, issue: &Issue<'_>) -> Result<i32> {
             0
         }
     };
-    Ok(done as i32)
+    // No operation moves more than MAX_RW_COUNT.
+    Ok(usize::try_from(done).unwrap_or(usize::MAX))
 }
 
-/// The result of a command that is ended after it has done a part. `None`: it has not.
-pub(crate) fn part(issue: &Issue<'_>) -> Option<Result<i32>> {
-    let done = issue.progress();
-    match issue.request() {
-        _ if done == 0 => None,
-        // Its argument says so already.
-        uapi::POSTBOX_WRITE => Some(Ok(done as i32)),
-        uapi::POSTBOX_SEND_BATCH => {
-            let told = issue.with(|at, args: &mut uapi::postbox_batch| {
-                args.count = done as u32;
-                at.write(args)
-            });
-            Some(told.map(|_| done as i32))
-        }
-        _ => None,
-    }
+/// Says in its argument how many messages a batch has sent that is ended. The completion says it,
+/// too: who has made the argument unwritable meanwhile goes by that.
+pub(crate) fn count_sent(issue: &Issue<'_>, count: usize) {
+    let _ = issue.with(|at, args: &mut uapi::postbox_batch| {
+        args.count = count as u32;
+        at.write(args)
+    });
 }

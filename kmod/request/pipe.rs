@@ -5,7 +5,7 @@ use super::{address, ensure, Place};
 use crate::{
     compat::eopnotsupp,
     handle::Handle,
-    helpers::UserBytes,
+    helpers::{UserBytes, MAX_RW_COUNT},
     object::Object,
     pipe::Pipe,
     uapi,
@@ -22,6 +22,11 @@ fn pipe(handle: &Handle, rights: u32) -> Result<&Pipe> {
         Object::Pipe(pipe) => Ok(pipe),
         _ => Err(eopnotsupp()),
     }
+}
+
+/// How many bytes one call moves at most, as read() and write() do: so many are a result.
+fn at_once(args: &uapi::postbox_io) -> usize {
+    usize::try_from(args.len).map_or(MAX_RW_COUNT, |len| len.min(MAX_RW_COUNT))
 }
 
 fn copy_out(to: UserBytes, [first, second]: [&[u8]; 2]) -> Result {
@@ -44,7 +49,7 @@ pub(super) fn read(
     let wait = Wait::new(args.flags, args.timeout_ns, how)?;
     let pipe = pipe(handle, uapi::POSTBOX_RIGHT_RECEIVE)?;
     let to = UserBytes::at(address(args.data)?);
-    let len = usize::try_from(args.len).unwrap_or(usize::MAX);
+    let len = at_once(args);
     let read = pipe.read(len, &wait, |parts| {
         args.done = parts.iter().map(|part| part.len() as u64).sum();
         copy_out(to, parts)?;
@@ -67,7 +72,7 @@ pub(super) fn write(
     let wait = Wait::new(args.flags, args.timeout_ns, how)?;
     let pipe = pipe(handle, uapi::POSTBOX_RIGHT_SEND)?;
     let from = UserBytes::at(address(args.data)?);
-    let len = usize::try_from(args.len).unwrap_or(usize::MAX);
+    let len = at_once(args);
     let written = pipe.write(len, &wait, |done, parts| {
         args.done = done as u64 + parts.iter().map(|part| part.len() as u64).sum::<u64>();
         copy_in(from.after(done), parts)?;
@@ -147,9 +152,15 @@ pub(crate) fn write_iter(
     wait: &Wait<'_>,
 ) -> Result<usize> {
     let pipe = pipe(handle, uapi::POSTBOX_RIGHT_SEND)?;
-    pipe.write(iter.len(), wait, |_, parts| {
+    let mut at = 0;
+    pipe.write(iter.len(), wait, |done, parts| {
+        // The iterator of a command that goes on is a new one, from the beginning of its buffer.
+        iter.advance(done.saturating_sub(at));
+        at = done;
         for part in parts {
-            if iter.copy_from_iter(part) != part.len() {
+            let copied = iter.copy_from_iter(part);
+            at += copied;
+            if copied != part.len() {
                 return Err(EFAULT);
             }
         }

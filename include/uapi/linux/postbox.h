@@ -44,6 +44,7 @@
  *              is needed, and the message stays at the head;
  *              send: the message is larger than the object ever takes
  *   ENAMETOOLONG  the name has more than POSTBOX_NAME_MAX bytes
+ *   ENODATA    io_uring: a call was answered after its task had ended
  *   ENOENT     no object of that name, no message or call of that token, or
  *              the process does not hold that block
  *   ENOMEM     there is no memory, or the memory cgroup has none left
@@ -934,7 +935,8 @@ struct postbox_shutdown {
  * A read returns what there is, at least one byte; 0: the last writer is gone. A
  * write goes on until everything is written. Where something ends it after a
  * part, it succeeds with that part. Up to POSTBOX_PIPE_ATOMIC bytes are written
- * all or not at all. read() and write() do the same; no SIGPIPE is sent.
+ * all or not at all. read() and write() do the same; no SIGPIPE is sent. One
+ * request moves at most MAX_RW_COUNT bytes (2^31 less a page).
  */
 struct postbox_io {
 	__u32 size;
@@ -1376,6 +1378,14 @@ struct postbox_ring {
  *   POSTBOX_READ, _WRITE                 bytes that were moved
  *   POSTBOX_SEND_BATCH, _RECV_BATCH      entries that were done
  *   POSTBOX_ACCEPT                       the descriptor
+ *
+ * A result has 32 bits: no operation moves more than MAX_RW_COUNT bytes
+ * (2^31 less a page).
+ *
+ * A command whose task has ended reports what was committed; what it was handed
+ * and cannot be delivered goes back. ECANCELED: nothing was done (but of
+ * POSTBOX_CALL a server may have the request). ENODATA: the call was answered,
+ * and the answer is lost.
  */
 #define POSTBOX_URING_DIRECT	(1U << 14)	/* addr is the payload itself */
 #define POSTBOX_URING_ALL	(1U << 15)	/* POSTBOX_CANCEL: all of the handle */

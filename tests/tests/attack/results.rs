@@ -1,1 +1,203 @@
 //! Results: what was committed reports its result, in every way in which a command can end.
+
+use std::os::fd::AsRawFd;
+
+use io_uring::{IoUring, squeue};
+use postbox::sys;
+use postbox_tests::uring::{CMD_FIXED, DEFER_TASKRUN, Kept, Ring, SINGLE_ISSUER, Sqe};
+use postbox_tests::*;
+
+/// The most that one operation moves.
+const MAX_RW_COUNT: i32 = i32::MAX & !4095;
+
+fn pipe(capacity: u64) -> (Handle, Handle) {
+    let pair = postbox::Pipe::options().capacity(capacity).pair();
+    let (reader, writer) = pair.expect("descriptors");
+    (Handle(reader.into()), Handle(writer.into()))
+}
+
+/// Reads until the end; returns how many bytes came.
+fn read_all(reader: &Handle, mut each: impl FnMut(&[u8])) -> usize {
+    let (mut room, mut total) = (vec![0; 1 << 20], 0);
+    loop {
+        // SAFETY: the buffer has the length that is said.
+        let read = unsafe {
+            libc::read(
+                reader.as_raw_fd(),
+                room.as_mut_ptr().cast(),
+                room.len() as libc::size_t,
+            )
+        };
+        match usize::try_from(read).expect("the pipe can be read") {
+            0 => return total,
+            len => {
+                each(&room[..len]);
+                total += len;
+            }
+        }
+    }
+}
+
+/// A write of 2^32 - 529 bytes, which as a result would be -EIOCBQUEUED: the command would never complete, its task
+/// never execute a program, and its ring never end.
+#[test]
+fn results_write_of_4_gib_completes_with_what_it_moved() {
+    const LEN: u32 = u32::MAX - 528;
+    assert_eq!(LEN as i32, -529);
+    let ended = Attacker::User
+        .run(|| {
+            let (reader, writer) = pipe(1 << 20);
+            let child = spawn(|| {
+                let mut ring = Ring::new(4, 0).expect("io_uring is there");
+                // SAFETY: a new anonymous mapping touches no memory that exists.
+                let source = unsafe {
+                    let (protection, flags) = (
+                        libc::PROT_READ,
+                        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                    );
+                    libc::mmap(std::ptr::null_mut(), LEN as usize, protection, flags, -1, 0)
+                };
+                assert_ne!(source, libc::MAP_FAILED);
+                let write = Sqe::direct(
+                    writer.as_raw_fd(),
+                    sys::POSTBOX_WRITE,
+                    source as u64,
+                    LEN,
+                    FOREVER,
+                );
+                ring.push(&write.tag(1));
+                // The watchdog watches what is read; 2 GiB take their time.
+                let mut before = 0;
+                let cqe = loop {
+                    if let Some(cqe) = ring.wait_at_most(WATCHDOG) {
+                        break cqe;
+                    }
+                    let moved = writer.info().sent;
+                    assert_ne!(moved, before, "nothing is read any more");
+                    before = moved;
+                };
+                assert_eq!((cqe.user_data, cqe.res), (1, MAX_RW_COUNT));
+            });
+            drop(writer);
+            assert_eq!(read_all(&reader, |_| ()), MAX_RW_COUNT as usize);
+            child.ok();
+        })
+        .wait_at_most(WATCHDOG * 20);
+    assert_eq!(ended, Exit::Code(0));
+}
+
+/// A write from a registered buffer that is parked on the way moves each of its bytes once.
+#[test]
+fn results_registered_write_larger_than_the_pipe_repeats_nothing() {
+    const WORDS: usize = 8192;
+    as_each_attacker(|_| {
+        let (reader, writer) = pipe(4096);
+        let reads = spawn(|| {
+            writer.close_copy();
+            let mut bytes = Vec::new();
+            let len = read_all(&reader, |some| bytes.extend_from_slice(some));
+            assert_eq!(len, WORDS * 4);
+            for (at, word) in bytes.chunks_exact(4).enumerate() {
+                assert_eq!(word, (at as u32).to_ne_bytes(), "word {at}");
+            }
+        });
+        let buffer = Kept::new(std::array::from_fn::<u32, WORDS, _>(|at| at as u32));
+        let mut ring = Ring::new(4, 0).expect("io_uring is there");
+        // SAFETY: the buffer stays until the ring is gone, which is declared after it.
+        unsafe { ring.register_buffer(buffer.address() as *mut u8, WORDS * 4) }
+            .expect("so much may be locked");
+        let len = (WORDS * 4) as u32;
+        let write = Sqe {
+            op_flags: CMD_FIXED,
+            ..Sqe::direct(
+                writer.as_raw_fd(),
+                sys::POSTBOX_WRITE,
+                buffer.address(),
+                len,
+                FOREVER,
+            )
+        };
+        assert_eq!(ring.run(&write), len as i32);
+        drop(writer);
+        reads.ok();
+    });
+}
+
+/// The receiver gets a message that came through a thread that is gone by then, and its sender is not told that there
+/// is nothing to receive: who believed that would send it again.
+#[test]
+fn results_message_of_an_ended_thread_is_reported_as_sent() {
+    as_each_attacker(|_| {
+        for capacity in [0, 1] {
+            let (tx, rx) = Handle::anonymous(capacity).split();
+            if capacity == 1 {
+                tx.put("first");
+            }
+            let text = Kept::new(*b"order");
+            let fd = tx.as_raw_fd();
+            let send = Sqe::direct(fd, sys::POSTBOX_SEND, text.address(), 5, FOREVER);
+            let mut ring = IoUring::new(4).expect("io_uring is there");
+            // SAFETY: both are an entry of 64 bytes, of which every value is valid.
+            let entry: squeue::Entry = unsafe { std::mem::transmute(send) };
+            // SAFETY: the text stays until the send has completed.
+            unsafe { ring.submission().push(&entry) }.expect("there is room");
+            let shared = &ring;
+            std::thread::scope(|scope| {
+                scope.spawn(|| shared.submit().expect("it can be submitted"));
+            });
+            tx.wait_senders(1);
+            if capacity == 1 {
+                assert_eq!(rx.get(), "first");
+            }
+            assert_eq!(rx.recv(FOREVER).expect("it is sent").text(), "order");
+            ring.submit_and_wait(1).expect("it completes");
+            let result = ring.completion().next().expect("it has completed").result();
+            assert_eq!(result, 0, "it was received");
+        }
+    });
+}
+
+/// A send with a lease whose ring is closed when it has been accepted: the block goes with the message. Given back to
+/// the sender, the receiver would be told of a lease that nobody has described.
+#[test]
+fn results_lease_of_an_accepted_message_goes_with_it() {
+    as_each_attacker(|_| {
+        let pool = Handle::pool(4, 4096);
+        let (tx, rx) = Handle::anonymous(1).split();
+        tx.put("first");
+        let block = pool.borrow_one();
+        let lease = Kept::new(sys::postbox_lease {
+            block,
+            flags: 0,
+            len: 4096,
+        });
+        let leases = Kept::new(sys::postbox_leases {
+            size: size_of::<sys::postbox_leases>() as u32,
+            pool: pool.as_raw_fd(),
+            entries: lease.address(),
+            count: 1,
+            ..Default::default()
+        });
+        let args = Kept::new(sys::postbox_send {
+            flags: sys::POSTBOX_LEASES,
+            fds: leases.address(),
+            ..send_args()
+        });
+        let mut ring = Ring::new(4, SINGLE_ISSUER | DEFER_TASKRUN).expect("io_uring is there");
+        let send = Sqe::command(tx.as_raw_fd(), sys::POSTBOX_SEND, args.address());
+        ring.push(&send.tag(1));
+        ring.park();
+        tx.wait_senders(1);
+        // It is accepted, and its ring is gone before anybody could be told.
+        assert_eq!(rx.get(), "first");
+        drop(ring);
+        tx.wait_senders(0);
+        wait_until("the command to end", || {
+            pool.give_back(&[block]) == Err(Errno::NOENT)
+        });
+        let (_, entries) = rx.recv_leases(&pool, 4, NEVER).expect("it was accepted");
+        assert_eq!(entries, [(block, 4096, 0)]);
+        pool.give_back(&[block]).expect("it is the receiver's now");
+        assert_eq!(pool.free(), 4);
+    });
+}

@@ -8,6 +8,7 @@ mod owners;
 mod plain;
 mod processes;
 mod refusal;
+mod results;
 mod streams;
 
 use std::time::{Duration, Instant};

@@ -255,7 +255,8 @@ fn the_end_of_a_ring_ends_its_commands() {
             }
             seen.last().is_some_and(|last| last == "two")
         });
-        let received = &room[0][..3] == b"one";
+        // With ASYNC, any of the three may be the first in the kernel.
+        let received = room.iter().any(|room| &room[..3] == b"one");
         assert_eq!(seen.len(), if received { 1 } else { 2 }, "{seen:?}");
     }
 }
