@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use libc::{c_int, pid_t};
 
-use crate::{WATCHDOG, check, device_gid, door, skipped};
+use crate::{WATCHDOG, Watchdog, check, device_gid, door, scope, skipped, watchdog};
 
 /// A user and its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +124,8 @@ impl Spawn {
 
     /// Forks, and runs the closure in the child.
     pub fn run(self, f: impl FnOnce()) -> Child {
-        report_panics_of_children();
+        report_panics();
+        watchdog::root();
         // SAFETY: the child runs on a copy of this thread's stack. Of what other threads may have held locked it needs
         // only the allocator, whose locks glibc makes usable across fork; it never returns into the caller.
         let pid = check("fork", unsafe { libc::fork() });
@@ -205,8 +206,9 @@ impl Spawn {
 
 static IN_CHILD: AtomicBool = AtomicBool::new(false);
 
-/// The test runner captures what a thread prints, and a child's copy of that is lost: children write to standard error.
-fn report_panics_of_children() {
+/// The test runner captures what a thread prints, and a child's copy of that is lost: children write to standard error. So does
+/// what fails in a scope, whose other threads may wait for ever.
+pub(crate) fn report_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let usual = std::panic::take_hook();
@@ -214,6 +216,9 @@ fn report_panics_of_children() {
             if IN_CHILD.load(Ordering::Relaxed) {
                 crate::tell(&format!("child {} {info}", std::process::id()));
             } else {
+                if scope::open() {
+                    crate::tell(&format!("in a scope: {info}"));
+                }
                 usual(info);
             }
         }));
@@ -308,23 +313,26 @@ impl Child {
         crate::wait_until("the child to sleep", || self.state() == 'S');
     }
 
-    /// Waits for its end; panics, and kills it, after the watchdog's time.
+    /// Waits for its end; panics, and kills it, if the watchdog sees no progress of it, or of others of this test.
     #[track_caller]
     pub fn wait(self) -> Exit {
-        self.wait_at_most(WATCHDOG)
+        self.wait_watched(Watchdog::new())
     }
 
-    /// Waits for its end; panics, and kills it, after that time.
+    /// Waits for its end; panics, and kills it, if it makes no progress for that time.
     #[track_caller]
-    pub fn wait_at_most(mut self, time: Duration) -> Exit {
-        if !crate::readable(&self.pidfd, time) {
-            let at =
-                std::fs::read_to_string(format!("/proc/{}/wchan", self.pid)).unwrap_or_default();
-            panic!(
-                "child {} did not end within {time:?} (state {}, in {at})",
-                self.pid,
-                self.state()
-            );
+    pub fn wait_at_most(self, time: Duration) -> Exit {
+        let watchdog = Watchdog::of(time, self.pid());
+        self.wait_watched(watchdog)
+    }
+
+    #[track_caller]
+    fn wait_watched(mut self, mut watchdog: Watchdog) -> Exit {
+        while !crate::readable(&self.pidfd, Duration::from_millis(20)) {
+            watchdog.check(|| {
+                let (pid, state) = (self.pid, self.state());
+                format!("waited for the end of child {pid} (state {state})")
+            });
         }
         self.reaped = true;
         let exit = wait_for(self.pid);

@@ -28,12 +28,9 @@ pub fn send_fd(socket: &UnixStream, fd: impl AsFd) {
     .expect("the socket takes a descriptor");
 }
 
-/// Receives a descriptor; waits for it at most the watchdog's time.
+/// Receives a descriptor; waits for it.
 pub fn receive_fd(socket: &UnixStream) -> OwnedFd {
-    assert!(
-        crate::readable(socket, crate::WATCHDOG),
-        "no descriptor came"
-    );
+    crate::wait_readable("a descriptor", socket);
     let mut byte = [0];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

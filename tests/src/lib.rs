@@ -1,8 +1,8 @@
 //! Helpers for the test programs that run in the VM: forked children with a watchdog, shared memory, seeded random
 //! numbers, and waiting for a state that the kernel reports.
 //!
-//! The VM is emulated and slow. Nothing here or in the tests may assume that something happens soon; the watchdog's
-//! time only tells a hang from slowness.
+//! The VM is emulated and slow. Nothing here or in the tests may assume that something happens soon; a watchdog only tells a
+//! hang from slowness (see `watchdog.rs`).
 
 mod arena;
 mod attacker;
@@ -13,12 +13,14 @@ mod handle;
 mod memory;
 mod pool;
 mod rng;
+mod scope;
 mod shared;
 mod signal;
 mod skipped;
 mod slow;
 mod sync;
 pub mod uring;
+mod watchdog;
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -36,14 +38,13 @@ pub use handle::{
 pub use memory::{HugePages, MakeSegment, Mapped, R, RW, SEALS, memory, seal};
 pub use pool::{Entry, Leased, MakePool, Ride, SHARED, entries_from, entries_of, open_pool};
 pub use rng::{Rng, seed};
+pub use scope::{Scope, scope};
 pub use shared::{Gate, Ledger};
 pub use signal::handle_signal;
 pub use skipped::{SKIPPED, Skip};
 pub use slow::{Fault, PAGE, SlowPage};
 pub use sync::{MakeSync, ReadOnly, UNDO};
-
-/// After this time something hangs. Everything takes twenty times as long in the debug kernel, and the machine has other work.
-pub const WATCHDOG: Duration = Duration::from_secs(12);
+pub use watchdog::{LONG, WATCHDOG, Watch, Watchdog, sleep_forever, watch};
 
 /// The device.
 pub const DEVICE: &str = "/dev/postbox";
@@ -76,12 +77,13 @@ pub fn tell(line: &str) {
     unsafe { libc::write(2, line.as_ptr().cast(), line.len()) };
 }
 
-/// Waits until the condition holds; panics after the watchdog's time.
+/// Waits until the condition holds; panics if the watchdog sees no progress.
 #[track_caller]
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let start = Instant::now();
+    let mut watchdog = None;
     while !condition() {
-        assert!(start.elapsed() < WATCHDOG, "waited {WATCHDOG:?} for {what}");
+        let watchdog = watchdog.get_or_insert_with(Watchdog::new);
+        watchdog.check(|| format!("waited for {what}"));
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -111,6 +113,16 @@ pub fn poll(fd: impl AsFd, events: i16, timeout: Duration) -> i16 {
 /// Whether the descriptor becomes readable within that time.
 pub fn readable(fd: impl AsFd, timeout: Duration) -> bool {
     poll(fd, libc::POLLIN, timeout) & libc::POLLIN != 0
+}
+
+/// Waits until the descriptor is readable; panics if the watchdog sees no progress.
+#[track_caller]
+pub fn wait_readable(what: &str, fd: impl AsFd) {
+    let mut watchdog = None;
+    while !readable(&fd, Duration::from_millis(20)) {
+        let watchdog = watchdog.get_or_insert_with(Watchdog::new);
+        watchdog.check(|| format!("waited for {what}"));
+    }
 }
 
 /// The inode number behind a descriptor.

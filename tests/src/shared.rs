@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
-use crate::{WATCHDOG, check};
+use crate::check;
 
 /// Zeroed words that stay shared after fork: what a child counts here outlives it, however it dies.
 #[derive(Debug)]
@@ -94,9 +94,10 @@ impl Gate {
         );
     }
 
-    /// Waits to be let through; panics after the watchdog's time.
+    /// Waits to be let through.
+    #[track_caller]
     pub fn pass(&self) {
-        assert!(crate::readable(&self.0, WATCHDOG), "nobody opened the gate");
+        crate::wait_readable("the gate to be opened", &self.0);
         let mut n = 0u64;
         // SAFETY: eight writable bytes.
         let done = unsafe { libc::read(self.0.as_raw_fd(), (&raw mut n).cast(), 8) };

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 
-use crate::{WATCHDOG, check};
+use crate::check;
 
 /// The size of a page.
 pub const PAGE: usize = 4096;
@@ -116,10 +116,7 @@ impl Fault {
     /// Waits until somebody touched the page, and sleeps in that.
     #[track_caller]
     pub fn wait(&self) {
-        assert!(
-            crate::readable(&self.uffd, WATCHDOG),
-            "nobody touched the page"
-        );
+        crate::wait_readable("somebody to touch the page", &self.uffd);
         let mut message = [0u8; 32];
         // SAFETY: 32 writable bytes, the size of a struct uffd_msg.
         let got = unsafe {

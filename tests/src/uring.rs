@@ -7,10 +7,11 @@ use std::io;
 use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use postbox::sys;
 
-use crate::WATCHDOG;
+use crate::Watchdog;
 use crate::handle::Wait;
 
 /// Nothing, which completes at once.
@@ -493,7 +494,14 @@ impl Ring {
     /// Submits what is new, and waits for a completion, whatever signals come.
     #[track_caller]
     pub fn wait(&mut self) -> Cqe {
-        self.wait_at_most(WATCHDOG).expect("a completion comes")
+        let mut watchdog = None;
+        loop {
+            if let Some(cqe) = self.wait_at_most(Duration::from_millis(20)) {
+                return cqe;
+            }
+            let watchdog = watchdog.get_or_insert_with(Watchdog::new);
+            watchdog.check(|| "waited for a completion".into());
+        }
     }
 
     /// Submits what is new, and does what is left to do for this task. Nothing has completed.
@@ -516,7 +524,7 @@ impl Ring {
 
     /// The same for so long at most: `None`, and there is none. What the kernel could not get or copy for itself it is
     /// asked for again.
-    pub fn wait_at_most(&mut self, time: std::time::Duration) -> Option<Cqe> {
+    pub fn wait_at_most(&mut self, time: Duration) -> Option<Cqe> {
         let end = std::time::Instant::now() + time;
         loop {
             if !self.unsubmitted()

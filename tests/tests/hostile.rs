@@ -3,6 +3,7 @@
 //! What is wrong is refused with the error that the header names, and nothing is done. The last tests only throw things at
 //! the module, from several processes; that it lives, and that the kernel has nothing to report, is what they show.
 
+use postbox_tests::{WATCHDOG, scope};
 use std::mem::{MaybeUninit, offset_of};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -2391,7 +2392,7 @@ fn g11_tokens_that_are_not_ones_own() {
         };
         let unknown = Err(Errno::NOENT);
         let flags = [0, sys::POSTBOX_REPLY_DROP, sys::POSTBOX_REPLY_CHECK];
-        std::thread::scope(|scope| {
+        scope(|scope| {
             let caller = scope.spawn(|| {
                 let mut args = sys::postbox_call::default();
                 let result = raw::call(&tx, b"?", &[], &mut [], &mut Vec::new(), &mut args);
@@ -2738,7 +2739,7 @@ fn g11_handles_that_are_kept_by_themselves() {
         for dup in [false, true] {
             let (tx, rx) = Handle::anonymous(4).split();
             let other = tx.sender();
-            std::thread::scope(|scope| {
+            scope(|scope| {
                 let caller = scope.spawn(|| {
                     let mut args = sys::postbox_call::default();
                     let result = raw::call(&tx, b"", &[], &mut [], &mut Vec::new(), &mut args);
@@ -3434,7 +3435,7 @@ fn g11_buffers_that_come_and_go_during_the_calls() {
         let start = Instant::now();
         let goes_on = move |n: u64| n < 500 && start.elapsed() < Duration::from_secs(20);
         let address = middle - 8;
-        std::thread::scope(|scope| {
+        scope(|scope| {
             scope.spawn(|| {
                 let mut rng = Rng::from_env("unmap");
                 while !stop.load(Relaxed) {
@@ -3533,7 +3534,7 @@ fn g11_arguments_that_change_during_the_call() {
         let mailbox = Handle::anonymous(4);
         let arena = Arena::new(3);
         let stop = AtomicBool::new(false);
-        std::thread::scope(|scope| {
+        scope(|scope| {
             scope.spawn(|| {
                 let mut rng = Rng::from_env("change");
                 while !stop.load(Relaxed) {
@@ -3594,7 +3595,7 @@ fn g11_handles_that_are_closed_and_replaced_during_the_calls() {
         let target = one.dup(SEND | RECEIVE).expect("it has them");
         let fd = target.as_raw_fd();
         let stop = AtomicBool::new(false);
-        std::thread::scope(|scope| {
+        scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
                     while !stop.load(Relaxed) {
@@ -3633,7 +3634,7 @@ fn g11_many_waiters_that_are_killed_together() {
     isolated(|| {
         let mailbox = Handle::anonymous(UNBOUNDED);
         let crowd = spawn(|| {
-            std::thread::scope(|scope| {
+            scope(|scope| {
                 for i in 0..60 {
                     let mailbox = &mailbox;
                     scope.spawn(move || {

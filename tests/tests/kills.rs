@@ -20,8 +20,8 @@ use postbox::{
     Pool, Port, Receiver, Segment, Semaphore, Sender, Wait,
 };
 use postbox_tests::{
-    Child, Exit, Ledger, Rng, User, WATCHDOG, check, fresh_user, handle_signal, isolated, scaled,
-    seed, spawn, spawn_as, tell, unique, wait_until,
+    Child, Exit, Ledger, Rng, User, WATCHDOG, Watchdog, check, fresh_user, handle_signal, isolated,
+    scaled, seed, spawn, spawn_as, tell, unique, wait_until,
 };
 
 // Kills of each scenario, at 100 percent.
@@ -182,7 +182,7 @@ struct Crew<'a> {
     work: &'a dyn Fn(usize, Rng),
     running: Vec<(usize, Child)>,
     /// Of each slot: the last count that was seen, and since when.
-    seen: [(u64, Instant); SLOTS],
+    seen: [(u64, Watchdog); SLOTS],
 }
 
 impl<'a> Crew<'a> {
@@ -192,7 +192,7 @@ impl<'a> Crew<'a> {
             rng,
             work,
             running: Vec::new(),
-            seen: [(0, Instant::now()); SLOTS],
+            seen: std::array::from_fn(|_| (0, Watchdog::new())),
         };
         for slot in 0..slots {
             crew.start(slot);
@@ -204,36 +204,33 @@ impl<'a> Crew<'a> {
         let rng = self.rng.split();
         let child = spawn(|| (self.work)(slot, rng));
         self.running.push((slot, child));
-        self.seen[slot] = (self.board.beats(slot), Instant::now());
+        self.seen[slot] = (self.board.beats(slot), Watchdog::new());
     }
 
     /// Panics if a worker has completed nothing for too long.
-    fn watch(&mut self) {
+    fn look(&mut self) {
+        let situation = || Self::situation(&self.running, self.board);
         for (slot, _) in &self.running {
-            let seen = &mut self.seen[*slot];
+            let (seen, watchdog) = &mut self.seen[*slot];
             let beats = self.board.beats(*slot);
-            if beats != seen.0 {
-                *seen = (beats, Instant::now());
+            if beats != *seen {
+                *seen = beats;
+                watchdog.progress();
             }
-            if seen.1.elapsed() > WATCHDOG {
-                panic!(
-                    "worker {slot} has completed nothing for {WATCHDOG:?}\n{}",
-                    self.situation()
-                );
-            }
+            watchdog.check(|| format!("worker {slot} completes nothing\n{}", situation()));
         }
     }
 
-    fn situation(&self) -> String {
+    fn situation(running: &[(usize, Child)], board: &Board) -> String {
         let mut text = String::new();
-        for (slot, child) in &self.running {
+        for (slot, child) in running {
             let path = format!("/proc/{}/wchan", child.pid());
             let place = std::fs::read_to_string(path).unwrap_or_default();
             text += &format!(
                 "worker {slot}: pid {}, {} {place}, {} completed\n",
                 child.pid(),
                 child.state(),
-                self.board.beats(*slot)
+                board.beats(*slot)
             );
         }
         text
@@ -251,7 +248,7 @@ impl<'a> Crew<'a> {
         let mut next = 0;
         while killed < kills {
             std::thread::sleep(Duration::from_micros(self.rng.below(3000)));
-            self.watch();
+            self.look();
             let one = self.rng.below(self.running.len() as u64) as usize;
             if self.rng.one_in(3) {
                 self.running[one].1.kill(libc::SIGUSR1);
@@ -270,18 +267,18 @@ impl<'a> Crew<'a> {
 
     /// Waits until those workers have ended by themselves, and well. `tell` is called again and again until then.
     fn finish(&mut self, slots: std::ops::Range<usize>, mut tell: impl FnMut()) {
-        let start = Instant::now();
+        let mut watchdog = Watchdog::new();
         while self.running.iter().any(|(slot, _)| slots.contains(slot)) {
-            assert!(
-                start.elapsed() < WATCHDOG,
-                "told to end {WATCHDOG:?} ago\n{}",
-                self.situation()
-            );
+            watchdog.check(|| {
+                let situation = Self::situation(&self.running, self.board);
+                format!("workers that were told to end\n{situation}")
+            });
             let ended = |(slot, child): &(usize, Child)| slots.contains(slot) && !child.running();
             match self.running.iter().position(ended) {
                 Some(at) => {
                     let (slot, child) = self.running.swap_remove(at);
                     assert_eq!(child.wait(), Exit::Code(0), "worker {slot}");
+                    watchdog.progress();
                 }
                 None => {
                     tell();

@@ -4,6 +4,7 @@
 //! The limits are module parameters, the same for everybody, so that these tests run one at a time, and as users of
 //! their own.
 
+use postbox_tests::sleep_forever;
 use std::fs;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
@@ -377,7 +378,7 @@ fn g10_shared_memory_is_limited_and_given_back() {
         let child = spawn(|| {
             let _segment = make(8).expect("all is free");
             gate.open(1);
-            std::thread::sleep(WATCHDOG);
+            sleep_forever();
         });
         gate.pass();
         assert_eq!(shared(), 8);
@@ -441,7 +442,7 @@ fn g10_the_memory_of_pools_is_limited_and_given_back() {
             let pool = make(8).expect("all is free");
             let _held = pool.borrow_one();
             gate.open(1);
-            std::thread::sleep(WATCHDOG);
+            sleep_forever();
         });
         gate.pass();
         assert_eq!(shared_pages(), 8);
@@ -541,7 +542,7 @@ fn g10_calls_are_charged_and_given_back() {
             spawn(move || {
                 tx.close_copy();
                 while rx.recv(FOREVER).expect("it comes").token == 0 {}
-                std::thread::sleep(WATCHDOG);
+                sleep_forever();
             })
         };
         let caller = spawn(|| assert_eq!(call(&tx, 10).0, Err(Errno::OWNERDEAD)));
@@ -864,7 +865,7 @@ fn g10_the_memory_of_rings_is_limited_and_given_back() {
             let ring = make(4).expect("all is free");
             raw::ring_attach(&ring, sys::POSTBOX_RING_PRODUCER).expect("nobody else");
             gate.open(1);
-            std::thread::sleep(WATCHDOG);
+            sleep_forever();
         });
         gate.pass();
         assert_eq!(make(4).map(drop), Err(Errno::DQUOT));
@@ -937,7 +938,7 @@ fn g10_a_killed_process_gives_everything_back() {
                         .collect();
                     mailboxes[0].reserve(100, NEVER).expect("room");
                     full.open(1);
-                    std::thread::sleep(WATCHDOG);
+                    sleep_forever();
                     drop(taken);
                 });
                 full.pass();

@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 use postbox::raw::{self, RecvEntry, SendEntry};
 use postbox::{Capacity, Errno, Info, Mailbox, Receiver, Sender, sys};
 use postbox_tests::{
-    Child, Exit, Ledger, Rng, WATCHDOG, check, fresh_user, handle_signal, isolated, seed, spawn,
-    spawn_as, unique,
+    Child, Exit, Ledger, Rng, WATCHDOG, Watchdog, check, fresh_user, handle_signal, isolated, seed,
+    spawn, spawn_as, unique,
 };
 
 /// One way to run it.
@@ -834,19 +834,17 @@ impl Run<'_> {
     fn supervise(&mut self) {
         let mut kills = 0;
         let mut deliveries = 0;
-        let mut progress = Instant::now();
+        let mut watchdog = Watchdog::new();
         let pace = 2 * (self.plan.messages / self.plan.kills).max(1) as u64;
         let mut next_kill = self.rng.below(pace) as usize;
         while !self.running.is_empty() {
             std::thread::sleep(Duration::from_micros(300));
             let now = self.book.deliveries();
             if now > deliveries {
-                (deliveries, progress) = (now, Instant::now());
-            } else if progress.elapsed() > WATCHDOG {
-                panic!(
-                    "nothing was delivered for {WATCHDOG:?}\n{}",
-                    self.situation()
-                );
+                deliveries = now;
+                watchdog.progress();
+            } else {
+                watchdog.check(|| format!("nothing is delivered\n{}", self.situation()));
             }
             self.reap();
             let stopping = self.book.stop();

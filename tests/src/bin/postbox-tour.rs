@@ -16,8 +16,8 @@ use postbox::{
 };
 use postbox_bench::{Case, Plan, Transport, Work, measure};
 use postbox_tests::{
-    ALICE, BOB, Child, Errno, Exit, Gate, Handle, Ledger, RW, User, WATCHDOG, spawn, spawn_as,
-    wait_until,
+    ALICE, BOB, Child, Errno, Exit, Gate, Handle, LONG, Ledger, RW, User, sleep_forever, spawn,
+    spawn_as, wait_until, watch,
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -164,8 +164,7 @@ impl Notes {
 
 fn main() -> ExitCode {
     // A hang must end.
-    // SAFETY: no pointers.
-    unsafe { libc::alarm(5 * WATCHDOG.as_secs() as u32) };
+    let _watch = watch("a scene");
     match postbox::version() {
         Ok(version) => println!(
             "postbox, ABI {}: a tour in {} scenes",
@@ -433,7 +432,7 @@ fn rendezvous(notes: &mut Notes) -> Result<()> {
     notes.expect(
         "the receiver gets",
         "received 'now'".into(),
-        received(receiver.recv_timeout(WATCHDOG)),
+        received(receiver.recv_timeout(LONG)),
     );
     child.ok();
     notes.expect(
@@ -575,7 +574,7 @@ fn worker_dies(notes: &mut Notes) -> Result<()> {
         assert_eq!(text(&job), "job 1");
         taken.open(1);
         // In the middle of the job.
-        std::thread::sleep(10 * WATCHDOG);
+        sleep_forever();
     });
     taken.pass();
     notes.tell(&format!(
@@ -595,7 +594,7 @@ fn worker_dies(notes: &mut Notes) -> Result<()> {
     notes.expect("and now", (3, 0), (info.messages, info.unacknowledged));
     let mut done = Vec::new();
     for _ in 0..3 {
-        let job = jobs.take_timeout(WATCHDOG)?;
+        let job = jobs.take_timeout(LONG)?;
         let mark = if job.redelivered {
             " (redelivered)"
         } else {
@@ -625,7 +624,7 @@ fn last_peer_dies(notes: &mut Notes) -> Result<()> {
     let victim = spawn(|| {
         let _receiver = Receiver::open(NAME).expect("open");
         open.open(1);
-        std::thread::sleep(10 * WATCHDOG);
+        sleep_forever();
     });
     open.pass();
     let told = Ledger::new(1);
@@ -658,7 +657,7 @@ fn identity(notes: &mut Notes) -> Result<()> {
             Sender::open(NAME).expect("open").send(claim).expect("send");
             stay.pass();
         });
-        let message = receiver.recv_timeout(WATCHDOG)?;
+        let message = receiver.recv_timeout(LONG)?;
         let sender = message.sender;
         notes.tell(&format!("a message says {:?}", text(&message)));
         notes.expect(
@@ -803,12 +802,12 @@ fn z_after_x_and_y(notes: &mut Notes) -> Result<()> {
     let victim = spawn(|| {
         let _part = broken.join().expect("say that this process counts");
         joined.open(1);
-        std::thread::sleep(10 * WATCHDOG);
+        sleep_forever();
     });
     joined.pass();
     notes.tell("another latch, and kill -9 to the process that was to count it down");
     victim.destroy();
-    let outcome = broken.wait_timeout(WATCHDOG).map_err(|error| error.kind);
+    let outcome = broken.wait_timeout(LONG).map_err(|error| error.kind);
     notes.expect("who waits is told", Err(ErrorKind::OwnerDied), outcome);
     notes.summary = format!("{order}; a participant that dies: OwnerDied");
     Ok(())
@@ -821,7 +820,7 @@ fn port(notes: &mut Notes) -> Result<()> {
     let bind = |word: &'static str, of_other: &'static str, index: usize| {
         let (said, finish) = (&said, &finish);
         spawn(move || {
-            let link = Port::bind_timeout(PORT, WATCHDOG).expect("bind the port");
+            let link = Port::bind_timeout(PORT, LONG).expect("bind the port");
             link.send(word).expect("send");
             let heard = link.recv().expect("receive");
             said[index].store(u64::from(&*heard == of_other.as_bytes()), SeqCst);
@@ -888,7 +887,7 @@ fn direct(notes: &mut Notes) -> Result<()> {
     notes.expect(
         "symmetric: received from the friend alone",
         "received 'from the friend'".into(),
-        received(own.recv_from_with(from, Wait::Timeout(WATCHDOG))),
+        received(own.recv_from_with(from, Wait::Timeout(LONG))),
     );
     friend.ok();
     let rest: Vec<String> = own.try_iter().map(received).collect();
@@ -917,14 +916,14 @@ fn connections(notes: &mut Notes) -> Result<()> {
             let answer = link.call("who am I?").expect("call");
             assert_eq!(text(&answer), format!("user {}", user.uid));
         });
-        let link = listener.accept_timeout(WATCHDOG)?;
+        let link = listener.accept_timeout(LONG)?;
         let peer = link.peer()?;
         notes.expect(
             "the kernel says who connected: user, process",
             (user.uid, client.pid()),
             (peer.uid, peer.pid),
         );
-        link.recv_request_timeout(WATCHDOG)?
+        link.recv_request_timeout(LONG)?
             .reply(format!("user {}", peer.uid))
             .map_err(|error| error.error)?;
         notes.expect(
@@ -932,7 +931,7 @@ fn connections(notes: &mut Notes) -> Result<()> {
             "came through",
             well(client.wait()),
         );
-        let end = link.recv_timeout(WATCHDOG).map(drop);
+        let end = link.recv_timeout(LONG).map(drop);
         notes.expect(
             "and its link ends with it",
             Err(ErrorKind::Disconnected),
@@ -965,7 +964,7 @@ fn server_dies(notes: &mut Notes) -> Result<()> {
         drop(request);
         let _request = requests.recv_request().expect("receive");
         took.open(1);
-        std::thread::sleep(10 * WATCHDOG);
+        sleep_forever();
     });
     waiting_receivers(&admin, 1);
     let client = Sender::open(NAME)?;
@@ -1003,7 +1002,7 @@ fn server_dies(notes: &mut Notes) -> Result<()> {
         let late = client.call_timeout("6+7", Duration::from_millis(20));
         assert_eq!(late.expect_err("too late").kind, ErrorKind::Timeout);
     });
-    let mut request = requests.recv_request_timeout(WATCHDOG)?;
+    let mut request = requests.recv_request_timeout(LONG)?;
     caller.ok();
     let late = request.reply("13").map_err(|error| error.error.kind);
     notes.expect(
@@ -1051,7 +1050,7 @@ fn holder_dies(notes: &mut Notes) -> Result<()> {
     let victim = spawn(|| {
         let _held = semaphore.acquire().expect("acquire");
         held.open(1);
-        std::thread::sleep(10 * WATCHDOG);
+        sleep_forever();
     });
     held.pass();
     notes.tell(&format!("process {} holds a semaphore of 1", victim.pid()));
@@ -1266,7 +1265,7 @@ fn lender_dies(notes: &mut Notes) -> Result<()> {
         let _held: Vec<_> = (0..5).map(|_| pool.loan(4096).expect("a block")).collect();
         holds.open(1);
         // In the middle of its work.
-        std::thread::sleep(10 * WATCHDOG);
+        sleep_forever();
     });
     holds.pass();
     let info = pool.info()?;

@@ -7,12 +7,10 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Instant;
 
 use postbox::Pool;
-use postbox_tests::{Ledger, isolated, spawn};
+use postbox_tests::{LONG, Ledger, isolated, spawn};
 use tokio::sync::{Notify, oneshot};
 
 use super::*;
-
-const LONG: Duration = WATCHDOG;
 
 #[test]
 fn a_call_is_answered_by_a_task() {

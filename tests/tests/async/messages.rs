@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use postbox::aio::Interest;
 use postbox::{Endpoint, Parcel, Pool, Shutdown, Wait};
-use postbox_tests::{Gate, Rng, isolated, scaled, spawn, unique};
+use postbox_tests::{Gate, Rng, isolated, scaled, scope, spawn, unique};
 use tokio::time::timeout;
 
 use super::*;
@@ -818,7 +818,7 @@ fn the_end_of_the_runtime_ends_what_waits() {
         let runtime = runtime(threads);
         let (sender, receiver) = runtime.block_on(async { bounded(1) });
         runtime.block_on(async { sender.send("one").await.expect("room") });
-        let (sending, receiving) = std::thread::scope(|scope| {
+        let (sending, receiving) = scope(|scope| {
             // Futures can be polled elsewhere, as long as the runtime is there.
             let sending = scope.spawn(|| async_io::block_on(sender.send(String::from("two"))));
             let waiting = scope.spawn(|| {

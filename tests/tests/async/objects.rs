@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::SeqCst;
 
 use postbox::{Barrier, Latch, Pool, Semaphore, Wait};
-use postbox_tests::{Ledger, Rng, isolated, scaled, spawn};
+use postbox_tests::{Ledger, Rng, isolated, scaled, sleep_forever, spawn};
 use tokio::time::timeout;
 
 use super::*;
@@ -149,7 +149,7 @@ fn units_of_the_dead_come_back() {
                     .expect("there is one")
                     .forget();
                 taken[0].store(1, SeqCst);
-                std::thread::sleep(WATCHDOG);
+                sleep_forever();
             });
             while taken[0].load(SeqCst) == 0 {
                 a_while().await;

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering::SeqCst;
 
 use postbox::{Consumer, Producer, Ring};
-use postbox_tests::{Ledger, isolated, scaled, spawn};
+use postbox_tests::{Ledger, isolated, scaled, sleep_forever, spawn};
 
 use super::*;
 
@@ -207,7 +207,7 @@ fn the_end_of_a_side_wakes_the_other() {
                 let mut producer = sender.attach().expect("nobody else");
                 producer.send(b"last words").expect("room");
                 attached[0].store(1, SeqCst);
-                std::thread::sleep(WATCHDOG);
+                sleep_forever();
             });
             while attached[0].load(SeqCst) == 0 {
                 a_while().await;

@@ -1,5 +1,6 @@
 //! Typed channels: in place and encoded, and what is not of the type.
 
+use postbox_tests::LONG;
 use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -340,7 +341,7 @@ fn calls_are_typed_both_ways() {
         let outcome = client.call::<Outcome>(&build()).expect("it answers");
         assert_eq!(outcome.value, Outcome(Ok(2)));
     }
-    let outcome = client.call_with::<Outcome>(&Job::Clean, Wait::Timeout(WATCHDOG));
+    let outcome = client.call_with::<Outcome>(&Job::Clean, Wait::Timeout(LONG));
     assert!(outcome.expect("it answers").value.0.is_err());
     // What is no request is dropped, and serving goes on; so it does where nobody waits.
     assert_eq!(kind(client.get_ref().call("no job")), ErrorKind::Dropped);
@@ -487,7 +488,7 @@ fn typed_requests_are_answered_by_tasks() {
             let outcome = client.call::<Outcome>(&build()).await.expect("it answers");
             assert_eq!(outcome.value, Outcome(Ok(2)));
         }
-        let outcome = client.call_timeout::<Outcome>(&Job::Clean, WATCHDOG).await;
+        let outcome = client.call_timeout::<Outcome>(&Job::Clean, LONG).await;
         assert!(outcome.expect("it answers").0.is_err());
         assert_eq!(
             kind(client.get_ref().call("no job").await),

@@ -12,7 +12,7 @@ use rustix::event::epoll;
 /// Runs both at once.
 fn race(first: impl FnOnce() + Send, second: impl FnOnce()) {
     let gate = Barrier::new(2);
-    std::thread::scope(|scope| {
+    scope(|scope| {
         scope.spawn(|| {
             gate.wait();
             first();
@@ -467,7 +467,7 @@ fn epoll_before_open_is_woken_afterwards() {
                 assert_eq!(other.get(), "x");
                 // Whatever is left over is looked at, and then there is only what is new.
                 while happened(&set, Duration::ZERO).contains(&E::IN) {}
-                std::thread::scope(|scope| {
+                scope(|scope| {
                     scope.spawn(|| other.put("y"));
                     wait_until("the next event", || {
                         happened(&set, Duration::from_millis(100)).contains(&E::IN)

@@ -64,7 +64,7 @@ fn port_of_dead_listener_is_free_whatever_clients_hold() {
                 };
                 let opened = raw::open(&held, None, &mut args);
                 let _first = connect(None, PORT, NEVER.0).expect("the backlog has room");
-                thread::scope(|scope| {
+                scope(|scope| {
                     let waits = scope.spawn(|| connect(None, PORT, FOREVER.0).map(drop));
                     ready.open(1);
                     assert_eq!(waits.join().expect("it ends"), Err(Errno::PIPE));
@@ -240,7 +240,7 @@ fn open_that_loses_a_race_for_its_handle_leaves_nothing() {
                 };
                 raw::open(handle.as_fd(), Some(name.as_bytes()), &mut args)
             };
-            let results = thread::scope(|scope| {
+            let results = scope(|scope| {
                 let tasks = [0, 1].map(|i: usize| {
                     let name = &names[i];
                     scope.spawn(move || open(name))

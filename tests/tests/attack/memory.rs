@@ -257,7 +257,7 @@ const ATTACKS: &[Attack] = &[
     ("userfaultfd minor", FailToWrite, |t| userfault(t, 4)),
     ("/proc/self/mem", FailToWrite, |t| write_mem("self", t.at)),
     ("/proc/PID/mem of a child", FailToWrite, |t| {
-        let child = spawn(|| std::thread::sleep(WATCHDOG));
+        let child = spawn(sleep_forever);
         write_mem(&child.pid().to_string(), t.at)
     }),
     ("process_vm_writev", FailToWrite, |t| {
@@ -384,7 +384,7 @@ fn write_mem(who: &str, at: usize) -> Tried {
 }
 
 fn poke(at: usize) -> Tried {
-    let child = spawn(|| std::thread::sleep(WATCHDOG));
+    let child = spawn(sleep_forever);
     let pid = child.pid() as usize;
     call(libc::SYS_ptrace, [libc::PTRACE_ATTACH as usize, pid, 0, 0])?;
     call(libc::SYS_wait4, [pid, 0, libc::__WALL as usize, 0])?;

@@ -93,7 +93,7 @@ fn withdrawn_send_is_charged_to_the_receiver_that_copies_it() {
         let hostile = spawn(|| {
             let page = SlowPage::new();
             let fault = page.fault();
-            std::thread::scope(|scope| {
+            scope(|scope| {
                 let receives = scope.spawn(|| {
                     let mut args = sys::postbox_recv {
                         data: page.address(),
@@ -231,7 +231,7 @@ fn request_put_back_after_a_shutdown_ends_its_call() {
             FOREVER,
         ));
         ring.park();
-        std::thread::scope(|scope| {
+        scope(|scope| {
             let calls = scope.spawn(|| {
                 let (mut args, mut files) = (sys::postbox_call::default(), Vec::new());
                 let mut room = [std::mem::MaybeUninit::uninit(); 8];

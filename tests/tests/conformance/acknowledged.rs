@@ -1,5 +1,6 @@
 //! Guarantee 7: a message that was taken and not acknowledged goes back to the head, marked redelivered.
 
+use postbox_tests::{scope, sleep_forever};
 use std::sync::atomic::Ordering::Relaxed;
 
 use postbox::{raw, sys};
@@ -264,7 +265,7 @@ fn g07_a_threads_end_is_not_its_processes() {
     isolated(|| {
         let mailbox = Handle::anonymous(8);
         mailbox.put("job");
-        let token = std::thread::scope(|scope| {
+        let token = scope(|scope| {
             scope
                 .spawn(|| mailbox.take(NEVER).expect("sent").token)
                 .join()
@@ -299,7 +300,7 @@ fn g07_what_comes_back_goes_to_who_waits() {
         let worker = spawn(|| {
             mailbox.take(NEVER).expect("sent");
             taken.open(1);
-            std::thread::sleep(WATCHDOG);
+            sleep_forever();
         });
         taken.pass();
         let next = spawn(|| {

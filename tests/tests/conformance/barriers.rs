@@ -1,5 +1,6 @@
 //! Barriers: all go on when all are there, again and again; one leads; who gives up is not counted.
 
+use postbox_tests::{LONG, scope, sleep_forever};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::{Duration, Instant};
 
@@ -120,7 +121,7 @@ fn barrier_arrivals_that_do_not_wait_are_polled_and_collected() {
             assert_eq!(one.await_gate(within(5)), Err(Errno::TIMEDOUT));
             assert_eq!(barrier.value(), 1, "the arrival stands");
             assert_eq!(two.arrive(), Ok(()));
-            let polls = spawn(|| assert_eq!(poll(&one, POLLIN, WATCHDOG), POLLIN));
+            let polls = spawn(|| assert_eq!(poll(&one, POLLIN, LONG), POLLIN));
             polls.wait_asleep();
             assert_eq!(barrier.await_gate(NEVER), Ok(true), "the last one leads");
             polls.ok();
@@ -171,7 +172,7 @@ fn barrier_an_arrival_goes_with_its_process_or_handle() {
         let child = spawn(|| {
             barrier.arrive().expect("the first");
             arrived.open(1);
-            std::thread::sleep(WATCHDOG);
+            sleep_forever();
         });
         arrived.pass();
         assert_eq!(barrier.value(), 1);
@@ -182,7 +183,7 @@ fn barrier_an_arrival_goes_with_its_process_or_handle() {
         let child = spawn(|| {
             barrier.arrive().expect("the first");
             arrived.open(1);
-            std::thread::sleep(WATCHDOG);
+            sleep_forever();
         });
         arrived.pass();
         let other = barrier.dup(SEND).expect("a right");
@@ -240,7 +241,7 @@ fn barrier_the_death_of_who_joined_is_told() {
         breaks(|handle| {
             // As it waits.
             let pid = std::process::id();
-            std::thread::scope(|scope| {
+            scope(|scope| {
                 scope.spawn(|| {
                     std::thread::sleep(Duration::from_millis(20));
                     // SAFETY: no pointers; it ends this process.
@@ -414,9 +415,7 @@ fn barrier_of_the_library() {
         let second = Barrier::open(&name).expect("it is there");
         second.arrive().expect("it is whole");
         barrier.arrive().expect("it is whole");
-        let ready = second
-            .ready(PollFlags::IN, Some(WATCHDOG))
-            .expect("it polls");
+        let ready = second.ready(PollFlags::IN, Some(LONG)).expect("it polls");
         assert_eq!(ready, PollFlags::IN);
         assert!(!second.try_wait().expect("all are there").is_leader());
         assert!(barrier.wait().expect("all are there").is_leader());

@@ -9,8 +9,8 @@ use postbox::{
     Wait,
 };
 use postbox_tests::{
-    ALICE, Errno, Gate, Handle, HugePages, PAGE, R, RECEIVE, RW, WATCHDOG, isolated, spawn,
-    spawn_as, unique, wait_until,
+    ALICE, Errno, Gate, Handle, HugePages, PAGE, R, RECEIVE, RW, isolated, scope, sleep_forever,
+    spawn, spawn_as, unique, wait_until,
 };
 
 use crate::typed::kind;
@@ -276,7 +276,7 @@ fn buffers_of_a_message_that_is_taken_are_its_own_until_it_is_settled() {
 fn buffers_go_with_calls_and_their_replies() {
     isolated(|| {
         let (pool, mailbox) = (pool(8, 64), mailbox());
-        thread::scope(|scope| {
+        scope(|scope| {
             scope.spawn(|| {
                 let (mut request, mut buffers) = mailbox
                     .recv_request_buffers(&pool, Wait::Forever)
@@ -310,7 +310,7 @@ fn buffers_go_with_calls_and_their_replies() {
         assert!(failed.error.is_timeout());
         assert_eq!(failed.payload.len(), 1);
         // Somebody has.
-        thread::scope(|scope| {
+        scope(|scope| {
             scope.spawn(|| {
                 let (request, _) = mailbox
                     .recv_request_buffers(&pool, Wait::Forever)
@@ -460,7 +460,7 @@ fn who_waits_for_a_block_gets_one_that_is_dropped() {
         assert_eq!(kind(pool.try_loan(1)), ErrorKind::NotYet);
         let short = Duration::from_millis(5);
         assert_eq!(kind(pool.loan_timeout(1, short)), ErrorKind::Timeout);
-        thread::scope(|scope| {
+        scope(|scope| {
             let waits = scope.spawn(|| pool.loan(1).map(drop));
             while pool.info().expect("it is there").waiting_senders == 0 {
                 thread::yield_now();
@@ -512,7 +512,7 @@ fn a_pool_is_made_of_huge_pages() {
                 if i == 2 {
                     // It holds the last one.
                     there.open(1);
-                    thread::sleep(WATCHDOG);
+                    sleep_forever();
                 }
             }
         });
@@ -555,7 +555,7 @@ fn who_waits_gets_what_another_thread_has_borrowed_ahead() {
         let mut options = Pool::options();
         let pool = options.keep(1).anonymous(2, 64).expect("a pool");
         for _ in 0..300 {
-            thread::scope(|scope| {
+            scope(|scope| {
                 let other = scope.spawn(|| pool.loan(1).map(drop));
                 let mine = pool.loan(1).expect("one is free");
                 // It is not given up before the other thread has had one.

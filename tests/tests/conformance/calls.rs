@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use postbox::raw::{self, ReceivedFd};
 use postbox::{Capacity, ErrorKind, Link, Mailbox, PollFlags, Receiver, Sender, Wait, sys};
 use postbox_tests::{
-    Errno, Gate, Ledger, WATCHDOG, handle_signal, isolated, spawn, unique, wait_until,
+    Errno, Gate, LONG, Ledger, handle_signal, isolated, scope, sleep_forever, spawn, unique,
+    wait_until,
 };
 
 use crate::typed::{close_copy, join, kind, sides};
@@ -120,7 +121,7 @@ fn g06_a_server_that_dies_with_the_request_fails_the_call() {
         let child = spawn(|| {
             let _request = server.recv_request().expect("somebody calls");
             taken.open(1);
-            thread::sleep(WATCHDOG);
+            sleep_forever();
         });
         // The mailbox goes on having a receiver: it is the process that died.
         let caller = {
@@ -175,7 +176,7 @@ fn g06_a_fork_of_the_server_does_not_keep_the_caller_waiting() {
 fn g06_a_request_that_nobody_has_taken_goes_to_another_server_when_one_dies() {
     isolated(|| {
         let (client, server) = sides(Capacity::Bounded(4));
-        let child = spawn(|| thread::sleep(WATCHDOG));
+        let child = spawn(sleep_forever);
         let caller = thread::spawn(move || client.call("question").expect("the other one answers"));
         wait_until("the request to be there", || {
             server.info().expect("bound").messages == 1
@@ -559,7 +560,7 @@ fn g06_concurrent_calls_on_one_handle_get_their_own_replies_from_many_servers() 
             })
             .collect();
         drop(server);
-        thread::scope(|scope| {
+        scope(|scope| {
             for caller in 0..6u64 {
                 let client = &client;
                 scope.spawn(move || {
@@ -592,7 +593,7 @@ fn g06_the_death_of_one_of_many_servers_fails_only_its_own_calls() {
                 spawn(|| {
                     std::mem::forget(server.recv_request().expect("somebody calls"));
                     taken.open(1);
-                    thread::sleep(WATCHDOG);
+                    sleep_forever();
                 })
             })
             .collect();
@@ -726,7 +727,7 @@ fn g06_requests_are_polled_for_like_messages() {
             Ok(PollFlags::empty())
         );
         let caller = thread::spawn(move || client.call("question").expect("it answers"));
-        let ready = server.ready(PollFlags::IN, Some(WATCHDOG)).expect("open");
+        let ready = server.ready(PollFlags::IN, Some(LONG)).expect("open");
         assert_eq!(ready, PollFlags::IN);
         let mut request = server.try_recv_request().expect("it is ready");
         request.reply("answer").expect("it waits");
@@ -866,7 +867,7 @@ fn g06_link_ends_call_each_other_both_ways_at_once() {
             request.reply("well").expect("it waits");
         });
         let (near, _) = (near, drop(far));
-        let reply = thread::scope(|scope| {
+        let reply = scope(|scope| {
             let caller = scope.spawn(|| near.call("how are you?").expect("it answers"));
             let mut request = near.recv_request().expect("the other end calls");
             request.reply("fine").expect("it waits");
@@ -887,7 +888,7 @@ fn g06_a_server_at_the_other_end_of_a_link_that_dies_fails_the_call() {
             close_copy(&near);
             std::mem::forget(far.recv_request().expect("the other end calls"));
             taken.open(1);
-            thread::sleep(WATCHDOG);
+            sleep_forever();
         });
         drop(far);
         let caller = thread::spawn(move || kind(near.call("question")));

@@ -1,5 +1,6 @@
 //! Guarantee 3: what happens to a message, and to the bytes of a caller, when a copy fails.
 
+use postbox_tests::scope;
 use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::Duration;
@@ -350,7 +351,7 @@ fn g03_a_sender_whose_memory_is_slow_holds_nobody_up() {
         let mailbox = Handle::anonymous(2);
         let page = SlowPage::new();
         let fault = page.fault();
-        thread::scope(|scope| {
+        scope(|scope| {
             let slow = scope.spawn(|| {
                 let mut args = sys::postbox_send {
                     data: page.address(),
@@ -380,7 +381,7 @@ fn g03_a_receiver_whose_memory_is_slow_holds_nobody_up() {
         let page = SlowPage::new();
         let fault = page.fault();
         mailbox.put("slow");
-        thread::scope(|scope| {
+        scope(|scope| {
             let slow = scope.spawn(|| recv_at(&mailbox, page.address(), 100, 0));
             fault.wait();
             // What is being copied still takes its room, and is not there for others.
@@ -410,7 +411,7 @@ fn g03_a_buffer_that_is_unmapped_during_the_copy_loses_nothing() {
         let (address, fault) = (page.address(), page.fault());
         mailbox.put("stays");
         mailbox.put("next");
-        thread::scope(|scope| {
+        scope(|scope| {
             let receiver = scope.spawn(|| recv_at(&mailbox, address, 100, 0));
             fault.wait();
             drop(page);

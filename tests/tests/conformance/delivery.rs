@@ -1,5 +1,6 @@
 //! Guarantee 1: a message is delivered to exactly one receiver, whole, once, and in order within its priority.
 
+use postbox_tests::LONG;
 use std::sync::atomic::Ordering::Relaxed;
 
 use postbox_tests::*;
@@ -432,7 +433,7 @@ fn g01_a_batch_keeps_the_order_and_loses_nothing() {
                 .iter_mut()
                 .map(|b| postbox::raw::RecvEntry::new(b))
                 .collect();
-            let wait = within(WATCHDOG.as_millis() as u64);
+            let wait = within(LONG.as_millis() as u64);
             let n = postbox::raw::recv_batch(&mailbox, &mut entries, wait.0, wait.1)
                 .expect("more come");
             assert!((1..=8).contains(&n));

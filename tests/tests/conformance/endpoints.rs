@@ -8,7 +8,8 @@ use postbox::{
     Capacity, Endpoint, ErrorKind, Kind, Link, PollFlags, Receiver, Rights, Sender, Wait, raw, sys,
 };
 use postbox_tests::{
-    ALICE, BOB, Child, Errno, Gate, Spawn, WATCHDOG, check, isolated, spawn, spawn_as, wait_until,
+    ALICE, BOB, Child, Errno, Gate, LONG, Spawn, check, isolated, sleep_forever, spawn, spawn_as,
+    wait_until,
 };
 
 use crate::typed::{join, kind, mailbox};
@@ -127,7 +128,7 @@ fn messages_of_one_process_alone_while_those_of_others_stay_in_order() {
         let b = senders.pid(1);
         assert_eq!(text(mine.recv_from(b)), "b0");
         assert_eq!(text(mine.try_recv_from(b)), "b1");
-        assert_eq!(text(mine.recv_from_timeout(b, WATCHDOG)), "b2");
+        assert_eq!(text(mine.recv_from_timeout(b, LONG)), "b2");
         assert_eq!(kind(mine.try_recv_from(b)), ErrorKind::Empty);
         assert_eq!(kind(mine.recv_from_timeout(b, SHORT)), ErrorKind::Timeout);
         let deadline = Instant::now() + SHORT;
@@ -316,7 +317,7 @@ fn a_later_process_of_the_same_number_gets_nothing() {
             let _endpoint = own();
             Endpoint::send_to(parent(), "from the first").expect("the parent has one");
             there.open(1);
-            thread::sleep(WATCHDOG);
+            sleep_forever();
         });
         there.pass();
         let pid = first.pid();
@@ -375,7 +376,7 @@ fn an_endpoint_ends_with_its_process_and_wakes_who_waits_to_send() {
                 .open()
                 .expect("it may");
             ready.open(1);
-            thread::sleep(WATCHDOG);
+            sleep_forever();
         });
         ready.pass();
         let sender = Endpoint::of(child.pid()).expect("it has one");
@@ -394,7 +395,7 @@ fn an_endpoint_ends_with_its_process_and_wakes_who_waits_to_send() {
 #[test]
 fn a_process_without_an_endpoint_and_no_process_are_told_apart() {
     isolated(|| {
-        let child = spawn(|| thread::sleep(WATCHDOG));
+        let child = spawn(sleep_forever);
         let pid = child.pid();
         assert_eq!(kind(Endpoint::of(pid)), ErrorKind::NotFound);
         let failed = Endpoint::send_to(pid, String::from("x")).expect_err("it has none");
@@ -481,7 +482,7 @@ fn who_may_write_to_whose_endpoint_is_a_permission() {
             let alice = spawn_as(ALICE, || {
                 let _mine = Endpoint::options().mode(mode).open().expect("she may");
                 ready.open(1);
-                thread::sleep(WATCHDOG);
+                sleep_forever();
             });
             ready.pass();
             let pid = alice.pid();
@@ -544,7 +545,7 @@ fn endpoints_are_called_polled_and_converted_like_mailboxes() {
         let child = spawn(|| {
             let mine = own();
             ready.open(1);
-            let events = mine.ready(PollFlags::IN, Some(WATCHDOG)).expect("open");
+            let events = mine.ready(PollFlags::IN, Some(LONG)).expect("open");
             assert!(events.contains(PollFlags::IN));
             let mut request = mine.try_recv_request().expect("it is ready");
             request.reply("answer").expect("the caller waits");

@@ -2,6 +2,7 @@
 
 use postbox::sys;
 use postbox_tests::*;
+use postbox_tests::{scope, sleep_forever};
 
 #[test]
 fn g05_the_last_receivers_end_wakes_every_sender_with_epipe() {
@@ -48,7 +49,7 @@ fn g05_a_killed_receiver_is_gone() {
     isolated(|| {
         let (tx, rx) = Handle::anonymous(1).split();
         tx.put("fills it");
-        let receiver = spawn(|| std::thread::sleep(WATCHDOG));
+        let receiver = spawn(sleep_forever);
         drop(rx);
         let sender = spawn(|| assert_eq!(tx.send("x", FOREVER), Err(Errno::PIPE)));
         tx.wait_senders(1);
@@ -127,7 +128,7 @@ fn g05_receivers_wait_while_another_one_is_copying() {
         tx.put("last");
         let page = SlowPage::new();
         let fault = page.fault();
-        std::thread::scope(|scope| {
+        scope(|scope| {
             let slow = scope.spawn(|| {
                 let mut args = sys::postbox_recv {
                     data: page.address(),
@@ -312,7 +313,7 @@ fn g05_a_descriptor_closed_during_a_wait_does_not_end_it() {
     isolated(|| {
         let mailbox = Handle::anonymous(2);
         let tx = mailbox.sender();
-        std::thread::scope(|scope| {
+        scope(|scope| {
             let receiver = scope.spawn(|| mailbox.recv(within(60_000)));
             tx.wait_receivers(1);
             mailbox.close_copy();
@@ -369,7 +370,7 @@ fn g05_a_killed_processes_objects_go() {
             let _unacknowledged = mailbox.take(NEVER).expect("sent");
             mailbox.reserve(100, NEVER).expect("room");
             ready.open(1);
-            std::thread::sleep(WATCHDOG);
+            sleep_forever();
         });
         ready.pass();
         assert!(list().contains(&name));

@@ -11,7 +11,7 @@ use postbox::raw::{self, ReceivedFd, SendFd};
 use postbox::{
     Capacity, ErrorKind, Link, Listener, Mailbox, Parcel, Receiver, Rights, Sender, Wait, sys,
 };
-use postbox_tests::{Errno, WATCHDOG, check, inode, isolated, readable, spawn, unique};
+use postbox_tests::{Errno, LONG, check, inode, isolated, readable, spawn, unique};
 
 use crate::typed::{close_copy, join, kind, mailbox, sides};
 
@@ -148,9 +148,9 @@ fn g09_files_of_every_kind() {
         assert_eq!(raw::info(&unbound).map(drop), Err(Errno::BADFD));
         let mut left = std::os::unix::net::UnixStream::from(files.pop().expect("three"));
         left.write_all(b"x").expect("connected");
-        assert!(readable(&right, WATCHDOG));
+        assert!(readable(&right, LONG));
         rustix::io::write(files.pop().expect("three"), b"y").expect("a pipe");
-        assert!(readable(&read, WATCHDOG));
+        assert!(readable(&read, LONG));
     });
 }
 

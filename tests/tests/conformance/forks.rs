@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use postbox::{Capacity, Mailbox, Pool, Ring, Semaphore};
-use postbox_tests::{Exit, Gate, isolated, spawn};
+use postbox_tests::{Exit, Gate, isolated, scope, spawn};
 
 /// Forks a child that drops its copy of a value and ends; returns the parent's.
 fn dropped_in_child<T>(value: T) -> T {
@@ -41,7 +41,7 @@ fn request_dropped_in_child_is_answered_by_parent() {
     isolated(|| {
         let server = bounded(4);
         let client = server.try_clone().expect("a descriptor");
-        std::thread::scope(|scope| {
+        scope(|scope| {
             let call = scope.spawn(|| client.call("question"));
             let request = server.recv_request().expect("it comes");
             let mut request = dropped_in_child(request);

@@ -1,5 +1,6 @@
 //! Guarantee 8: who sent a message comes from the kernel.
 
+use postbox_tests::scope;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -91,7 +92,7 @@ fn g08_every_way_of_sending_and_receiving_tells_it() {
 fn g08_a_thread_is_told_from_its_process() {
     isolated(|| {
         let mailbox = Handle::anonymous(4);
-        let thread = std::thread::scope(|scope| {
+        let thread = scope(|scope| {
             let sender = scope.spawn(|| {
                 mailbox.put("from a thread");
                 me()

@@ -1,5 +1,6 @@
 //! Latches: Z runs only after X and Y, and hears when one of them died.
 
+use postbox_tests::LONG;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::{Duration, Instant};
 
@@ -237,13 +238,13 @@ fn latch_poll_says_open_and_broken_and_wakes() {
             latch.dup(RECEIVE).expect("a right"),
         );
         assert_eq!([latch.ready(), tx.ready(), rx.ready()], [0, 0, 0]);
-        let reader = spawn(|| assert_eq!(poll(&rx, POLLIN, WATCHDOG), POLLIN));
+        let reader = spawn(|| assert_eq!(poll(&rx, POLLIN, LONG), POLLIN));
         reader.wait_asleep();
         tx.count_down(1).expect("one is left");
         reader.ok();
         assert_eq!([latch.ready(), tx.ready(), rx.ready()], [POLLIN, 0, POLLIN]);
         let latch = Handle::latch(1);
-        let reader = spawn(|| assert_eq!(poll(&latch, POLLIN, WATCHDOG), POLLERR));
+        let reader = spawn(|| assert_eq!(poll(&latch, POLLIN, LONG), POLLERR));
         reader.wait_asleep();
         spawn(|| latch.join(1).expect("one is left")).ok();
         reader.ok();

@@ -9,8 +9,8 @@ use postbox::{
     Sender, Wait,
 };
 use postbox_tests::{
-    ALICE, BOB, Gate, Handle, Ledger, WATCHDOG, fresh_user, handle_signal, isolated, spawn,
-    spawn_as, unique,
+    ALICE, BOB, Gate, Handle, LONG, Ledger, fresh_user, handle_signal, isolated, scope,
+    sleep_forever, spawn, spawn_as, unique,
 };
 
 fn bounded(messages: u64) -> Mailbox {
@@ -282,7 +282,7 @@ fn a_job_survives_the_worker() {
         let worker = spawn(|| {
             let _job = mailbox.take().expect("sent");
             taken.open(1);
-            std::thread::sleep(WATCHDOG);
+            sleep_forever();
         });
         taken.pass();
         worker.destroy();
@@ -676,7 +676,7 @@ fn the_sender_can_be_verified() {
         end.open(1);
         child.ok();
         assert!(
-            postbox_tests::readable(&pidfd, WATCHDOG),
+            postbox_tests::readable(&pidfd, LONG),
             "the pidfd is that process's"
         );
         assert_eq!(kind(sender.verify()), ErrorKind::Gone);
@@ -710,7 +710,7 @@ fn threads_share_a_handle() {
     isolated(|| {
         let (sender, receiver) = bounded(3).split().expect("two handles");
         let seen = Ledger::new(300);
-        std::thread::scope(|scope| {
+        scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
                     for message in &receiver {

@@ -9,7 +9,9 @@ use postbox::{
     Capacity, Direction, ErrorKind, Kind, Link, Listener, Mailbox, PollFlags, Receiver, Rights,
     Sender, Wait, raw, sys,
 };
-use postbox_tests::{ALICE, Errno, Gate, WATCHDOG, isolated, spawn, spawn_as, unique, wait_until};
+use postbox_tests::{
+    ALICE, Errno, Gate, LONG, isolated, sleep_forever, spawn, spawn_as, unique, wait_until,
+};
 
 use crate::typed::{close_copy, join, kind};
 
@@ -59,7 +61,7 @@ fn a_child_and_its_parent_talk_through_a_pair() {
         drop(far);
         for i in 0..50 {
             near.send(i.to_string()).expect("the child receives");
-            let echo = near.recv_timeout(WATCHDOG).expect("the child answers");
+            let echo = near.recv_timeout(LONG).expect("the child answers");
             assert_eq!(*echo, *format!("{i}!").as_bytes());
             assert_eq!(echo.sender.pid, child.pid());
         }
@@ -193,7 +195,7 @@ fn the_death_of_a_process_wakes_whoever_waits_at_the_other_end() {
             .pair()
             .expect("a link");
         near.send("fills it").expect("room");
-        let child = spawn(|| thread::sleep(WATCHDOG));
+        let child = spawn(sleep_forever);
         let receiver = spawn(|| {
             close_copy(&far);
             assert_eq!(kind(near.recv()), ErrorKind::Disconnected);
@@ -555,7 +557,7 @@ fn each_connection_goes_to_one_of_many_acceptors() {
         let servers: Vec<_> = (0..3)
             .map(|_| {
                 spawn(|| {
-                    while let Ok(link) = listener.accept_timeout(WATCHDOG) {
+                    while let Ok(link) = listener.accept_timeout(LONG) {
                         let Ok(mut request) = link.recv_request() else {
                             return;
                         };
@@ -616,7 +618,7 @@ fn a_listener_that_dies_wakes_its_clients() {
         let child = spawn(|| {
             let _listener = Listener::bind(&name).expect("new");
             listening.open(1);
-            thread::sleep(WATCHDOG);
+            sleep_forever();
         });
         listening.pass();
         let client = Link::connect(&name).expect("room");

@@ -1,14 +1,13 @@
 //! Waiting for several objects of any kind at once.
 
 use std::os::fd::AsFd;
-use std::thread;
 use std::time::Duration;
 
 use postbox::{
     Barrier, Capacity, Endpoint, Latch, Link, Listener, Pipe, PollFlags, Ready, Semaphore, Wait,
     WaitSet, wait_any,
 };
-use postbox_tests::{Gate, WATCHDOG, isolated, spawn, unique};
+use postbox_tests::{Gate, LONG, isolated, scope, sleep_forever, spawn, unique};
 
 use crate::typed::{close_copy, mailbox, sides};
 
@@ -95,8 +94,8 @@ fn whichever_becomes_ready_first_wakes() {
                     _ => semaphore.post(1).expect("below its maximum"),
                 }
             });
-            let ready = thread::scope(|scope| {
-                let waits = scope.spawn(|| set.wait(Wait::Timeout(WATCHDOG)));
+            let ready = scope(|scope| {
+                let waits = scope.spawn(|| set.wait(Wait::Timeout(LONG)));
                 go.open(1);
                 waits.join().expect("no panic")
             });
@@ -121,7 +120,7 @@ fn the_end_of_a_peer_is_an_event() {
         let child = spawn(|| {
             close_copy(&near);
             close_copy(&tx);
-            thread::sleep(WATCHDOG);
+            sleep_forever();
         });
         drop((far, rx));
         let set = WaitSet::new().expect("a descriptor");
@@ -129,7 +128,7 @@ fn the_end_of_a_peer_is_an_event() {
         set.add(&tx, PollFlags::OUT, 2).expect("new");
         assert_eq!(tokens(set.wait(Wait::Never)), []);
         child.destroy();
-        let mut ready = set.wait(Wait::Timeout(WATCHDOG)).expect("both");
+        let mut ready = set.wait(Wait::Timeout(LONG)).expect("both");
         ready.sort_by_key(|ready| ready.token);
         assert_eq!(ready.len(), 2);
         assert!(ready[0].events.contains(PollFlags::HUP));

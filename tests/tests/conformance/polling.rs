@@ -1,5 +1,6 @@
 //! Poll masks are true at every moment; epoll, level and edge; read() and write().
 
+use postbox_tests::LONG;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -175,7 +176,7 @@ fn poll_agrees_with_the_calls_after_anything() {
 
 /// Waits in poll in a child, and checks that it ends with these events after `change`.
 fn woken(handle: &Handle, events: i16, expected: i16, change: impl FnOnce()) {
-    let child = spawn(|| assert_eq!(poll(handle, events, WATCHDOG), expected));
+    let child = spawn(|| assert_eq!(poll(handle, events, LONG), expected));
     child.wait_asleep();
     assert!(
         child.running(),
@@ -204,7 +205,7 @@ fn poll_wakes_when_the_state_changes() {
         second.take(NEVER).expect("back");
         let child = spawn(|| {
             second.close_copy();
-            assert_eq!(poll(&rx, POLLIN, WATCHDOG), POLLIN);
+            assert_eq!(poll(&rx, POLLIN, LONG), POLLIN);
         });
         child.wait_asleep();
         drop(second);
@@ -232,7 +233,7 @@ fn poll_wakes_when_the_other_side_goes() {
         let (tx, rx) = Handle::anonymous(1).split();
         let child = spawn(|| {
             tx.close_copy();
-            assert_eq!(poll(&rx, POLLIN, WATCHDOG), POLLHUP);
+            assert_eq!(poll(&rx, POLLIN, LONG), POLLHUP);
         });
         child.wait_asleep();
         drop(tx);
@@ -242,7 +243,7 @@ fn poll_wakes_when_the_other_side_goes() {
         tx.put("fills it");
         let child = spawn(|| {
             rx.close_copy();
-            assert_eq!(poll(&tx, POLLOUT, WATCHDOG), POLLERR);
+            assert_eq!(poll(&tx, POLLOUT, LONG), POLLERR);
         });
         child.wait_asleep();
         drop(rx);
@@ -424,7 +425,7 @@ fn exclusive(tx: &Handle, rx: &Handle, n: usize) -> Vec<Child> {
             let child = spawn(|| {
                 tx.close_copy();
                 let watch = epoll_of(rx, epoll::EventFlags::IN | epoll::EventFlags::EXCLUSIVE);
-                assert!(events(&watch, 2 * WATCHDOG.as_millis() as i64).is_some());
+                assert!(events(&watch, LONG.as_millis() as i64).is_some());
             });
             child.wait_asleep();
             child
@@ -476,7 +477,7 @@ fn epoll_exclusive_wakes_who_waits_for_that() {
         let mailbox = Handle::anonymous(1);
         let wait = |flags, seen| {
             let watch = epoll_of(&mailbox, flags | epoll::EventFlags::EXCLUSIVE);
-            let ms = WATCHDOG.as_millis() as i64;
+            let ms = LONG.as_millis() as i64;
             let child = spawn(|| assert_eq!(events(&watch, ms), Some(seen)));
             child.wait_asleep();
             child
@@ -506,7 +507,7 @@ fn a_poller_that_goes_away_leaves_nothing() {
     isolated(|| {
         let mailbox = Handle::anonymous(4);
         for _ in 0..5 {
-            let poller = spawn(|| assert_eq!(poll(&mailbox, POLLIN, WATCHDOG), 0));
+            let poller = spawn(|| assert_eq!(poll(&mailbox, POLLIN, LONG), 0));
             poller.wait_asleep();
             poller.destroy();
         }

@@ -1,5 +1,6 @@
 //! Pools as the kernel keeps them: whose each block is, what goes with a message, and what comes back.
 
+use postbox_tests::{LONG, scope};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
@@ -146,7 +147,7 @@ fn pool_can_be_polled_for_a_free_block() {
         let block = pool.borrow_one();
         assert_eq!(pool.ready(), 0);
         let waits = spawn(|| {
-            assert_eq!(poll(&pool, POLLOUT, WATCHDOG), POLLOUT);
+            assert_eq!(poll(&pool, POLLOUT, LONG), POLLOUT);
         });
         waits.wait_asleep();
         pool.give_back(&[block]).expect("it is held");
@@ -282,7 +283,7 @@ fn pool_a_send_that_gives_up_while_it_is_copied_has_its_lease_again() {
         let (sender, receiver) = Handle::anonymous(0).split();
         let page = SlowPage::new();
         let fault = page.fault();
-        thread::scope(|scope| {
+        scope(|scope| {
             let received = scope.spawn(|| {
                 let mut entries = [MaybeUninit::uninit(); 1];
                 let mut leases = raw::Leases::new(pool.as_fd()).room(&mut entries);
@@ -496,7 +497,7 @@ fn pool_leases_go_with_calls_and_replies() {
         let pool = Handle::pool(2, 64);
         let mailbox = Handle::anonymous(4);
         let (block, server) = (pool.borrow_one(), pool.dup(RECEIVE).expect("fewer rights"));
-        thread::scope(|scope| {
+        scope(|scope| {
             scope.spawn(|| {
                 let (got, entries) = mailbox.recv_leases(&server, 1, FOREVER).expect("a call");
                 assert_eq!(entries, [(block, 1, 0)]);
@@ -529,7 +530,7 @@ fn pool_caller_that_gives_up_is_told_whether_its_leases_are_gone() {
                 thread::park();
             }
         });
-        thread::scope(|scope| {
+        scope(|scope| {
             scope.spawn(|| {
                 let (called, left) = call(&mailbox, &pool, block, FOREVER);
                 assert_eq!((called, left), (Err(Errno::OWNERDEAD), 0));
@@ -552,7 +553,7 @@ fn pool_reply_without_room_for_its_leases_is_fetched_later() {
     isolated(|| {
         let pool = Handle::pool(2, 64);
         let mailbox = Handle::anonymous(4);
-        thread::scope(|scope| {
+        scope(|scope| {
             scope.spawn(|| {
                 let got = mailbox.recv(FOREVER).expect("a call");
                 let block = pool.borrow_one();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use postbox::{Capacity, Direction, ErrorKind, Kind, Link, Port, Rights, Wait, raw, sys};
 use postbox_tests::{
-    ALICE, BOB, Errno, Gate, Spawn, WATCHDOG, isolated, spawn, spawn_as, wait_until,
+    ALICE, BOB, Errno, Gate, Spawn, isolated, sleep_forever, spawn, spawn_as, wait_until,
 };
 
 use crate::typed::{join, kind};
@@ -134,7 +134,7 @@ fn a_port_is_free_again_when_one_end_is_closed_or_dies() {
                 let child = spawn(|| {
                     let _link = Port::bind(port).expect("the other end is there");
                     there.open(1);
-                    thread::sleep(WATCHDOG);
+                    sleep_forever();
                 });
                 there.pass();
                 assert_eq!(kind(Port::open(port)), ErrorKind::AddressInUse);

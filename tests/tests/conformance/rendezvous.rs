@@ -1,5 +1,6 @@
 //! Guarantee 2: on a rendezvous mailbox, send returns success only after a receiver has the bytes.
 
+use postbox_tests::scope;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
@@ -52,7 +53,7 @@ fn g02_success_comes_only_after_the_receiver_has_the_bytes() {
             let page = SlowPage::new();
             let fault = page.fault();
             let receive = || recv_into_page(&mailbox, &page, 0);
-            thread::scope(|scope| {
+            scope(|scope| {
                 let mut receiver = None;
                 if receiver_first {
                     receiver = Some(scope.spawn(receive));
@@ -176,7 +177,7 @@ fn g02_a_sender_interrupted_while_a_receiver_copies_agrees_with_it() {
             let page = SlowPage::new();
             let fault = page.fault();
             let sent = Ledger::new(1);
-            thread::scope(|scope| {
+            scope(|scope| {
                 let sender = spawn(|| {
                     handle_signal(libc::SIGUSR1, 0);
                     // In half of the rounds it is a timeout that may end the wait.
@@ -244,7 +245,7 @@ fn g02_a_sender_killed_while_a_receiver_copies_agrees_with_the_counters() {
         let mailbox = rendezvous();
         let page = SlowPage::new();
         let fault = page.fault();
-        thread::scope(|scope| {
+        scope(|scope| {
             let sender = spawn(|| {
                 let _ = mailbox.send("last words", FOREVER);
             });

@@ -1,6 +1,7 @@
 //! Room that is reserved before there is a message.
 
 use postbox::{raw, sys};
+use postbox_tests::sleep_forever;
 use postbox_tests::*;
 
 #[test]
@@ -124,7 +125,7 @@ fn g04_reservations_go_with_their_handle() {
             mailbox.sender().reserve(10, NEVER).expect("room");
             let own = mailbox.sender();
             own.reserve(10, NEVER).expect("room");
-            std::thread::sleep(WATCHDOG);
+            sleep_forever();
         });
         wait_until("a reservation", || {
             mailbox.info().reserved_messages == 1 && killed.state() == 'S'

@@ -1,6 +1,7 @@
 //! Rings: what each right lets map and write, records through memory alone, sleeping and the doorbell, polls, deaths of
 //! either side, peers that write nonsense.
 
+use postbox_tests::{LONG, scope};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::Duration;
@@ -423,7 +424,7 @@ fn ring_waits_for_a_record_and_for_half_of_it_to_be_free() {
             (words as u32, (words >> 32) as u32)
         };
         assert_eq!(words(), (0, 0));
-        std::thread::scope(|scope| {
+        scope(|scope| {
             let waits = scope.spawn(|| consumer.recv().map(|record| record.to_vec()));
             asleep(&receiver, 0, 1);
             assert_eq!(words(), (1, 0), "the doorbell is wanted");
@@ -437,7 +438,7 @@ fn ring_waits_for_a_record_and_for_half_of_it_to_be_free() {
         drop(consumer.recv().expect("there"));
 
         while producer.try_send(&[0; 120]).is_ok() {}
-        std::thread::scope(|scope| {
+        scope(|scope| {
             let waits = scope.spawn(|| producer.send(&[1; 120]));
             asleep(&receiver, 1, 0);
             assert_eq!(words(), (0, 1));
@@ -613,7 +614,7 @@ fn ring_the_producer_leaves_or_dies_and_what_it_committed_is_received_first() {
                 if sleeps {
                     assert_eq!(consumer.recv().expect("there").to_vec(), b"one");
                     assert_eq!(consumer.recv().expect("there").to_vec(), b"two");
-                    std::thread::scope(|scope| {
+                    scope(|scope| {
                         let waits = scope.spawn(|| consumer.recv().map(drop));
                         asleep(&receiver, 0, 1);
                         gate.open(1);
@@ -663,7 +664,7 @@ fn ring_the_consumer_leaves_or_dies_and_producers_are_told() {
             });
             while producer.try_send(&[0; 100]).is_ok() {}
             let mut other = producer.try_clone().expect("a place");
-            std::thread::scope(|scope| {
+            scope(|scope| {
                 let waits = scope.spawn(|| {
                     while producer.send(&[0; 2000]).is_ok() {}
                     producer.send(&[0]).expect_err("nobody receives")
@@ -710,7 +711,7 @@ fn ring_one_of_many_producers_dies_and_its_record_is_passed_over() {
             0,
             "nothing to take"
         );
-        std::thread::scope(|scope| {
+        scope(|scope| {
             let waits = scope.spawn(|| consumer.recv().map(|record| record.to_vec()));
             asleep(&receiver, 0, 1);
             gate.open(1);
@@ -894,7 +895,7 @@ fn event(set: impl AsFd) {
         data: epoll::EventData::new_u64(0),
     }];
     let limit = rustix::event::Timespec {
-        tv_sec: WATCHDOG.as_secs() as i64,
+        tv_sec: LONG.as_secs() as i64,
         tv_nsec: 0,
     };
     let events = epoll::wait(set, &mut list, Some(&limit));

@@ -1,6 +1,7 @@
 //! Grants: who may open an object besides those whom its mode lets.
 
 use postbox::{Grantee, Rights, Segment, SegmentReader, raw, sys};
+use postbox_tests::scope;
 use postbox_tests::*;
 
 const BOTH: u32 = SEND | RECEIVE;
@@ -105,7 +106,7 @@ fn segment_grant_to_a_process_is_that_processs_alone() {
             // Its child is another process.
             spawn(|| assert_eq!(may(&name), [false; 3])).ok();
             // Its threads are it.
-            std::thread::scope(|scope| {
+            scope(|scope| {
                 let thread = scope.spawn(|| may(&name));
                 assert_eq!(thread.join().expect("it ends"), [false, true, false]);
             });

@@ -1,5 +1,6 @@
 //! The lock in shared memory: one at a time, without the kernel where nobody waits, and given back when its holder dies.
 
+use postbox_tests::{LONG, scope};
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::time::{Duration, Instant};
 
@@ -54,7 +55,7 @@ fn segment_mutex_one_at_a_time_over_processes_and_threads() {
             }
         };
         let children: Vec<_> = (0..3).map(|_| spawn(work)).collect();
-        std::thread::scope(|scope| {
+        scope(|scope| {
             scope.spawn(work);
             scope.spawn(work);
         });
@@ -154,7 +155,7 @@ fn segment_mutex_waits_end_at_timeouts_and_take_nothing() {
         );
         assert_eq!(handle.waiting(), 0);
         let child = spawn(|| {
-            drop(mutex.lock_timeout(WATCHDOG).expect("it is given up"));
+            drop(mutex.lock_timeout(LONG).expect("it is given up"));
         });
         handle.wait_waiting(1);
         drop(guard);

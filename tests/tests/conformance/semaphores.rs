@@ -1,5 +1,6 @@
 //! Semaphores: order, maximum, undo on death, polling.
 
+use postbox_tests::{LONG, scope, sleep_forever};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -360,7 +361,7 @@ fn semaphore_the_death_of_the_holder_wakes_who_waits_and_tells_it() {
         let acquired = Gate::new();
         let holder = acquirer(&semaphore, 1, UNDO, |_| {
             acquired.open(1);
-            std::thread::sleep(WATCHDOG);
+            sleep_forever();
         });
         acquired.pass();
         let first = acquirer(&semaphore, 1, 0, |told| {
@@ -384,7 +385,7 @@ fn semaphore_a_killed_waiter_takes_nothing() {
             let flags = if round % 2 == 0 { UNDO } else { 0 };
             let waiter = spawn(|| {
                 let _ = semaphore.acquire(1, flags, FOREVER);
-                std::thread::sleep(WATCHDOG);
+                sleep_forever();
             });
             semaphore.wait_waiting(1);
             waiter.wait_asleep();
@@ -401,7 +402,7 @@ fn semaphore_a_killed_waiter_takes_nothing() {
 fn semaphore_a_thread_is_not_a_process() {
     isolated(|| {
         let semaphore = Handle::semaphore(1, 1);
-        std::thread::scope(|scope| {
+        scope(|scope| {
             scope.spawn(|| assert_eq!(semaphore.acquire(1, UNDO, NEVER), Ok(false)));
         });
         assert_eq!(semaphore.value(), 0, "the thread is gone, the process not");
@@ -432,7 +433,7 @@ fn semaphore_who_closes_the_handle_while_a_thread_waits_gets_nothing_by_it() {
         // The parent keeps the handle, so that it is not closed for the last time.
         let child = spawn(|| {
             let other = semaphore.dup(SEND).expect("it may release");
-            std::thread::scope(|scope| {
+            scope(|scope| {
                 let waits = scope.spawn(|| semaphore.acquire(1, UNDO, FOREVER));
                 other.wait_waiting(1);
                 semaphore.close_copy();
@@ -514,11 +515,11 @@ fn semaphore_poll_says_what_a_call_would_find() {
 fn semaphore_poll_and_epoll_wake_up() {
     isolated(|| {
         let semaphore = Handle::semaphore(0, 1);
-        let reader = spawn(|| assert_eq!(poll(&semaphore, POLLIN, WATCHDOG), POLLIN));
+        let reader = spawn(|| assert_eq!(poll(&semaphore, POLLIN, LONG), POLLIN));
         reader.wait_asleep();
         semaphore.release(1, 0).expect("room");
         reader.ok();
-        let writer = spawn(|| assert_eq!(poll(&semaphore, POLLOUT, WATCHDOG), POLLOUT));
+        let writer = spawn(|| assert_eq!(poll(&semaphore, POLLOUT, LONG), POLLOUT));
         writer.wait_asleep();
         assert_eq!(semaphore.acquire(1, 0, NEVER), Ok(false));
         writer.ok();
@@ -526,12 +527,12 @@ fn semaphore_poll_and_epoll_wake_up() {
         let holder = spawn(|| {
             semaphore.release(1, 0).expect("room");
             assert_eq!(semaphore.acquire(1, UNDO, NEVER), Ok(false));
-            std::thread::sleep(WATCHDOG);
+            sleep_forever();
         });
         wait_until("it to sleep with the unit", || {
             holder.state() == 'S' && semaphore.value() == 0
         });
-        let reader = spawn(|| assert_eq!(poll(&semaphore, POLLIN, WATCHDOG), POLLIN));
+        let reader = spawn(|| assert_eq!(poll(&semaphore, POLLIN, LONG), POLLIN));
         reader.wait_asleep();
         holder.destroy();
         reader.ok();

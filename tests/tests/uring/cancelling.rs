@@ -4,14 +4,14 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use postbox::uring::{Driver, Op};
 use postbox::{
     Barrier, Capacity, ErrorKind, Latch, Link, Mailbox, Message, Pipe, Port, Ring, RingSide,
     Semaphore, Wait,
 };
-use postbox_tests::{Rng, WATCHDOG, scaled, unique, wait_until};
+use postbox_tests::{Rng, Watchdog, scaled, scope, unique, wait_until};
 
 use crate::{LONG, SORTS, each, kind, mailbox, settle, split, wait_receivers, wait_senders};
 
@@ -249,7 +249,7 @@ fn receives(driver: &Driver, capacity: u64, messages: u64, acknowledged: bool, r
     let receiver = driver.attach(receiver);
     let book = Book::new(messages);
     let mut numbers = rng.split();
-    thread::scope(|scope| {
+    scope(|scope| {
         scope.spawn(move || {
             for number in 0..messages {
                 sender
@@ -262,7 +262,7 @@ fn receives(driver: &Driver, capacity: u64, messages: u64, acknowledged: bool, r
         });
         let mut plain: VecDeque<Op<postbox::Result<Message>>> = VecDeque::new();
         let mut taken: VecDeque<Op<postbox::Result<postbox::uring::Delivery>>> = VecDeque::new();
-        let end = Instant::now() + WATCHDOG;
+        let (mut seen, mut watchdog) = (0, Watchdog::new());
         let done = |result: postbox::Result<Message>| match result {
             Ok(message) => book.note(&message),
             Err(error) => assert!(
@@ -272,7 +272,11 @@ fn receives(driver: &Driver, capacity: u64, messages: u64, acknowledged: bool, r
         };
         while book.count.load(SeqCst) < messages {
             let count = book.count.load(SeqCst);
-            assert!(Instant::now() < end, "{count} of {messages} came");
+            if count > seen {
+                seen = count;
+                watchdog.progress();
+            }
+            watchdog.check(|| format!("{count} of {messages} came"));
             if plain.len() + taken.len() < 8 {
                 if acknowledged {
                     taken.push_back(receiver.take());
@@ -351,7 +355,7 @@ fn storm_of_cancelled_sends() {
             let messages = scaled(2000) as u64;
             let book = Book::new(messages);
             let mut accepted = vec![None; messages as usize];
-            thread::scope(|scope| {
+            scope(|scope| {
                 scope.spawn(|| {
                     let mut pauses = Rng::new(messages);
                     for message in &receiver {
@@ -404,7 +408,7 @@ fn storm_of_cancelled_calls() {
         let client = driver.attach(client);
         let calls = scaled(1000) as u64;
         let answered = AtomicU64::new(0);
-        thread::scope(|scope| {
+        scope(|scope| {
             scope.spawn(|| {
                 let served = server.serve(|request| {
                     answered.fetch_add(1, SeqCst);
@@ -472,7 +476,7 @@ fn storm_of_threads() {
     let next = AtomicU64::new(0);
     let shared: Mutex<VecDeque<Op<postbox::Result<Message>>>> = Mutex::default();
     let (driver, both, book, stop, next, shared) = (&driver, &both, &book, &stop, &next, &shared);
-    thread::scope(|scope| {
+    scope(|scope| {
         for _ in 0..2 {
             let mut rng = rng.split();
             scope.spawn(move || {

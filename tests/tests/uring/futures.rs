@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use postbox::uring::Driver;
 use postbox::{ErrorKind, Mailbox, Wait, WaitSet};
-use postbox_tests::{WATCHDOG, wait_until};
+use postbox_tests::{scope, wait_until, watch};
 
 use crate::{LONG, each, kind, settle, split};
 
@@ -73,7 +73,7 @@ fn block_on_runs_what_waits_for_itself() {
 fn block_on_in_several_threads() {
     let driver = crate::driver();
     let pairs: Vec<_> = (0..4).map(|_| split(1)).collect();
-    thread::scope(|scope| {
+    scope(|scope| {
         for (sender, receiver) in pairs {
             let (sender, receiver) = (driver.attach(sender), driver.attach(receiver));
             let driver = driver.clone();
@@ -160,9 +160,8 @@ fn runtimes() -> [(&'static str, tokio::runtime::Runtime); 2] {
 }
 
 async fn in_time<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(WATCHDOG, what)
-        .await
-        .expect("it does not hang")
+    let _watch = watch("in a future");
+    what.await
 }
 
 #[test]

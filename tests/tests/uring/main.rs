@@ -11,14 +11,14 @@ mod refusal;
 mod results;
 mod streams;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use postbox::uring::{Driver, DriverOptions};
 use postbox::{Capacity, Error, ErrorKind, Mailbox, Receiver, Sender, Wait};
-use postbox_tests::{WATCHDOG, wait_until};
+use postbox_tests::{Watchdog, wait_until};
 
-/// Long enough for a debug kernel, and ended by the watchdog of the whole program.
-const LONG: Wait = Wait::Timeout(WATCHDOG);
+/// A time that is not over before the wait is.
+const LONG: Wait = Wait::Timeout(postbox_tests::LONG);
 
 /// A time that is up soon.
 const SOON: Wait = Wait::Timeout(Duration::from_millis(20));
@@ -92,9 +92,9 @@ fn split(capacity: u64) -> (Sender, Receiver) {
 /// Waits until nothing of the driver is in the kernel's hands.
 #[track_caller]
 fn settle(driver: &Driver) {
-    let end = Instant::now() + WATCHDOG;
+    let mut watchdog = Watchdog::new();
     while driver.pending() > 0 {
-        assert!(Instant::now() < end, "{driver:?} does not settle");
+        watchdog.check(|| format!("{driver:?} does not settle"));
         driver
             .turn(Wait::Timeout(Duration::from_millis(5)))
             .expect("the ring works");

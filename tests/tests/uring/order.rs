@@ -1,11 +1,10 @@
 //! Parked commands and sleeping tasks are served in the order in which they came.
 
 use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
 use postbox::{Capacity, Mailbox, Pipe, Semaphore, Wait};
-use postbox_tests::wait_until;
+use postbox_tests::{scope, wait_until};
 
 use crate::{LONG, each, split, wait_receivers, wait_senders};
 
@@ -15,7 +14,7 @@ fn receives_in_the_order_of_arrival() {
         let (sender, receiver) = split(16);
         let receiver = driver.attach(receiver);
         let (tell, told) = mpsc::channel();
-        thread::scope(|scope| {
+        scope(|scope| {
             // One parks, one sleeps, one parks, and so on.
             let mut parked = Vec::new();
             for place in 0..10 {
@@ -57,7 +56,7 @@ fn sends_in_the_order_of_arrival() {
             if capacity == 1 {
                 sender.send([255]).wait().expect("there is room");
             }
-            thread::scope(|scope| {
+            scope(|scope| {
                 let mut parked = Vec::new();
                 for place in 0..10u8 {
                     if place % 2 == 0 {
@@ -103,7 +102,7 @@ fn acquisitions_in_the_order_of_arrival() {
     each(|driver| {
         let semaphore = driver.attach(Semaphore::new(0).expect("new"));
         let (tell, told) = mpsc::channel();
-        thread::scope(|scope| {
+        scope(|scope| {
             let first = semaphore.acquire();
             wait_receivers(driver, semaphore.handle(), 1);
             let handle = semaphore.handle();

@@ -7,7 +7,8 @@ use std::os::unix::net::UnixStream;
 use postbox::uring::Driver;
 use postbox::{ErrorKind, Receiver, Sender, Wait};
 use postbox_tests::{
-    Child, Exit, Gate, Rng, check, isolated, receive_fd, scaled, send_fd, spawn, wait_until,
+    Child, Exit, Gate, Rng, Watchdog, check, isolated, receive_fd, scaled, send_fd, spawn,
+    wait_until,
 };
 
 use crate::{LONG, SORTS, Sort, kind, settle, split, wait_receivers};
@@ -298,7 +299,7 @@ fn storm_of_kills() {
         });
         let mut workers: Vec<_> = SORTS.into_iter().map(worker).collect();
         let mut kills = 0;
-        let start = std::time::Instant::now();
+        let (mut seen, mut watchdog) = (0, Watchdog::new());
         loop {
             let done = (0..total as usize)
                 .filter(|n| ledger[*n].load(SeqCst) > 0)
@@ -306,10 +307,11 @@ fn storm_of_kills() {
             if done == total as usize {
                 break;
             }
-            assert!(
-                start.elapsed() < postbox_tests::WATCHDOG,
-                "{done} of {total} after {kills} kills"
-            );
+            if done > seen {
+                seen = done;
+                watchdog.progress();
+            }
+            watchdog.check(|| format!("{done} of {total} after {kills} kills"));
             std::thread::sleep(std::time::Duration::from_millis(10 + rng.below(30)));
             if kills < scaled(40) {
                 let place = rng.below(workers.len() as u64) as usize;
