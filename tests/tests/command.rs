@@ -311,6 +311,71 @@ fn the_doctor_finds_nothing_wrong() {
     );
 }
 
+/// Rust's runtime opens /dev/null in the place of what is closed.
+#[test]
+fn closed_standard_descriptors_lose_nothing() {
+    run(0, &["create", "command/closed"]);
+    run(0, &["send", "command/closed", "-d", "precious"]);
+    for command in [
+        "recv command/closed",
+        "recv command/closed --follow --nonblock",
+        "ls",
+        "inbox --nonblock",
+    ] {
+        let closed = script(&format!("exec postbox {command} >&-")).wait();
+        assert!(
+            closed.stderr.contains("cannot write the output"),
+            "{closed:?}"
+        );
+        closed.with(1);
+    }
+    for command in ["send command/closed", "send command/closed --lines"] {
+        let closed = script(&format!("exec postbox {command} <&-")).wait();
+        assert!(closed.stderr.contains("cannot read"), "{closed:?}");
+        closed.with(1);
+    }
+    // Nobody reads /dev/null either, but whoever says that means it.
+    assert_eq!(run(0, &["recv", "command/closed"]), "precious\n");
+    run(0, &["rm", "command/closed"]);
+}
+
+#[test]
+fn arguments_are_bytes() {
+    use std::os::unix::ffi::OsStrExt;
+    let bytes = std::ffi::OsStr::from_bytes(b"\xff\xfe not UTF-8");
+    let postbox = |args: &[&str]| {
+        let status = Command::new("/bin/postbox").args(args).arg(bytes).status();
+        assert!(status.expect("it runs").success(), "{args:?}");
+    };
+    run(0, &["create", "command/bytes"]);
+    postbox(&["send", "command/bytes", "--data"]);
+    let hex = run(0, &["recv", "command/bytes", "--format", "hex"]);
+    assert!(hex.starts_with("fffe20"), "{hex}");
+    run(0, &["rm", "command/bytes"]);
+
+    let server = start(&["serve", "command/bytes", "--count", "1"]);
+    wait_for_named("command/bytes", |info| info.receivers == 1);
+    postbox(&["call", "command/bytes"]);
+    server.end().with(0);
+
+    let inbox = start(&["inbox", "--format", "hex"]);
+    wait_for("the inbox", |info| info.number == Some(inbox.child.id()));
+    postbox(&["to", &inbox.pid()]);
+    assert!(inbox.end().with(0).starts_with("fffe20"));
+}
+
+#[test]
+fn send_that_fails_in_the_middle_says_how_much_was_sent() {
+    run(0, &["create", "command/some", "-c", "3"]);
+    let lines = script("seq 1 10 | postbox send command/some --lines --nonblock").wait();
+    assert!(lines.stderr.contains("(3 sent before that)"), "{lines:?}");
+    lines.with(5);
+    let data = start(&["send", "command/some", "-d", "x", "--nonblock"]).end();
+    assert!(!data.stderr.contains("before that"), "{data:?}");
+    data.with(5);
+    run(0, &["rm", "command/some"]);
+}
+
 /// In a shell: `producer | postbox pipe NAME` here, and `postbox pipe NAME | consumer` there.
 #[test]
 fn a_named_pipe_connects_shell_commands_whoever_comes_first() {
@@ -669,6 +734,185 @@ fn a_semaphore_is_held_while_a_command_runs_and_comes_back_if_it_is_killed() {
         stat.is_err() || stat.is_ok_and(|stat| stat.contains(") Z "))
     });
     run(0, &["rm", "command/lock"]);
+}
+
+/// A command that says that it runs, and at SIGTERM cleans up until it may end.
+const CLEANS_UP: &str =
+    "trap 'echo cleaning; read x; echo clean; exit 3' TERM; echo $$; while :; do sleep 0.01; done";
+
+fn terminate(pid: &str) {
+    run_program("kill", &["-TERM", pid]);
+}
+
+fn run_program(program: &str, args: &[&str]) {
+    start_program(program, args).end().with(0);
+}
+
+#[test]
+fn semaphore_is_held_until_signalled_command_has_cleaned_up() {
+    run(0, &["sem", "create", "command/signal", "--maximum", "1"]);
+    let acquire = [
+        "sem",
+        "acquire",
+        "command/signal",
+        "--",
+        "sh",
+        "-c",
+        CLEANS_UP,
+    ];
+    let mut holder = start(&acquire);
+    holder.line();
+    terminate(&holder.pid());
+    assert_eq!(holder.line(), "cleaning");
+    run(5, &["sem", "try", "command/signal"]);
+    assert!(holder.running());
+    holder.write("\n");
+    assert_eq!(holder.line(), "clean");
+    // The command's status, and no word of a death.
+    assert_eq!(holder.end().status, Some(3));
+    run(0, &["sem", "try", "command/signal", "--", "true"]);
+
+    // One that still waits just ends.
+    let mut holder = start(&acquire);
+    holder.line();
+    let waits = start(&["sem", "acquire", "command/signal", "--", "true"]);
+    wait_for_named("command/signal", |info| info.waiting_receivers == 1);
+    terminate(&waits.pid());
+    assert_eq!(waits.wait().status, None);
+    drop(holder);
+    run_program("postbox", &["rm", "command/signal"]);
+}
+
+/// Whatever kills `postbox sem acquire`: the next holder does not run while the command still does.
+#[test]
+fn semaphore_is_not_given_back_before_killed_command_has_ended() {
+    run(0, &["sem", "create", "command/killed", "--maximum", "1"]);
+    for _ in 0..postbox_tests::scaled(20) {
+        let script = "echo $$; exec sleep 1000";
+        let mut holder = start(&["sem", "acquire", "command/killed", "--", "sh", "-c", script]);
+        let command = holder.line();
+        holder.kill();
+        // Right behind it: the state of the command, as the next holder finds it.
+        let state = format!("grep State: /proc/{command}/status 2>/dev/null; true");
+        let next = start(&["sem", "acquire", "command/killed", "--", "sh", "-c", &state]).end();
+        assert!(next.stderr.contains("died"), "{next:?}");
+        assert!(
+            next.stdout.is_empty() || next.stdout.contains("zombie"),
+            "{next:?}"
+        );
+    }
+    run(0, &["rm", "command/killed"]);
+}
+
+#[test]
+fn latch_breaks_only_when_signalled_command_has_ended() {
+    run(0, &["latch", "create", "command/broken"]);
+    let mut holder = start(&[
+        "latch",
+        "down",
+        "command/broken",
+        "--",
+        "sh",
+        "-c",
+        CLEANS_UP,
+    ]);
+    holder.line();
+    terminate(&holder.pid());
+    assert_eq!(holder.line(), "cleaning");
+    run(5, &["latch", "wait", "command/broken", "--nonblock"]);
+    holder.write("\n");
+    assert_eq!(holder.end().status, Some(3));
+    run(6, &["latch", "wait", "command/broken"]);
+    run(0, &["rm", "command/broken"]);
+}
+
+#[test]
+fn signalled_server_finishes_its_request() {
+    let mut server = start(&[
+        "serve",
+        "command/finish",
+        "--",
+        "sh",
+        "-c",
+        "trap 'echo finished; exit 0' TERM; echo $$ >/tmp/command-finish; while :; do sleep 0.01; done",
+    ]);
+    wait_for_named("command/finish", |info| info.receivers == 1);
+    let call = start(&["call", "command/finish", "x"]);
+    wait_until("the command to run", || {
+        std::fs::read_to_string("/tmp/command-finish").is_ok_and(|pid| pid.ends_with('\n'))
+    });
+    terminate(&server.pid());
+    assert_eq!(call.wait().with(0), "finished\n");
+    wait_until("the server to end", || !server.running());
+    // By the signal, as if it had ended at once.
+    assert_eq!(server.end().status, None);
+    let _ = std::fs::remove_file("/tmp/command-finish");
+
+    // Where no command runs it ends at once.
+    let idle = start(&["serve", "command/finish", "--", "cat"]);
+    wait_for_named("command/finish", |info| info.receivers == 1);
+    terminate(&idle.pid());
+    assert_eq!(idle.wait().status, None);
+}
+
+#[test]
+fn signalled_listener_ends_after_its_commands() {
+    let command =
+        "trap 'echo clean >/tmp/command-clean; exit 0' TERM; echo up; while :; do sleep 0.01; done";
+    let server = start(&["listen", "command/stop", "--", "sh", "-c", command]);
+    wait_for_named("command/stop", |_| true);
+    let mut client = start(&["connect", "command/stop"]);
+    assert_eq!(client.line(), "up");
+    terminate(&server.pid());
+    assert_eq!(server.wait().status, None);
+    let clean = std::fs::read_to_string("/tmp/command-clean").unwrap_or_default();
+    assert_eq!(clean, "clean\n");
+    let _ = std::fs::remove_file("/tmp/command-clean");
+}
+
+#[test]
+fn servers_do_not_start_with_a_command_that_does_not_exist() {
+    run(
+        127,
+        &["listen", "command/nonesuch", "--", "no-such-program"],
+    );
+    run(127, &["serve", "command/nonesuch", "--", "no-such-program"]);
+    run(126, &["listen", "command/nonesuch", "--", "/tmp"]);
+    run(3, &["stat", "command/nonesuch"]);
+}
+
+/// The listener goes away with the line.
+#[test]
+fn client_is_told_that_its_input_was_lost() {
+    let listener = postbox::Link::options()
+        .capacity(postbox::Capacity::Rendezvous)
+        .listen("command/lost")
+        .expect("the name is free");
+    let mut client = start(&["connect", "command/lost"]);
+    client.write("lost\n");
+    drop(listener.accept().expect("it connects"));
+    client.end().with(6);
+}
+
+/// More clients than it has descriptors for.
+#[test]
+fn listener_without_descriptors_waits_and_goes_on() {
+    let server = script("ulimit -n 24; exec postbox listen command/many -c 30 -- cat");
+    wait_for_named("command/many", |_| true);
+    let mut clients: Vec<_> = (0..30)
+        .map(|_| start(&["connect", "command/many"]))
+        .collect();
+    // They are served in any order, and each makes room for others when it has ended.
+    for client in &mut clients {
+        client.write("hello\n");
+        client.stdin = None;
+    }
+    for client in clients {
+        assert_eq!(client.wait().with(0), "hello\n");
+    }
+    let server = server.wait();
+    assert_eq!(server.status, Some(0), "{server:?}");
+    assert!(server.stderr.contains("waiting"), "{server:?}");
 }
 
 #[test]

@@ -140,7 +140,8 @@ pub enum Command {
     /// Runs the command for each request, one after the other, with the request as its standard
     /// input; what it prints, without a newline at its end, is the reply. Who asks is in the
     /// environment: POSTBOX_PID, POSTBOX_UID, POSTBOX_GID. If the command fails, the caller is told
-    /// that there will be no reply. Without a command, the reply is the request.
+    /// that there will be no reply. Without a command, the reply is the request. Signals that would end
+    /// postbox go to the command first, and postbox ends when the request is done.
     ///
     /// The mailbox is made if there is none. Several can serve one mailbox.
     Serve(Serve),
@@ -154,7 +155,9 @@ pub enum Command {
     /// Listen, and serve each connection at the same time
     ///
     /// Runs the command for each connection: the messages that come are the lines of its standard
-    /// input, and the lines that it prints are sent. Without a command, what comes is sent back.
+    /// input, and the lines that it prints are sent. Without a command, what comes is sent back. A line
+    /// counts as sent when it was received here. Signals that would end postbox go to the commands, and
+    /// postbox ends with the last of them.
     Listen(Listen),
     /// Connect to whoever listens, and exchange lines
     ///
@@ -247,7 +250,7 @@ pub struct Send {
     pub name: String,
     /// The message; may be given several times, for several messages
     #[arg(long, short, value_name = "TEXT", conflicts_with_all = ["file", "lines"])]
-    pub data: Vec<String>,
+    pub data: Vec<OsString>,
     /// Read the message from a file; - is standard input
     #[arg(long, short, value_name = "PATH", default_value = "-")]
     pub file: PathBuf,
@@ -306,7 +309,7 @@ pub struct Call {
     /// The mailbox, which must exist
     pub name: String,
     /// The request; - or nothing: standard input
-    pub text: Option<String>,
+    pub text: Option<OsString>,
     /// Wait at most so long for the reply: 10ms, 2s, 1m
     #[arg(long, short, value_name = "TIME", value_parser = time)]
     pub timeout: Option<Duration>,
@@ -436,7 +439,8 @@ pub enum Sem {
     /// With a command: it is released when the command ends, and the exit status is the command's
     /// (128 and the signal's number if a signal ended it, 126 or 127 if it could not be started). If
     /// the command, or postbox, is killed, it is given back, too, and the next one is told that its
-    /// holder died. The command is killed with postbox.
+    /// holder died; not before the command has ended. Signals that would end postbox go to the command,
+    /// and postbox waits for its end; if postbox is killed, the command is killed, too.
     ///
     /// Without: it is gone until somebody releases it.
     Acquire(Acquire),
@@ -676,7 +680,7 @@ pub struct To {
     /// The process's number
     pub pid: u32,
     /// The message; - or nothing: standard input
-    pub text: Option<String>,
+    pub text: Option<OsString>,
     /// 0 to 32767: the higher is received first
     #[arg(long, short, default_value_t = 0, value_parser = priority())]
     pub priority: u32,

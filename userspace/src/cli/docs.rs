@@ -1,7 +1,7 @@
 //! Man pages and completions, made from the definition of the arguments.
 
-use crate::Failure;
 use crate::args::{Cli, EXIT_STATUS};
+use crate::{Failure, stdio};
 use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
@@ -13,14 +13,14 @@ pub fn completions(shell: Shell) -> Result<(), Failure> {
     // The generator panics where writing fails, so that it writes to memory first.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "postbox", &mut script);
-    Ok(io::stdout().write_all(&script)?)
+    Ok(stdio::output()?.write_all(&script)?)
 }
 
 pub fn man(directory: Option<&Path>) -> Result<(), Failure> {
     let mut command = Cli::command().after_long_help(None::<&str>);
     command.build();
     let Some(directory) = directory else {
-        return Ok(io::stdout().write_all(&page(&command)?)?);
+        return Ok(stdio::output()?.write_all(&page(&command)?)?);
     };
     pages(&command, "postbox", directory)
 }

@@ -10,13 +10,16 @@ mod messages;
 mod objects;
 mod output;
 mod pipes;
+mod retry;
 mod rings;
 mod segments;
+mod stdio;
 mod sync;
 
 use args::{Cli, Command};
 use clap::Parser;
 use postbox::{ErrorKind, SendError};
+use rustix::io::Errno;
 use std::io;
 use std::process::ExitCode;
 
@@ -24,14 +27,36 @@ use std::process::ExitCode;
 pub struct Failure {
     status: u8,
     message: String,
+    /// It is for want of descriptors or memory, and may be over soon.
+    passes: bool,
 }
 
 impl Failure {
     /// A failure without a status of its own.
     fn new(message: impl Into<String>) -> Self {
+        Self::with(1, message)
+    }
+
+    fn with(status: u8, message: impl Into<String>) -> Self {
         Failure {
-            status: 1,
+            status,
             message: message.into(),
+            passes: false,
+        }
+    }
+
+    /// A failure with that cause.
+    fn of_errno(errno: Errno, message: String) -> Self {
+        let passes = [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOMEM,
+            Errno::NOBUFS,
+            Errno::INTR,
+        ];
+        Failure {
+            passes: passes.contains(&errno),
+            ..Self::new(message)
         }
     }
 
@@ -57,9 +82,10 @@ impl From<postbox::Error> for Failure {
             ErrorKind::ModuleMissing => 69,
             _ => 1,
         };
+        let cause = error.errno.unwrap_or(Errno::INVAL);
         Failure {
             status,
-            message: error.to_string(),
+            ..Self::of_errno(cause, error.to_string())
         }
     }
 }
@@ -75,10 +101,7 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         // Who reads our output has seen enough.
         if error.kind() == io::ErrorKind::BrokenPipe {
-            return Failure {
-                status: 0,
-                message: String::new(),
-            };
+            return Failure::with(0, "");
         }
         Failure::new(format!("cannot write the output: {error}"))
     }

@@ -1,11 +1,14 @@
 //! Sending and receiving.
 
-use crate::Failure;
 use crate::args::{Format, Inbox, Print, Receive, Recv, Send, To};
+use crate::retry::Retry;
+use crate::{Failure, stdio};
 use postbox::{Endpoint, Message, Receiver, Sender, Wait};
 use serde_json::{Value, json};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 fn cannot_read(path: &Path) -> impl Fn(io::Error) -> Failure + '_ {
@@ -15,7 +18,8 @@ fn cannot_read(path: &Path) -> impl Fn(io::Error) -> Failure + '_ {
 /// Standard input, if the path is "-".
 fn open(path: &Path) -> Result<Box<dyn BufRead>, Failure> {
     if path.as_os_str() == "-" {
-        return Ok(Box::new(io::stdin().lock()));
+        let input = stdio::input().map_err(cannot_read(path))?;
+        return Ok(Box::new(input.lock()));
     }
     let file = File::open(path).map_err(cannot_read(path))?;
     Ok(Box::new(BufReader::new(file)))
@@ -30,10 +34,10 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
 }
 
 /// What was given as an argument; "-" or nothing: standard input.
-pub fn payload(text: Option<&str>) -> Result<Vec<u8>, Failure> {
+pub fn payload(text: Option<&OsString>) -> Result<Vec<u8>, Failure> {
     match text {
-        None | Some("-") => read(Path::new("-")),
-        Some(text) => Ok(text.into()),
+        Some(text) if text != OsStr::new("-") => Ok(text.as_bytes().into()),
+        _ => read(Path::new("-")),
     }
 }
 
@@ -57,14 +61,30 @@ pub fn lines(
 
 pub fn send(args: &Send) -> Result<(), Failure> {
     let mailbox = Sender::open(&args.name)?;
+    let mut sent = 0_u64;
     let send = |payload: &[u8]| -> Result<(), Failure> {
-        Ok(mailbox.send_with(payload, args.priority, args.wait.get())?)
+        mailbox.send_with(payload, args.priority, args.wait.get())?;
+        sent += 1;
+        Ok(())
     };
+    send_all(args, send).map_err(|failure| match sent {
+        0 => failure,
+        // What was sent cannot be sent again without doubling it.
+        _ => Failure {
+            message: format!("{} ({sent} sent before that)", failure.message),
+            ..failure
+        },
+    })
+}
+
+fn send_all(
+    args: &Send,
+    mut send: impl FnMut(&[u8]) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     if !args.data.is_empty() {
         for _ in 0..args.count {
-            args.data
-                .iter()
-                .try_for_each(|data| send(data.as_bytes()))?;
+            let mut data = args.data.iter();
+            data.try_for_each(|data| send(data.as_bytes()))?;
         }
         return Ok(());
     }
@@ -77,7 +97,7 @@ pub fn send(args: &Send) -> Result<(), Failure> {
 
 pub fn to(args: &To) -> Result<(), Failure> {
     let process = Endpoint::of(args.pid)?;
-    let payload = payload(args.text.as_deref())?;
+    let payload = payload(args.text.as_ref())?;
     Ok(process.send_with(payload, args.priority, args.wait.get())?)
 }
 
@@ -118,8 +138,9 @@ fn receive(
         return (0..args.count).try_for_each(|_| one(wait));
     }
     let end = if wait == Wait::Never { 5 } else { 6 };
+    let mut retry = Retry::default();
     loop {
-        match one(wait) {
+        match retry.until(|| one(wait)) {
             Ok(()) => {}
             Err(failure) if failure.status == 6 || failure.status == end => return Ok(()),
             Err(failure) => return Err(failure),
@@ -132,18 +153,17 @@ impl Print {
         if self.creds && self.format == Format::Raw {
             let message =
                 "--creds needs a format other than raw, which is the bytes and nothing else";
-            return Err(Failure {
-                status: 2,
-                message: message.into(),
-            });
+            return Err(Failure::with(2, message));
         }
+        // Before a message is taken that could not be printed.
+        drop(stdio::output()?);
         Ok(())
     }
 }
 
 /// Writes a message and sees it off.
 pub fn print(message: &Message, args: &Print) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+    let mut out = stdio::output()?;
     if args.creds && args.format != Format::Json {
         let sender = &message.sender;
         let redelivered = if message.redelivered {

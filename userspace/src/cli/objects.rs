@@ -149,12 +149,10 @@ fn find(name: &str) -> Result<Info, Failure> {
             return Ok(info);
         }
     }
-    Err(Failure {
-        status: 3,
-        message: format!(
-            "nobody has {name} open; objects without a name are port:5001, process:12"
-        ),
-    })
+    Err(Failure::with(
+        3,
+        format!("nobody has {name} open; objects without a name are port:5001, process:12"),
+    ))
 }
 
 pub fn stat(names: &[String], output: &Output) -> Result<(), Failure> {
@@ -302,15 +300,30 @@ pub fn limits(output: &Output) -> Result<(), Failure> {
 }
 
 /// Whether a name matches: * stands for any characters, ? for one.
+///
+/// Only the last * may have to take more: what stands before it has matched as early as it can. So the time is at most the
+/// product of both lengths, whatever names others choose.
 fn matches(glob: &[u8], name: &[u8]) -> bool {
-    match (glob.split_first(), name.split_first()) {
-        (None, None) => true,
-        (Some((b'*', rest)), _) => {
-            matches(rest, name) || (!name.is_empty() && matches(glob, &name[1..]))
+    let (mut g, mut n) = (0, 0);
+    // Behind the last *, and where in the name the rest of the pattern was tried.
+    let mut last = None;
+    while n < name.len() {
+        match glob.get(g) {
+            Some(b'*') => {
+                g += 1;
+                last = Some((g, n));
+            }
+            Some(&c) if c == b'?' || c == name[n] => (g, n) = (g + 1, n + 1),
+            _ => match &mut last {
+                None => return false,
+                Some((rest, tried)) => {
+                    *tried += 1;
+                    (g, n) = (*rest, *tried);
+                }
+            },
         }
-        (Some((&g, glob)), Some((&n, name))) => (g == b'?' || g == n) && matches(glob, name),
-        _ => false,
     }
+    glob[g..].iter().all(|&c| c == b'*')
 }
 
 /// The file of users or of groups: names and their numbers.
@@ -348,7 +361,7 @@ impl Names {
 /// OWNER, OWNER:GROUP or :GROUP.
 pub fn owner(text: &str) -> Result<(Option<u32>, Option<u32>), Failure> {
     let (user, group) = text.split_once(':').unwrap_or((text, ""));
-    let usage = |message| Failure { status: 2, message };
+    let usage = |message: String| Failure::with(2, message);
     if user.is_empty() && group.is_empty() {
         return Err(usage("give OWNER, OWNER:GROUP or :GROUP".into()));
     }
@@ -382,6 +395,54 @@ mod tests {
         assert!(
             !matches("a", "ab") && !matches("a?", "a") && !matches("*b", "ba") && !matches("", "a")
         );
+        assert!(matches("", "") && matches("*", "") && matches("**", "a") && !matches("?", ""));
+        assert!(matches("*ab*ab", "abaabab") && !matches("*ab*abc", "abaabab"));
+    }
+
+    /// Names are chosen by other users.
+    #[test]
+    fn glob_with_many_stars_is_fast() {
+        let name = "a".repeat(63);
+        for stars in [8, 500] {
+            let glob = "*a".repeat(stars) + "*b";
+            assert!(!matches(glob.as_bytes(), name.as_bytes()));
+        }
+    }
+
+    /// The matcher agrees with the plain recursive definition.
+    #[test]
+    fn globs_mean_what_their_definition_says() {
+        fn defined(glob: &[u8], name: &[u8]) -> bool {
+            match (glob.split_first(), name.split_first()) {
+                (None, None) => true,
+                (Some((b'*', rest)), _) => {
+                    defined(rest, name) || (!name.is_empty() && defined(glob, &name[1..]))
+                }
+                (Some((&g, glob)), Some((&n, name))) => {
+                    (g == b'?' || g == n) && defined(glob, name)
+                }
+                _ => false,
+            }
+        }
+        let words = |letters: &[u8], most: u32| {
+            let base = letters.len();
+            (0..=most)
+                .flat_map(|length| {
+                    (0..base.pow(length))
+                        .map(move |n| (0..length).map(move |i| n / base.pow(i) % base))
+                })
+                .map(|word| word.map(|i| letters[i]).collect::<Vec<u8>>())
+                .collect::<Vec<_>>()
+        };
+        for glob in words(b"ab*?", 5) {
+            for name in words(b"ab", 5) {
+                assert_eq!(
+                    matches(&glob, &name),
+                    defined(&glob, &name),
+                    "{glob:?} {name:?}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Tables, tab-separated values and JSON.
 
 use crate::args::Output;
+use crate::stdio;
 use serde_json::Value;
 use std::io::{self, Write};
 
@@ -8,7 +9,7 @@ use std::io::{self, Write};
 pub fn table(output: &Output, heading: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
     let heading: Vec<String> = heading.iter().map(|&title| title.into()).collect();
     let heading = (!output.no_header).then_some(&heading);
-    let mut out = io::stdout().lock();
+    let mut out = stdio::output()?;
     let columns = rows.iter().chain(heading).map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         let cells = rows.iter().chain(heading).filter_map(|row| row.get(column));
@@ -36,5 +37,5 @@ pub fn json(key: &str, value: impl Into<Value>) -> io::Result<()> {
     let mut object = serde_json::Map::new();
     object.insert("schema".into(), 1.into());
     object.insert(key.into(), value.into());
-    writeln!(io::stdout(), "{}", Value::from(object))
+    writeln!(stdio::output()?, "{}", Value::from(object))
 }

@@ -1,7 +1,7 @@
 //! Pipes.
 
-use crate::Failure;
 use crate::args::Pipe;
+use crate::{Failure, stdio};
 use postbox::{PipeReader, PipeWriter, Wait};
 use rustix::fs::{FileType, fstat};
 use std::io::{self, Read, Write};
@@ -38,7 +38,9 @@ fn has_contents(input: impl AsFd) -> bool {
 }
 
 fn write(pipe: &PipeWriter) -> Result<(), Failure> {
-    let (mut input, mut buffer) = (io::stdin().lock(), vec![0; CHUNK]);
+    let input = stdio::input()
+        .map_err(|error| Failure::new(format!("cannot read standard input: {error}")))?;
+    let (mut input, mut buffer) = (input.lock(), vec![0; CHUNK]);
     loop {
         let count = match input.read(&mut buffer) {
             Ok(0) => return Ok(()),
@@ -56,7 +58,7 @@ fn write(pipe: &PipeWriter) -> Result<(), Failure> {
 }
 
 fn read(pipe: &PipeReader) -> Result<(), Failure> {
-    let (mut output, mut buffer) = (io::stdout().lock(), vec![0; CHUNK]);
+    let (mut output, mut buffer) = (stdio::output()?, vec![0; CHUNK]);
     loop {
         let count = pipe.read_with(&mut buffer, Wait::Forever)?;
         if count == 0 {

@@ -1,9 +1,9 @@
 //! Rings.
 
-use crate::Failure;
 use crate::args::Ring;
+use crate::{Failure, stdio};
 use postbox::ErrorKind;
-use std::io::{self, BufRead, Write};
+use std::io::{BufRead, Write};
 
 pub fn ring(args: &Ring) -> Result<(), Failure> {
     match args {
@@ -24,7 +24,9 @@ pub fn ring(args: &Ring) -> Result<(), Failure> {
         }
         Ring::Write { name } => {
             let mut producer = postbox::Ring::options().open_sender(name)?.attach()?;
-            for line in io::stdin().lock().split(b'\n') {
+            let input = stdio::input()
+                .map_err(|error| Failure::new(format!("cannot read standard input: {error}")))?;
+            for line in input.lock().split(b'\n') {
                 let line = line.map_err(|error| {
                     Failure::new(format!("cannot read standard input: {error}"))
                 })?;
@@ -34,7 +36,7 @@ pub fn ring(args: &Ring) -> Result<(), Failure> {
         }
         Ring::Read { name, count, wait } => {
             let mut consumer = postbox::Ring::options().open_receiver(name)?.attach()?;
-            let mut output = io::stdout().lock();
+            let mut output = stdio::output()?;
             for _ in 0..count.unwrap_or(u64::MAX) {
                 let mut line = consumer.recv_with(wait.get())?.to_vec();
                 line.push(b'\n');

@@ -1,10 +1,10 @@
 //! Segments and pools, and grants of anything that has a name.
 
 use crate::args::{Grant, Grantee, MakeSegment, Pool, Revoke, Segment};
-use crate::{Failure, objects};
+use crate::{Failure, objects, stdio};
 use postbox::{Admin, ErrorKind, Pages, Rights, SegmentReader};
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::path::Path;
 
 /// Copied at once.
@@ -69,7 +69,9 @@ fn exist_ok(make: &MakeSegment, made: postbox::Result<()>) -> Result<(), Failure
 /// Standard input, or a file.
 fn input(path: &Path) -> Result<Box<dyn Read>, Failure> {
     if path == Path::new("-") {
-        return Ok(Box::new(io::stdin()));
+        let input = stdio::input()
+            .map_err(|error| Failure::new(format!("cannot read standard input: {error}")))?;
+        return Ok(Box::new(input));
     }
     let file = File::open(path)
         .map_err(|error| Failure::new(format!("cannot open {}: {error}", path.display())))?;
@@ -83,7 +85,7 @@ fn read(name: &str, offset: u64, length: Option<u64>) -> Result<(), Failure> {
     let end = offset.checked_add(length).filter(|end| *end <= size);
     let end = end.ok_or_else(|| Failure::new(format!("{name:?} has {size} bytes")))?;
     let mut buffer = vec![0; CHUNK.min(length as usize)];
-    let mut out = io::stdout().lock();
+    let mut out = stdio::output()?;
     let mut at = offset;
     while at < end {
         let part = CHUNK.min((end - at) as usize);

@@ -1,10 +1,10 @@
 //! Semaphores, latches, barriers.
 
 use crate::args::{Barrier, Hold, Latch, Make, Sem};
-use crate::{Failure, child};
+use crate::{Failure, child, stdio};
 use postbox::{ErrorKind, Wait, WaitObject, WaitObjectOptions};
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitCode;
 
@@ -50,18 +50,20 @@ fn acquire(args: &Hold, wait: Wait) -> Result<ExitCode, Failure> {
         }
         return Ok(ExitCode::SUCCESS);
     };
-    let guard = semaphore.acquire_many(args.count, wait)?;
-    if guard.owner_died() {
-        holder_died();
-    }
-    let status = child::run(command)?;
-    if status.signal().is_some() {
-        // The kernel gives it back when this process ends, and the next one is told.
-        guard.forget();
-    } else {
-        guard.release()?;
-    }
-    Ok(ExitCode::from(child::exit_code(status)))
+    child::guarded(|| {
+        let guard = semaphore.acquire_many(args.count, wait)?;
+        if guard.owner_died() {
+            holder_died();
+        }
+        let status = child::run(command)?;
+        if status.signal().is_some() {
+            // The kernel gives it back when this process ends, and the next one is told.
+            guard.forget();
+        } else {
+            guard.release()?;
+        }
+        Ok(ExitCode::from(child::exit_code(status)))
+    })
 }
 
 pub fn latch(args: &Latch) -> Result<ExitCode, Failure> {
@@ -91,13 +93,15 @@ fn count_down(
         latch.count_down_by(count)?;
         return Ok(ExitCode::SUCCESS);
     };
-    let promise = latch.join()?;
-    let status = child::run(command)?;
-    // If the command fails, dropping the promise tells those who wait.
-    if status.success() {
-        promise.count_down()?;
-    }
-    Ok(ExitCode::from(child::exit_code(status)))
+    child::guarded(|| {
+        let promise = latch.join()?;
+        let status = child::run(command)?;
+        // If the command fails, dropping the promise tells those who wait.
+        if status.success() {
+            promise.count_down()?;
+        }
+        Ok(ExitCode::from(child::exit_code(status)))
+    })
 }
 
 pub fn barrier(args: &Barrier) -> Result<(), Failure> {
@@ -109,7 +113,7 @@ pub fn barrier(args: &Barrier) -> Result<(), Failure> {
         Barrier::Wait(args) => {
             let barrier = postbox::Barrier::open(&args.name)?;
             if barrier.wait_with(args.wait.get())?.is_leader() {
-                writeln!(io::stdout(), "leader")?;
+                writeln!(stdio::output()?, "leader")?;
             }
             Ok(())
         }
