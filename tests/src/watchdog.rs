@@ -6,6 +6,7 @@
 //! while they work, nothing hangs, and it begins another period.
 
 use std::fmt::Write;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -104,6 +105,18 @@ impl Watchdog {
             return false;
         }
         true
+    }
+
+    /// Waits until the descriptor is readable. `false`: there was no progress for the period.
+    pub fn readable(&mut self, fd: impl AsFd) -> bool {
+        loop {
+            if crate::readable(&fd, Duration::from_millis(20)) {
+                return true;
+            }
+            if self.barks() {
+                return false;
+            }
+        }
     }
 
     /// Panics, with what the test's processes are doing, if there has been no progress for the period.

@@ -13,20 +13,17 @@ use std::fmt::Debug;
 use std::io::Write;
 use std::mem::MaybeUninit;
 use std::os::unix::net::UnixDatagram;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use postbox::raw::{self, RecvEntry, SendEntry};
 use postbox::sys;
 use postbox_tests::{
     ADMIN, Child, Exit, FOREVER, Handle, Make, NEVER, RECEIVE, Rng, SEND, UNBOUNDED, WATCHDOG,
-    Wait, fresh_user, handle_signal, isolated, poll, readable, seed, spawn, spawn_as, unique,
-    within,
+    Wait, Watchdog, fresh_user, handle_signal, isolated, poll, readable, seed, spawn, spawn_as,
+    unique, within,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
-
-/// After this time a step hangs. Shrinking repeats it.
-const HANG: Duration = Duration::from_secs(20);
 
 const WORKERS: usize = 5;
 
@@ -1227,10 +1224,10 @@ impl<'a> World<'a> {
 
     /// Waits for what the model expects, and looks for what it does not.
     fn compare(&mut self, tally: &mut Tally) -> Result<(), String> {
-        let deadline = Instant::now() + HANG;
+        let mut watchdog = Watchdog::new();
         for (&at, expected) in &self.model.outcomes {
             let (child, socket) = &self.crew.workers[at];
-            if !readable(socket, deadline.saturating_duration_since(Instant::now())) {
+            if !watchdog.readable(socket) {
                 let alive = if child.running() {
                     "does not come back"
                 } else {
@@ -1254,7 +1251,7 @@ impl<'a> World<'a> {
             if found == waiting {
                 break;
             }
-            if Instant::now() > deadline {
+            if watchdog.barks() {
                 return Err(format!(
                     "senders and receivers that wait: {found:?}, and expected were {waiting:?}"
                 ));

@@ -14,19 +14,16 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::atomic::Ordering::SeqCst;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use postbox::{raw, sys};
 use postbox_tests::{
     ADMIN, Child, Exit, FOREVER, Handle, Ledger, Make, MakePool, MakeSync, NEVER, RECEIVE, Result,
-    Rng, SEND, SHARED, UNBOUNDED, UNDO, WATCHDOG, Wait, fresh_user, handle_signal, isolated,
-    open_pool, poll, readable, seed, spawn, spawn_as, tell, unique, within,
+    Rng, SEND, SHARED, UNBOUNDED, UNDO, WATCHDOG, Wait, Watchdog, fresh_user, handle_signal,
+    isolated, open_pool, poll, readable, seed, spawn, spawn_as, tell, unique, within,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
-
-/// After this time a step hangs. Shrinking repeats it.
-const HANG: Duration = Duration::from_secs(20);
 
 const WORKERS: usize = 4;
 
@@ -577,7 +574,7 @@ impl<'a, G: Game> World<'a, G> {
 
     /// Waits until the worker waits in its call, where the model says so.
     fn asleep(&mut self, at: usize) -> std::result::Result<(), String> {
-        let deadline = Instant::now() + HANG;
+        let mut watchdog = Watchdog::new();
         let (child, socket) = &self.crew.workers[at];
         while self.model.table().busy[at] {
             let begun = self.crew.begun[at].load(SeqCst) == self.crew.commands;
@@ -588,7 +585,7 @@ impl<'a, G: Game> World<'a, G> {
                 let found = self.crew.outcome(at);
                 return Err(format!("came back with {found:?}, and should wait"));
             }
-            if Instant::now() > deadline {
+            if watchdog.barks() {
                 return Err("neither sleeps nor comes back".to_owned());
             }
             std::thread::sleep(Duration::from_micros(100));
@@ -598,10 +595,10 @@ impl<'a, G: Game> World<'a, G> {
 
     /// Waits for what the model expects, and looks for what it does not.
     fn compare(&mut self, tally: &mut Tally) -> std::result::Result<(), String> {
-        let deadline = Instant::now() + HANG;
+        let mut watchdog = Watchdog::new();
         for (at, expected) in std::mem::take(&mut self.model.table().outcomes) {
             let (child, socket) = &self.crew.workers[at];
-            if !readable(socket, deadline.saturating_duration_since(Instant::now())) {
+            if !watchdog.readable(socket) {
                 let alive = if child.running() {
                     "does not come back"
                 } else {
