@@ -1,7 +1,6 @@
 //! Lifetimes: a name, port or endpoint goes with the side that serves it; nothing outlives its namespace.
 
 use std::os::fd::AsFd;
-use std::thread;
 
 use postbox::{raw, sys};
 use postbox_tests::*;
