@@ -142,7 +142,7 @@ fn results_message_of_an_ended_thread_is_reported_as_sent() {
             // SAFETY: the text stays until the send has completed.
             unsafe { ring.submission().push(&entry) }.expect("there is room");
             let shared = &ring;
-            std::thread::scope(|scope| {
+            scope(|scope| {
                 scope.spawn(|| shared.submit().expect("it can be submitted"));
             });
             tx.wait_senders(1);

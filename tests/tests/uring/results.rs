@@ -11,7 +11,7 @@ use io_uring::{IoUring, squeue};
 use postbox::{raw, sys};
 use postbox_tests::uring::{Kept, Sqe};
 use postbox_tests::{
-    Errno, FOREVER, Gate, Handle, NEVER, Wait, isolated, spawn, wait_until, within,
+    Errno, FOREVER, Gate, Handle, NEVER, Wait, isolated, scope, spawn, wait_until, within,
 };
 
 /// The way in which a command ends, besides by what the other side does.
@@ -564,7 +564,7 @@ fn run(name: &str, make: MakeScene, end: End, acts: bool) {
             is_parked();
         }
         End::Thread | End::ThreadCancelled | End::ThreadDeadline => {
-            std::thread::scope(|scope| scope.spawn(|| submit(fd)).join()).expect("it submits");
+            scope(|scope| scope.spawn(|| submit(fd)).join()).expect("it submits");
             is_parked();
         }
         End::Process | End::Exec => {
