@@ -14,6 +14,7 @@ use super::index::{Geometry, Header, Tail, UNIT, USUAL, checked, small_units, un
 use crate::wait::Wait;
 use rustix::io::Errno;
 use std::ptr::NonNull;
+use std::time::Duration;
 
 #[cfg(loom)]
 use loom::{
@@ -207,6 +208,8 @@ fn prepare(word: &AtomicU64) {
 pub(crate) enum Stop {
     /// There is nothing, or no room, now.
     NotNow,
+    /// Another producer reserves a record, and has not done so for a while.
+    Contended,
     /// The time is up.
     Timeout,
     /// The other side has closed.
@@ -365,8 +368,16 @@ impl<D: Doorbell> Tx<D> {
         Ok(free >= units)
     }
 
-    /// Reserves a record, and returns its position.
+    /// Reserves a record, and returns its position. It never waits: where another producer is slow to let
+    /// it, there is no room now.
     pub(crate) fn try_reserve(&mut self, len: usize) -> Result<u32, Stop> {
+        self.attempt(len).map_err(|stop| match stop {
+            Stop::Contended => Stop::NotNow,
+            stop => stop,
+        })
+    }
+
+    fn attempt(&mut self, len: usize) -> Result<u32, Stop> {
         let longest = self.area.geometry.longest();
         let len = u32::try_from(len).ok().filter(|len| *len <= longest);
         let len = len.ok_or(Stop::TooLong)?;
@@ -416,12 +427,12 @@ impl<D: Doorbell> Tx<D> {
         reserved
     }
 
-    /// Gets the word that orders producers, of whoever is dead if need be. `NotNow`: somebody has
-    /// it for long.
+    /// Gets the word that orders producers, of one that is dead if need be. `Contended`: another has it for
+    /// longer than a store takes. It may be preempted, or stopped.
     fn lock(&self) -> Result<(), Stop> {
         const TRIES: u32 = if cfg!(loom) { 2 } else { 512 };
         let lock = &self.area.tails().lock;
-        for turn in 0..TRIES {
+        for _ in 0..TRIES {
             // With it, that its producer was there before it took it.
             let seen = lock.load(Acquire);
             let free = seen == 0 || seen == self.id || !self.area.status().alive(seen);
@@ -432,11 +443,9 @@ impl<D: Doorbell> Tx<D> {
             {
                 return Ok(());
             }
-            if turn > TRIES / 2 {
-                yield_now();
-            }
+            std::hint::spin_loop();
         }
-        Err(Stop::NotNow)
+        Err(Stop::Contended)
     }
 
     /// Reserves a record of a usual length where there is room for all that is known, which is nearly
@@ -461,15 +470,20 @@ impl<D: Doorbell> Tx<D> {
             return self.try_reserve(len);
         }
         let wait = wait.fixed();
+        let mut patience = Patience::default();
         loop {
             let mut spin = self.spin;
-            let found = spin.run(|| match self.try_reserve(len) {
+            let found = spin.run(|| match self.attempt(len) {
                 Err(Stop::NotNow) => None,
                 done => Some(done),
             });
             self.spin = spin;
-            match found.unwrap_or_else(|| self.try_reserve(len)) {
+            match found.unwrap_or_else(|| self.attempt(len)) {
                 Err(Stop::NotNow) => {}
+                Err(Stop::Contended) => {
+                    patience.pause(wait)?;
+                    continue;
+                }
                 done => return done,
             }
             let area = &self.area;
@@ -480,12 +494,9 @@ impl<D: Doorbell> Tx<D> {
                 used.is_none_or(|used| area.geometry.units() - used >= area.geometry.half())
                     || area.status().state.load(Acquire) & (CONSUMER_CLOSED | CONSUMER_DIED) != 0
             };
-            // With half of the ring free there is room, so that it is another producer.
+            // With half of the ring free there is room: it came just now, or the consumer plays with the head.
             if ready() {
-                yield_now();
-                if wait.left().is_some_and(|left| left.is_zero()) {
-                    return Err(Stop::Timeout);
-                }
+                patience.pause(wait)?;
                 continue;
             }
             self.calls.sleeps += 1;
@@ -496,6 +507,12 @@ impl<D: Doorbell> Tx<D> {
                     done => return done,
                 },
                 Err(stop) => return Err(stop),
+                Ok(()) if is_over(wait) => {
+                    return self.try_reserve(len).map_err(|stop| match stop {
+                        Stop::NotNow => Stop::Timeout,
+                        stop => stop,
+                    });
+                }
                 Ok(()) => {}
             }
         }
@@ -731,6 +748,11 @@ impl<D: Doorbell> Rx<D> {
                 Header::Aborted { len } | Header::Busy { len, .. } => {
                     let units = checked(len, used).ok_or(Stop::Corrupt)?;
                     self.head = position.wrapping_add(units);
+                    // Producers have room up to a ring behind the head that they see. One that goes on
+                    // beyond that would keep this call busy for as long as it likes.
+                    if self.head.wrapping_sub(self.seen) > self.area.geometry.units() {
+                        return Err(Stop::Corrupt);
+                    }
                 }
             }
         }
@@ -818,6 +840,10 @@ impl<D: Doorbell> Rx<D> {
                     return done(self.try_next()).unwrap_or(Err(Stop::Timeout));
                 }
                 Err(stop) => return Err(stop),
+                // A producer can have it woken for records that are not to be, again and again.
+                Ok(()) if is_over(wait) => {
+                    return done(self.try_next()).unwrap_or(Err(Stop::Timeout));
+                }
                 Ok(()) => {}
             }
         }
@@ -889,6 +915,40 @@ impl<D: Doorbell> Drop for Rx<D> {
             self.publish();
             self.bell.detach(&self.area, Side::Consumer, 0);
         }
+    }
+}
+
+/// Whether the time of a wait is up.
+fn is_over(wait: Wait) -> bool {
+    wait.left().is_some_and(|left| left.is_zero())
+}
+
+/// How a producer waits for another one that has the word and does not go on: no doorbell tells of that.
+/// A few times it lets others run; then it sleeps, longer each time, so that whoever has the word can run
+/// whatever its priority is.
+#[derive(Default)]
+struct Patience {
+    pauses: u32,
+}
+
+impl Patience {
+    /// Waits a moment, and not beyond the time of `wait`.
+    fn pause(&mut self, wait: Wait) -> Result<(), Stop> {
+        const YIELDS: u32 = 4;
+        const FIRST: Duration = Duration::from_micros(50);
+        if is_over(wait) {
+            return Err(Stop::Timeout);
+        }
+        self.pauses = self.pauses.saturating_add(1);
+        match self.pauses.checked_sub(YIELDS + 1) {
+            // From 50 us to 1.6 ms.
+            Some(longer) if cfg!(not(any(loom, miri))) => {
+                let time = FIRST * (1 << longer.min(5));
+                std::thread::sleep(wait.left().map_or(time, |left| time.min(left)));
+            }
+            _ => yield_now(),
+        }
+        Ok(())
     }
 }
 

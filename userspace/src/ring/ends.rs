@@ -364,7 +364,7 @@ pub struct Producer<T = Copying, D: Doorbell = KernelDoorbell> {
 /// [`Disconnected`](crate::ErrorKind::Disconnected) where the last one left,
 /// [`OwnerDied`](crate::ErrorKind::OwnerDied) where it died.
 pub struct Consumer<T = Copying, D: Doorbell = KernelDoorbell> {
-    rx: Rx<D>,
+    pub(super) rx: Rx<D>,
     subject: Subject,
     trust: PhantomData<T>,
 }
@@ -372,7 +372,7 @@ pub struct Consumer<T = Copying, D: Doorbell = KernelDoorbell> {
 /// What a call came to, with the object's name.
 fn error(subject: &Subject, action: Action, stop: Stop, len: usize, limit: usize) -> Error {
     let kind = match stop {
-        Stop::NotNow => {
+        Stop::NotNow | Stop::Contended => {
             let errno = Errno::AGAIN;
             return Error::new(action, subject, errno);
         }

@@ -320,6 +320,52 @@ fn short_records_are_exact_at_every_length_and_offset() {
     }
 }
 
+/// The processor time of this thread.
+#[cfg(not(miri))]
+fn busy() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.cast_unsigned(), time.tv_nsec as u32)
+}
+
+#[test]
+#[cfg(not(miri))] // Its clocks are its own.
+fn producer_waits_for_a_stopped_one_without_spinning() {
+    let (stopped, _consumer) = local(4096, true);
+    let mut waits = stopped.try_clone().expect("a place");
+    // The first one has the word, and does not go on.
+    let id = stopped.tx.area.status().producers[0].load(Relaxed);
+    tails(&stopped.tx.area).lock.store(id, Relaxed);
+    assert!(waits.try_send(b"x").is_err_and(|error| error.is_full()));
+    const TIME: Duration = Duration::from_millis(400);
+    let (begun, before) = (std::time::Instant::now(), busy());
+    let sent = waits.send_timeout(b"x", TIME);
+    assert!(sent.is_err_and(|error| error.is_timeout()));
+    assert!(begun.elapsed() >= TIME);
+    let busy = busy() - before;
+    assert!(busy < TIME / 4, "it used {busy:?} of the processor");
+    tails(&waits.tx.area).lock.store(0, Relaxed);
+    waits.send(b"x").expect("there is room");
+}
+
+#[test]
+fn aborted_records_beyond_the_room_are_corrupt() {
+    let (producer, mut consumer) = local(4096, true);
+    let area = producer.tx.area.clone();
+    let units = area.geometry.units();
+    for unit in 0..units {
+        let offset = unit as usize * 8;
+        // SAFETY: it is in the ring, and aligned.
+        let word = unsafe { AtomicU64::from_ptr(area.data.as_ptr().add(offset).cast()) };
+        word.store(3 << 62, Relaxed);
+    }
+    // As many as there can be.
+    tails(&area).tail.store(u64::from(units), Relaxed);
+    assert!(consumer.rx.peek_slowly().is_ok_and(|found| found.is_none()));
+    // More of them, before there is room.
+    tails(&area).tail.store(u64::from(units) + 5, Relaxed);
+    assert!(consumer.rx.peek_slowly().is_err());
+}
+
 fn tails(area: &Area) -> &Tails {
     // SAFETY: it is there as long as the area.
     unsafe { area.tails.as_ref() }
