@@ -27,7 +27,9 @@ pub type Result<T, E = Error> = core::result::Result<T, E>;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Its `Debug` form begins with its text, so that `fn main() -> postbox::Result<()>` ends with a sentence.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Error {
     /// The cause.
@@ -399,6 +401,17 @@ impl fmt::Display for Error {
     }
 }
 
+/// The text, the kind, and the kernel's error number.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self} ({:?}", self.kind)?;
+        if let Some(errno) = self.errno {
+            write!(f, ", error number {}", errno.raw_os_error())?;
+        }
+        f.write_str(")")
+    }
+}
+
 impl Error {
     fn subject(&self) -> Subject {
         Subject {
@@ -666,6 +679,9 @@ impl Error {
             (ErrorKind::Gone, Action::Grant | Action::Revoke) => {
                 "there is no such process; what was granted to one that is gone ended with it"
             }
+            (ErrorKind::Gone, Action::Identify) => {
+                "its process is gone, or is in another pid namespace that this one does not see"
+            }
             (ErrorKind::Gone, _) => "its process is gone",
             (ErrorKind::ModuleMissing, _) => {
                 "the postbox module is not loaded; load it with `sudo modprobe postbox`, or \
@@ -840,6 +856,16 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("wait for room"), "{text}");
+    }
+
+    #[test]
+    fn debug_form_is_the_sentence_and_the_kind() {
+        let error = Error::new(Action::Open, &mailbox("jobs"), Errno::NOENT);
+        let text = format!("{error:?}");
+        assert!(text.starts_with(&error.to_string()), "{text}");
+        assert!(text.ends_with("(NotFound, error number 2)"), "{text}");
+        let error = Error::of_kind(Action::Send, &mailbox("jobs"), ErrorKind::OtherOwner);
+        assert!(format!("{error:?}").ends_with("(OtherOwner)"));
     }
 
     #[test]
