@@ -59,10 +59,17 @@ impl Core {
         let map = Map::new(&handle, 0, fits(info.message_max)?, writable).map_err(error)?;
         // As many again may be borrowed ahead.
         let keep = keep.unwrap_or((info.capacity / 8).min(16) as usize);
+        let block_len = fits(info.capacity_bytes)?;
+        let len = block_len.checked_mul(fits(info.capacity)?);
+        let blocks = u32::try_from(info.capacity).ok();
+        // Everything that is ever read or written is within these.
+        let (Some(blocks), true) = (blocks, len.is_some_and(|len| len <= map.len())) else {
+            return Err(error(Errno::INVAL));
+        };
         Ok(Core {
             map,
-            blocks: info.capacity as u32,
-            block_len: fits(info.capacity_bytes)?,
+            blocks,
+            block_len,
             cache: Cache::new(keep).map_err(error)?,
             handle,
         })
@@ -79,9 +86,15 @@ impl Core {
 
     /// Where a block begins.
     fn at(&self, block: u32) -> *mut u8 {
-        let offset = block as usize * self.block_len;
-        debug_assert!(block < self.blocks && offset + self.block_len <= self.map.len());
-        self.map.as_ptr().wrapping_add(offset)
+        assert!(
+            block < self.blocks,
+            "block {block} of a pool of {}: it is not one that the kernel has lent",
+            self.blocks
+        );
+        // `new` has seen that so many blocks are in the mapping.
+        self.map
+            .as_ptr()
+            .wrapping_add(block as usize * self.block_len)
     }
 
     fn error(&self, kind: ErrorKind) -> Error {
@@ -632,7 +645,7 @@ impl<T> Lease<T> {
     }
 
     /// Somebody else has it now.
-    fn forget(mut self) {
+    fn forget(&mut self) {
         self.held.block.mark = 0;
     }
 
@@ -903,7 +916,8 @@ pub(crate) mod lends {
     pub trait Sealed {
         fn core(&self) -> &Arc<Core>;
         fn entry(&self) -> sys::postbox_lease;
-        fn gone(self);
+        /// It was sent, and is not this process's any more.
+        fn gone(&mut self);
     }
 
     impl<T: Trust> Sealed for Loan<T> {
@@ -913,7 +927,7 @@ pub(crate) mod lends {
         fn entry(&self) -> sys::postbox_lease {
             self.0.entry(0)
         }
-        fn gone(self) {
+        fn gone(&mut self) {
             self.0.forget();
         }
     }
@@ -925,7 +939,7 @@ pub(crate) mod lends {
         fn entry(&self) -> sys::postbox_lease {
             self.0.entry(0)
         }
-        fn gone(self) {
+        fn gone(&mut self) {
             self.0.forget();
         }
     }
@@ -938,7 +952,7 @@ pub(crate) mod lends {
             self.0.0.entry(sys::POSTBOX_LEASE_SHARED)
         }
         // The sender keeps its lease.
-        fn gone(self) {}
+        fn gone(&mut self) {}
     }
 }
 
@@ -1159,7 +1173,7 @@ impl<A: CanSend> Handle<A> {
     /// See [Sending buffers](#sending-buffers).
     pub fn send_buffer_with<B: Lends>(
         &self,
-        buffer: B,
+        mut buffer: B,
         payload: &[u8],
         priority: u32,
         wait: Wait,
@@ -1208,7 +1222,7 @@ impl<A: CanSend> Handle<A> {
         });
         match sent {
             Ok(()) => {
-                buffers.into_iter().for_each(lends::Sealed::gone);
+                buffers.into_iter().for_each(|mut buffer| buffer.gone());
                 Ok(())
             }
             Err(error) => Err(SendError {
@@ -1284,7 +1298,7 @@ impl<A: CanSend> Handle<A> {
         }
         let (count, other) = (answers.args().count, answers.args().pool_id);
         let left = if came || told.count == 0 {
-            buffers.into_iter().for_each(lends::Sealed::gone);
+            buffers.into_iter().for_each(|mut buffer| buffer.gone());
             Vec::new()
         } else {
             buffers
@@ -1423,7 +1437,7 @@ impl Request<'_> {
         });
         match replied {
             Ok(()) => {
-                buffers.into_iter().for_each(lends::Sealed::gone);
+                buffers.into_iter().for_each(|mut buffer| buffer.gone());
                 Ok(())
             }
             Err(error) => Err(SendError {

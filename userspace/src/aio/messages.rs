@@ -219,14 +219,15 @@ impl<A: CanSend, R: Reactor> Async<Handle<A>, R> {
         let mut buffer = buffer;
         let lent = &mut buffer;
         let sent = self.io(Interest::Write, move |handle| {
-            handle.lend_buffer(lent, payload, priority, Wait::Never)
+            let sent = handle.lend_buffer(lent, payload, priority, Wait::Never);
+            if sent.is_ok() {
+                // At once: nobody knows whether the reactor comes back here before this future is dropped.
+                lent.gone();
+            }
+            sent
         });
         match sent.await {
-            Ok(()) => {
-                // In the poll that sent it.
-                buffer.gone();
-                Ok(())
-            }
+            Ok(()) => Ok(()),
             Err(error) => Err(SendError {
                 payload: buffer,
                 error,
