@@ -5,7 +5,7 @@
 use crate::{
     compat,
     handle::{Handle, Shared},
-    helpers::{self, c, limits, UserBytes},
+    helpers::{self, c, limits, Scope, UserBytes},
     inspect,
     mailbox::{Failure, Mailbox, Receive},
     mapping::Area,
@@ -151,7 +151,7 @@ unsafe extern "C" fn fop_open(inode: *mut bindings::inode, file: *mut bindings::
     // SAFETY: The misc device put a pointer to itself there, and it is the first field of a
     // `Device`, which is registered.
     let shared = unsafe { (*(*file).private_data.cast::<Device>()).shared.clone() };
-    code(Handle::new(shared, helpers::ipc_ns()).map(|handle| {
+    code(Handle::new(shared, Scope::current()).map(|handle| {
         // SAFETY: The file is being opened, by us alone.
         unsafe {
             (*file).private_data = handle.into_foreign();

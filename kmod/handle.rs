@@ -5,7 +5,7 @@ use crate::{
     compat::{ealready, ebadfd, eisconn, eopnotsupp},
     files::Graph,
     grant::Granted,
-    helpers::{self, GFP_MAYFAIL},
+    helpers::{self, Scope, GFP_MAYFAIL},
     mailbox::{Mailbox, State},
     mapping::Area,
     object::{Object, Side},
@@ -150,6 +150,8 @@ pub(crate) struct Handle {
     pub(crate) shared: Arc<Shared>,
     /// The IPC namespace of whoever opened it, which names are looked up in.
     pub(crate) ipc_ns: u64,
+    /// The same with what accounts depend on.
+    pub(crate) scope: Scope,
     /// The user who opened it.
     pub(crate) user: Pinned,
     /// The group of who opened it, as the kernel keeps it.
@@ -173,12 +175,13 @@ pub(crate) struct Handle {
 
 impl Handle {
     /// A handle of the current task.
-    pub(crate) fn new(shared: Arc<Shared>, ipc_ns: u64) -> Result<Pin<KBox<Self>>> {
-        let user = shared.users.current()?;
+    pub(crate) fn new(shared: Arc<Shared>, scope: Scope) -> Result<Pin<KBox<Self>>> {
+        let user = shared.users.current(scope)?;
         KBox::pin_init(
             pin_init!(Self {
                 shared,
-                ipc_ns,
+                ipc_ns: scope.ipc_ns,
+                scope,
                 user,
                 gid: helpers::egid(),
                 bound: SetOnce::new(),
@@ -237,7 +240,7 @@ impl Handle {
         if rights & !bound.rights != 0 {
             return Err(EACCES);
         }
-        let handle = Self::new(self.shared.clone(), self.ipc_ns)?;
+        let handle = Self::new(self.shared.clone(), self.scope)?;
         let binding = handle.claim()?;
         self.shared.registry.reopen(bound.id, bound.end, rights)?;
         let opened = Opened {
@@ -271,7 +274,7 @@ impl Handle {
             return f(&self.user);
         }
         // The handle was passed on, or the process changed its user.
-        f(&self.shared.users.current()?)
+        f(&self.shared.users.current(self.scope)?)
     }
 
     /// Whether a process may have something of the object that it has to give back.

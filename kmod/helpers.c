@@ -182,10 +182,33 @@ void postbox_identity_see(const struct postbox_identity *id,
 	seen->gid = postbox_see_gid(id->gid);
 }
 
-/* The number is never used again, unlike the inode number of the namespace. */
-u64 postbox_ipc_ns(void)
+/*
+ * The number is never used again, unlike the inode number of the namespace.
+ * @initial_user: it belongs to the initial user namespace.
+ */
+u64 postbox_ipc_ns(bool *initial, bool *initial_user)
 {
-	return current->nsproxy->ipc_ns->ns.ns_id;
+	const struct ipc_namespace *ns = current->nsproxy->ipc_ns;
+
+	*initial = ns->ns.ns_id == IPC_NS_INIT_ID;
+	*initial_user = ns->user_ns == &init_user_ns;
+	return ns->ns.ns_id;
+}
+
+/*
+ * Whether the current task is in a user namespace below the initial one; then
+ * @owner is who made the outermost of those that it is in.
+ */
+bool postbox_contained(u32 *owner)
+{
+	const struct user_namespace *ns = current_user_ns();
+	bool contained = false;
+
+	for (; ns != &init_user_ns; ns = ns->parent) {
+		*owner = __kuid_val(ns->owner);
+		contained = true;
+	}
+	return contained;
 }
 
 /*

@@ -313,7 +313,8 @@ pub(crate) mod c {
         pub(super) fn postbox_identity_renew_as(id: *mut RawIdentity, uid: u32, gid: u32);
         pub(super) fn postbox_identity_put(id: *const RawIdentity);
         pub(super) fn postbox_identity_see(id: *const RawIdentity, seen: *mut Seen);
-        pub(super) fn postbox_ipc_ns() -> u64;
+        pub(super) fn postbox_ipc_ns(initial: *mut bool, initial_user: *mut bool) -> u64;
+        pub(super) fn postbox_contained(owner: *mut u32) -> bool;
         pub(super) fn postbox_euid() -> u32;
         pub(super) fn postbox_egid() -> u32;
         pub(super) fn postbox_see_uid(uid: u32) -> u32;
@@ -657,10 +658,37 @@ impl Drop for Credentials {
     }
 }
 
-/// The IPC namespace of the current task, which must not be exiting.
-pub(crate) fn ipc_ns() -> u64 {
-    // SAFETY: `nsproxy` is set: only called from system calls.
-    unsafe { c::postbox_ipc_ns() }
+/// An IPC namespace, as handles remember it.
+#[derive(Clone, Copy)]
+pub(crate) struct Scope {
+    /// Its number, which is never used again.
+    pub(crate) ipc_ns: u64,
+    /// Whether it is the initial one.
+    pub(crate) initial: bool,
+    /// Whether it belongs to the initial user namespace.
+    pub(crate) initial_user: bool,
+}
+
+impl Scope {
+    /// That of the current task, which must not be exiting.
+    pub(crate) fn current() -> Self {
+        let (mut initial, mut initial_user) = (false, false);
+        // SAFETY: `nsproxy` is set: only called when a file is opened. Both are valid for writing.
+        let ipc_ns = unsafe { c::postbox_ipc_ns(&mut initial, &mut initial_user) };
+        Self {
+            ipc_ns,
+            initial,
+            initial_user,
+        }
+    }
+}
+
+/// The user who made the outermost user namespace that the current task is in, unless it is in the
+/// initial one alone.
+pub(crate) fn container_owner() -> Option<u32> {
+    let mut owner = 0;
+    // SAFETY: `owner` is valid for writing; the credentials of the current task keep the namespaces.
+    unsafe { c::postbox_contained(&mut owner) }.then_some(owner)
 }
 
 /// An IPC namespace whose end can be noticed. Its memory is kept, but not the namespace: it ends with

@@ -2,13 +2,24 @@
 //! What each user has in use: messages, bytes and objects.
 //!
 //! Whoever sends pays, until the message is received for good. The limits are module parameters,
-//! the same for every user; users are told apart by the kernel's own ids, so that one user has one
-//! account in whatever user namespace it acts. The memory itself is charged to the memory cgroup
-//! of the sender, by the allocations.
+//! the same for every user. The memory itself is charged to the memory cgroup of the sender, by the
+//! allocations.
+//!
+//! Accounts are a tree, and a charge is one to an account and to all above it, so that nobody gets
+//! more by identities and namespaces that it makes itself:
+//!
+//! - A user of the host has an account of its own, at the top. So do all containers of root
+//!   together: those in a user namespace that root made, or in another IPC namespace without one.
+//! - Below it, what was made in user namespaces of that user by other ids (subordinate ones), or
+//!   in another IPC namespace: an account for each IPC namespace.
+//! - Below that, one for each other user in it.
+//!
+//! An account may use half of what the one above it may: a container cannot use up what its maker
+//! has, nor one user of it what the container has.
 
 use crate::{
     compat::edquot,
-    helpers::{self, limits, GFP_MAYFAIL},
+    helpers::{self, limits, Scope, GFP_MAYFAIL},
 };
 use kernel::{
     prelude::*,
@@ -75,10 +86,99 @@ impl Account {
     }
 }
 
-/// A user.
+/// What an account is found by.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    /// The user at the top, as the kernel keeps it, or [`CONTAINERS`].
+    top: u64,
+    /// The IPC namespace; 0 at the top.
+    ipc_ns: u64,
+    /// The user in it; [`Key::ALL`] where it is all of them, and at the top.
+    user: u64,
+}
+
+/// In the place of a user: root, as the maker of containers.
+const CONTAINERS: u64 = 1 << 32;
+/// The user that the kernel keeps so is root, outside of all user namespaces.
+const ROOT: u32 = 0;
+
+impl Key {
+    const ALL: u64 = u64::MAX;
+
+    fn top(top: u64) -> Self {
+        Self {
+            top,
+            ipc_ns: 0,
+            user: Self::ALL,
+        }
+    }
+}
+
+/// The accounts that the current task is charged to, from the top on.
+struct Path {
+    keys: [Key; 3],
+    len: usize,
+    /// The effective user of the current task.
+    uid: u32,
+    /// The user at the top.
+    owner: u32,
+}
+
+impl Path {
+    /// That of the current task with a handle of a scope.
+    fn current(scope: Scope) -> Self {
+        let uid = helpers::euid();
+        let container = helpers::container_owner();
+        let owner = match container {
+            Some(owner) => owner,
+            // In the initial user namespace only root makes IPC namespaces.
+            None if !scope.initial && scope.initial_user => ROOT,
+            // Of the host, with whatever handle.
+            None => uid,
+        };
+        let host = match container {
+            Some(_) => owner != ROOT && owner == uid && scope.initial,
+            None => scope.initial || !scope.initial_user,
+        };
+        let top = match owner {
+            ROOT if !host => CONTAINERS,
+            owner => owner.into(),
+        };
+        let all = Key {
+            top,
+            ipc_ns: scope.ipc_ns,
+            user: Key::ALL,
+        };
+        let user = Key {
+            user: uid.into(),
+            ..all
+        };
+        Self {
+            keys: [Key::top(top), all, user],
+            len: match (host, owner == uid) {
+                (true, _) => 1,
+                (false, true) => 2,
+                (false, false) => 3,
+            },
+            uid,
+            owner,
+        }
+    }
+
+    /// Those of them that there are.
+    fn keys(&self) -> &[Key] {
+        self.keys.get(..self.len).unwrap_or_default()
+    }
+}
+
+/// A user, or several that have an account together.
 pub(crate) struct User {
-    /// As the kernel keeps it.
+    /// As the kernel keeps it. Where it is several: the one at the top.
     pub(crate) uid: u32,
+    /// The account above this one, which everything is charged to as well.
+    parent: Option<Pinned>,
+    /// How many there are above this one: as often the limits are halved.
+    depth: u32,
     /// Handles, and other reasons to stay in the table. Only incremented under its lock.
     pins: Atomic<i64>,
     messages: Account,
@@ -101,6 +201,20 @@ pub(crate) struct Usage {
 }
 
 impl User {
+    fn new(uid: u32, parent: Option<Pinned>, depth: u32) -> Self {
+        Self {
+            uid,
+            parent,
+            depth,
+            pins: Atomic::new(0),
+            messages: Account::new(),
+            objects: Account::new(),
+            files: Account::new(),
+            pipes: Account::new(),
+            shared: Account::new(),
+        }
+    }
+
     fn idle(&self) -> bool {
         self.pins.load(Relaxed) == 0
             && self.messages.get() == (0, 0)
@@ -110,21 +224,149 @@ impl User {
             && self.shared.get() == (0, 0)
     }
 
+    /// Charges one thing of `bytes` bytes to an account of the user, and to those above it.
+    #[inline(always)]
+    fn charge(
+        &self,
+        account: fn(&Self) -> &Account,
+        bytes: u64,
+        things_max: u64,
+        bytes_max: u64,
+    ) -> Result {
+        match &self.parent {
+            None => account(self).charge(bytes, things_max, bytes_max),
+            Some(parent) => self.charge_below(parent, account, bytes, things_max, bytes_max),
+        }
+    }
+
+    #[inline(never)]
+    fn charge_below(
+        &self,
+        parent: &Self,
+        account: fn(&Self) -> &Account,
+        bytes: u64,
+        things_max: u64,
+        bytes_max: u64,
+    ) -> Result {
+        let (things, most) = (things_max >> self.depth, bytes_max >> self.depth);
+        account(self).charge(bytes, things, most)?;
+        // There are at most two above this one.
+        let above = parent.charge(account, bytes, things_max, bytes_max);
+        if above.is_err() {
+            account(self).uncharge(bytes);
+        }
+        above
+    }
+
+    /// Undoes that.
+    #[inline(always)]
+    fn uncharge(&self, account: fn(&Self) -> &Account, bytes: u64) {
+        account(self).uncharge(bytes);
+        if let Some(parent) = &self.parent {
+            parent.uncharge_above(account, bytes);
+        }
+    }
+
+    #[inline(never)]
+    fn uncharge_above(&self, account: fn(&Self) -> &Account, bytes: u64) {
+        self.uncharge(account, bytes);
+    }
+
+    /// Charges a message of `bytes` bytes.
+    #[inline(always)]
+    fn charge_message(&self, bytes: u64) -> Result {
+        let (things_max, bytes_max) = (limits::user_messages(), limits::user_bytes());
+        self.charge(|user| &user.messages, bytes, things_max, bytes_max)
+    }
+
+    /// This account and those above it.
+    fn chain(&self) -> impl Iterator<Item = &Self> {
+        core::iter::successors(Some(self), |user| user.parent.as_deref())
+    }
+
+    /// Charges for one thing, whatever the limits are.
+    fn add(&self, account: fn(&Self) -> &Account, bytes: u64) {
+        self.chain().for_each(|user| account(user).add(bytes));
+    }
+
+    /// Gives bytes of a message back, and keeps the message.
+    fn uncharge_bytes(&self, bytes: u64) {
+        self.chain()
+            .for_each(|user| user.messages.uncharge_bytes(bytes));
+    }
+
     /// Whether messages that others withdrew keep more than the user may have.
     fn over_quota(&self) -> bool {
-        let (messages, bytes) = self.messages.get();
-        messages > limits::user_messages() || bytes > limits::user_bytes()
+        let over = |user: &Self| {
+            let (messages, bytes) = user.messages.get();
+            messages > limits::user_messages() >> user.depth
+                || bytes > limits::user_bytes() >> user.depth
+        };
+        self.chain().any(over)
+    }
+
+    /// What is used, by `used`, of what may be: of an account with others above it, as much as those
+    /// leave it.
+    fn limited(&self, used: fn(&Self) -> u64, max: u64) -> (u64, u64) {
+        let mine = used(self);
+        let above = self.chain().skip(1).map(|user| {
+            let left = (max >> user.depth).saturating_sub(used(user));
+            mine.saturating_add(left)
+        });
+        (mine, above.fold(max >> self.depth, u64::min))
     }
 
     pub(crate) fn usage(&self) -> Usage {
-        let (messages, bytes) = self.messages.get();
+        let things = |max: u64| max.min(MAX_THINGS);
+        let bytes = |max: u64| max.min(MAX_BYTES);
+        let shared = self.limited(|user| user.shared.get().1 * PAGE, limits::user_shared());
         Usage {
-            messages: (messages, limits::user_messages().min(MAX_THINGS)),
-            bytes: (bytes, limits::user_bytes().min(MAX_BYTES)),
-            objects: (self.objects.get().0, limits::user_objects().min(MAX_THINGS)),
-            files: (self.files.get().1, limits::user_files().min(MAX_BYTES)),
-            shared: (self.shared.get().1 * PAGE, limits::user_shared()),
+            messages: self.limited(
+                |user| user.messages.get().0,
+                things(limits::user_messages()),
+            ),
+            bytes: self.limited(|user| user.messages.get().1, bytes(limits::user_bytes())),
+            objects: self.limited(|user| user.objects.get().0, things(limits::user_objects())),
+            files: self.limited(|user| user.files.get().1, bytes(limits::user_files())),
+            shared,
         }
+    }
+}
+
+/// How many accounts are looked at for one that is made: so those that are idle go in time.
+const LOOKED_AT: usize = 8;
+
+struct Table {
+    users: RBTree<Key, Arc<User>>,
+    /// Where the next are looked at.
+    next: Key,
+}
+
+impl Table {
+    fn pin(&self, key: &Key) -> Option<Pinned> {
+        let user = self.users.get(key)?;
+        user.pins.fetch_add(1, Relaxed);
+        Some(Pinned(user.clone()))
+    }
+
+    /// Takes some of those out that are idle. Nobody but who holds the lock makes them anything else.
+    fn clean(&mut self) {
+        let mut cursor = self.users.cursor_lower_bound_mut(&self.next);
+        for _ in 0..LOOKED_AT {
+            let Some(at) = cursor else {
+                self.next = Key::top(0);
+                return;
+            };
+            cursor = if at.current().1.idle() {
+                at.remove_current().0
+            } else {
+                at.move_next()
+            };
+        }
+        self.next = match &cursor {
+            Some(at) => *at.current().0,
+            None => Key::top(0),
+        };
     }
 }
 
@@ -132,47 +374,54 @@ impl User {
 #[pin_data]
 pub(crate) struct Users {
     #[pin]
-    users: Mutex<RBTree<u32, Arc<User>>>,
+    table: Mutex<Table>,
 }
 
 impl Users {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            users <- new_mutex!(RBTree::new()),
+            table <- new_mutex!(Table {
+                users: RBTree::new(),
+                next: Key::top(0),
+            }),
         })
     }
 
-    /// The current task's effective user, kept in the table by the pin.
-    pub(crate) fn current(&self) -> Result<Pinned> {
-        let uid = helpers::euid();
-        let mut users = self.users.lock();
-        if users.get(&uid).is_none() {
-            // Nobody but who holds this lock makes a user that is idle anything else.
-            let mut cursor = users.cursor_front_mut();
-            while let Some(at) = cursor {
-                cursor = if at.current().1.idle() {
-                    at.remove_current().0
-                } else {
-                    at.move_next()
-                };
-            }
-            let user = Arc::new(
-                User {
-                    uid,
-                    pins: Atomic::new(0),
-                    messages: Account::new(),
-                    objects: Account::new(),
-                    files: Account::new(),
-                    pipes: Account::new(),
-                    shared: Account::new(),
-                },
-                GFP_MAYFAIL,
-            )?;
-            users.insert(RBTreeNode::new(uid, user, GFP_MAYFAIL)?);
+    /// Who pays for what the current task does with a handle of a scope, kept in the table by the
+    /// pin.
+    pub(crate) fn current(&self, scope: Scope) -> Result<Pinned> {
+        let path = Path::current(scope);
+        let keys = path.keys();
+        if let Some(user) = keys.last().and_then(|key| self.table.lock().pin(key)) {
+            return Ok(user);
         }
-        let user = users.get(&uid).ok_or(ENOMEM)?.clone();
-        user.pins.fetch_add(1, Relaxed);
-        Ok(Pinned(user))
+        let mut user = None;
+        for (depth, key) in keys.iter().enumerate() {
+            let uid = match key.user {
+                Key::ALL => path.owner,
+                _ => path.uid,
+            };
+            user = Some(self.get(key, uid, user, depth as u32)?);
+        }
+        user.ok_or(EINVAL)
+    }
+
+    /// The account of this key, which is made if there is none.
+    fn get(&self, key: &Key, uid: u32, parent: Option<Pinned>, depth: u32) -> Result<Pinned> {
+        if let Some(user) = self.table.lock().pin(key) {
+            return Ok(user);
+        }
+        let user = Arc::new(User::new(uid, parent, depth), GFP_MAYFAIL)?;
+        let node = RBTreeNode::new(*key, user, GFP_MAYFAIL)?;
+        let mut table = self.table.lock();
+        table.clean();
+        // Another task may have made it meanwhile.
+        if let Some(user) = table.pin(key) {
+            drop(table);
+            return Ok(user);
+        }
+        table.users.insert(node);
+        table.pin(key).ok_or(ENOMEM)
     }
 }
 
@@ -196,14 +445,15 @@ impl core::ops::Deref for Pinned {
 impl Pinned {
     /// Charges an object.
     pub(crate) fn charge_object(&self) -> Result<ObjectCharge> {
-        self.objects.charge(0, limits::user_objects(), 0)?;
+        self.charge(|user| &user.objects, 0, limits::user_objects(), 0)?;
         Ok(ObjectCharge(self.0.clone()))
     }
 
     /// Charges the memory of a pipe or a ring, which is as many bytes as a user's messages may have, apart
     /// from those.
     pub(crate) fn charge_pipe(&self, bytes: u64) -> Result<PipeCharge> {
-        self.pipes.charge(bytes, MAX_THINGS, limits::user_bytes())?;
+        let max = limits::user_bytes();
+        self.charge(|user| &user.pipes, bytes, MAX_THINGS, max)?;
         Ok(PipeCharge(self.0.clone(), bytes))
     }
 
@@ -214,14 +464,15 @@ impl Pinned {
             return Err(edquot());
         }
         let max = limits::user_shared() / PAGE;
-        self.shared.charge(pages, MAX_THINGS, max)?;
+        self.charge(|user| &user.shared, pages, MAX_THINGS, max)?;
         Ok(SharedCharge(self.0.clone(), pages))
     }
 
     /// Charges the files of one message.
     pub(crate) fn charge_files(&self, files: usize) -> Result<FilesCharge> {
         let files = files as u64;
-        self.files.charge(files, MAX_THINGS, limits::user_files())?;
+        let max = limits::user_files();
+        self.charge(|user| &user.files, files, MAX_THINGS, max)?;
         Ok(FilesCharge(self.0.clone(), files))
     }
 }
@@ -233,10 +484,10 @@ impl FilesCharge {
     /// Charges another user for them; `forced`: whatever that one's limit is.
     pub(crate) fn passed_on(&self, user: &Arc<User>, forced: bool) -> Result<Self> {
         if forced {
-            user.files.add(self.1);
+            user.add(|user| &user.files, self.1);
         } else {
-            user.files
-                .charge(self.1, MAX_THINGS, limits::user_files())?;
+            let max = limits::user_files();
+            user.charge(|user| &user.files, self.1, MAX_THINGS, max)?;
         }
         Ok(Self(user.clone(), self.1))
     }
@@ -244,7 +495,7 @@ impl FilesCharge {
 
 impl Drop for FilesCharge {
     fn drop(&mut self) {
-        self.0.files.uncharge(self.1);
+        self.0.uncharge(|user| &user.files, self.1);
     }
 }
 
@@ -253,7 +504,7 @@ pub(crate) struct SharedCharge(Arc<User>, u64);
 
 impl Drop for SharedCharge {
     fn drop(&mut self) {
-        self.0.shared.uncharge(self.1);
+        self.0.uncharge(|user| &user.shared, self.1);
     }
 }
 
@@ -262,7 +513,7 @@ pub(crate) struct PipeCharge(Arc<User>, u64);
 
 impl Drop for PipeCharge {
     fn drop(&mut self) {
-        self.0.pipes.uncharge(self.1);
+        self.0.uncharge(|user| &user.pipes, self.1);
     }
 }
 
@@ -271,7 +522,7 @@ pub(crate) struct ObjectCharge(Arc<User>);
 
 impl Drop for ObjectCharge {
     fn drop(&mut self) {
-        self.0.objects.uncharge(0);
+        self.0.uncharge(|user| &user.objects, 0);
     }
 }
 
@@ -327,8 +578,7 @@ impl MessageCharge {
     fn charge_user(&mut self, user: &Arc<User>, len: usize) -> Result<Option<Arc<User>>> {
         // `limits::message` is at most 2^30.
         let bytes = len as u64;
-        user.messages
-            .charge(bytes, limits::user_messages(), limits::user_bytes())?;
+        user.charge_message(bytes)?;
         self.bytes = bytes as u32;
         Ok(match self.is(user) {
             true => None,
@@ -340,7 +590,7 @@ impl MessageCharge {
     #[inline]
     pub(crate) fn uncharge(&mut self) {
         if let Some((user, bytes)) = self.charged() {
-            user.messages.uncharge(bytes);
+            user.uncharge(|user| &user.messages, bytes);
             self.bytes = Self::NOTHING;
         }
         if self.other.is_some() {
@@ -361,8 +611,7 @@ impl MessageCharge {
             return Ok(());
         }
         if owes {
-            user.messages
-                .charge(0, limits::user_messages(), limits::user_bytes())?;
+            user.charge_message(0)?;
             self.prepaid = true;
         }
         if owes || large {
@@ -376,7 +625,7 @@ impl MessageCharge {
     pub(crate) fn forget(&mut self) {
         if let Some(other) = self.other.take() {
             if core::mem::take(&mut self.prepaid) {
-                other.messages.uncharge(0);
+                other.uncharge(|user| &user.messages, 0);
             }
         }
     }
@@ -395,11 +644,11 @@ impl MessageCharge {
             }
         };
         if let Some((user, bytes)) = self.charged() {
-            user.messages.uncharge(bytes);
-            other.messages.add(bytes);
+            user.uncharge(|user| &user.messages, bytes);
+            other.add(|user| &user.messages, bytes);
         }
         if core::mem::take(&mut self.prepaid) {
-            other.messages.uncharge(0);
+            other.uncharge(|user| &user.messages, 0);
         }
         self.user.replace(other)
     }
@@ -408,11 +657,11 @@ impl MessageCharge {
     pub(crate) fn owe(&mut self) {
         if core::mem::take(&mut self.prepaid) {
             if let Some((user, bytes)) = self.charged() {
-                user.messages.uncharge(bytes);
+                user.uncharge(|user| &user.messages, bytes);
             }
             core::mem::swap(&mut self.user, &mut self.other);
         } else if let Some((user, bytes)) = self.charged() {
-            user.messages.uncharge_bytes(bytes);
+            user.uncharge_bytes(bytes);
         } else {
             return;
         }

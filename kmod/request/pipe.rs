@@ -93,7 +93,7 @@ pub(super) fn set_capacity(
 ) -> Result {
     ensure(args.reserved == 0)?;
     let pipe = pipe(handle, uapi::POSTBOX_RIGHT_SEND | uapi::POSTBOX_RIGHT_ADMIN)?;
-    let user = handle.shared.users.current()?;
+    let user = handle.shared.users.current(handle.scope)?;
     pipe.set_capacity(args.capacity, &user, |capacity| {
         args.capacity = capacity;
         at.write(args)
