@@ -882,17 +882,22 @@ fn servers_do_not_start_with_a_command_that_does_not_exist() {
     run(3, &["stat", "command/nonesuch"]);
 }
 
-/// The listener goes away with the line.
+/// The command is there, and does not start.
 #[test]
 fn client_is_told_that_its_input_was_lost() {
-    let listener = postbox::Link::options()
-        .capacity(postbox::Capacity::Rendezvous)
-        .listen("command/lost")
-        .expect("the name is free");
+    use std::os::unix::fs::PermissionsExt;
+    let command = "/tmp/command-lost";
+    std::fs::write(command, "#!/no-such-interpreter\n").expect("a file");
+    let executable = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(command, executable).expect("it is ours");
+    let server = start(&["listen", "command/lost", "-c", "1", "--", command]);
+    wait_for_named("command/lost", |_| true);
     let mut client = start(&["connect", "command/lost"]);
     client.write("lost\n");
-    drop(listener.accept().expect("it connects"));
     client.end().with(6);
+    let server = server.end();
+    assert!(server.stderr.contains("cannot run"), "{server:?}");
+    let _ = std::fs::remove_file(command);
 }
 
 /// More clients than it has descriptors for.
