@@ -10,7 +10,7 @@ F ?=
 VM := tests/vm
 VM_RELEASE := target/vm/x86_64-unknown-linux-gnu/release
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-debug attack shell kmod bench bench-count bench-native check build install clean
+.PHONY: help setup run test test-debug attack shell kmod bench bench-count bench-holds bench-native check build install clean
 
 help:
 	@echo 'make run          boot a VM, load the module, and show every kind of object (first time up to 15 min, then a minute)'
@@ -23,6 +23,7 @@ help:
 	@echo 'make setup        only fetch and prepare what the VM needs (about 6 min)'
 	@echo 'make bench        the same as bench-count, and how costs grow with what is outstanding, to target/bench/bench.json (some min)'
 	@echo 'make bench-count  instructions per round trip, mailboxes and their peers, to target/bench/count.json (a few min)'
+	@echo 'make bench-holds  instructions under the lock of a mailbox with a million messages (a few min)'
 	@echo 'make bench-native time of rings on this machine, beside iceoryx2, to target/bench/native.json (two CPUs that are idle; some min)'
 	@echo 'make check        formatting, clippy, rustdoc, bindings, checkpatch'
 	@echo 'make install      module, command, man pages, completions, header, udev rule, DKMS source (PREFIX=, DESTDIR=)'
@@ -47,6 +48,9 @@ bench-count:
 bench:
 	@mkdir -p target/bench
 	@$(VM)/with-programs --kernel $(KERNEL) --icount --timeout 3600 --out target/bench -- postbox-bench all --out /out/bench.json $(if $(F),--only $(F))
+
+bench-holds:
+	@$(VM)/with-programs --kernel $(KERNEL) --icount --mem 2048 --timeout 1800 -- postbox-bench holds
 
 bench-native:
 	@$(VM)/bench-native target/bench/native.json

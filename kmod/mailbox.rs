@@ -10,8 +10,8 @@ use crate::{
     helpers::{self, Process, UserBytes},
     message::{Message, Needs, Room, Spare, SPARE_BYTES},
     queue::{
-        self, Capacity, Commit, HandleState, List, Received, Reserving, Returned, Sending, Sent,
-        Take, Withdrawn,
+        self, Capacity, Commit, HandleState, List, Received, Reserving, Returned, Search, Sending,
+        Sent, Take, Withdrawn,
     },
     uapi,
     uring::Parked,
@@ -300,8 +300,25 @@ impl Mailbox {
         }
         let mut inner = self.inner.lock();
         inner.close(sends, receives, &mut state.lock());
+        let idle = inner.senders() == 0 && inner.receivers() == 0;
         self.settle(inner);
+        if idle {
+            self.free_spares();
+        }
         self.tell(IN | OUT | bindings::POLLHUP | bindings::POLLERR);
+    }
+
+    /// Frees the memory that is kept for the next messages: nobody has the mailbox open.
+    fn free_spares(&self) {
+        while let Some(message) = self.spare.take() {
+            drop(message);
+        }
+        loop {
+            let spare = self.inner.lock().spare();
+            if spare.is_none() {
+                return;
+            }
+        }
     }
 
     /// Frees what was sent, if the last receiver is gone and nobody is to come after it.
@@ -330,21 +347,24 @@ impl Mailbox {
     /// Puts back what `holder`, or anyone, received through a handle and did not acknowledge, and
     /// tells those who wait for an answer that there will be none.
     pub(crate) fn reclaim(&self, state: &State, holder: Option<usize>) {
+        let mut from = 0;
         loop {
             let mut inner = self.inner.lock();
-            let abandoned = inner.abandon(&mut state.lock(), holder);
+            let abandoned = inner.abandon(&mut state.lock(), holder, &mut from);
             drop(inner);
-            if abandoned.is_none() {
+            if let Search::None = abandoned {
                 break;
             }
         }
+        let mut from = 0;
         loop {
             let mut inner = self.inner.lock();
-            let returned = inner.reclaim(&mut state.lock(), holder);
+            let returned = inner.reclaim(&mut state.lock(), holder, &mut from);
             drop(inner);
             match returned {
-                Some(returned) => self.returned(returned),
-                None => return,
+                Search::Found(returned) => self.returned(returned),
+                Search::More => {}
+                Search::None => return,
             }
         }
     }
@@ -933,10 +953,20 @@ impl Mailbox {
         {
             let room = how.room as u64;
             let origin = how.from.map_or(0, |from| from.number);
-            let taken = if origin == 0 {
-                inner.take(room)
-            } else {
-                inner.take_from(origin, room)
+            let taken = loop {
+                match origin {
+                    0 => break inner.take(room),
+                    origin => match inner.take_from(origin, room) {
+                        Take::More => {
+                            drop(inner);
+                            if helpers::dying() {
+                                return Err(EINTR.into());
+                            }
+                            inner = self.inner.lock();
+                        }
+                        taken => break taken,
+                    },
+                }
             };
             match taken {
                 Take::Message(message) => return Ok(message),
@@ -946,7 +976,7 @@ impl Mailbox {
                     return Err(Failure::TooSmall(Needs { len, ..needs }));
                 }
                 Take::Ended => return Err(EPIPE.into()),
-                Take::Empty => {
+                Take::Empty | Take::More => {
                     let process = how.from.map(|from| &from.process);
                     if process.is_some_and(|p| p.as_ref().is_none_or(Process::exited)) {
                         return Err(EPIPE.into());

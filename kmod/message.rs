@@ -116,7 +116,6 @@ pub(crate) struct Needs {
 /// another one.
 pub(crate) struct Message {
     node: Node<KBox<Message>>,
-    len: usize,
     inline: [u8; INLINE],
     content: UnsafeCell<Content>,
     sender: Identity,
@@ -164,7 +163,6 @@ impl Message {
             memory,
             Self {
                 node: Node::new(0, 0),
-                len: 0,
                 inline: [0; INLINE],
                 content: UnsafeCell::new(Content {
                     separate: KVVec::new(),
@@ -218,8 +216,7 @@ impl Message {
 
     #[inline(always)]
     fn write(&mut self, priority: u16, len: usize, source: &mut impl Source) -> Result {
-        self.node.renew(priority, len as u64, self.sender.process());
-        self.len = len;
+        self.node.renew(priority, len as u64);
         match self.inline.get_mut(..len) {
             Some(inline) => source.read(inline)?,
             None => {
@@ -232,6 +229,12 @@ impl Message {
             }
         }
         Ok(())
+    }
+
+    /// The bytes of the payload.
+    #[inline]
+    fn len(&self) -> usize {
+        self.node.len() as usize
     }
 
     /// Makes it a request.
@@ -356,7 +359,8 @@ impl Message {
         if let Some(Cargo::Parcel(Some(files), _)) = self.content.get_mut().cargo.as_deref_mut() {
             files.keep(handle)?;
         }
-        let (charge, len) = (self.charge.get_mut(), self.len);
+        let len = self.len();
+        let charge = self.charge.get_mut();
         charge.uncharge();
         handle.with_payer(helpers::euid(), |payer| charge.charge(payer, len))
     }
@@ -371,7 +375,7 @@ impl Message {
 
     /// Whether it keeps more than its own memory.
     fn is_large(&self) -> bool {
-        self.len > INLINE || self.content().cargo.is_some()
+        self.len() > INLINE || self.content().cargo.is_some()
     }
 
     /// Its receiver, whose user is `user`, begins to copy it: see [`MessageCharge::copy`]. Under the
@@ -444,7 +448,7 @@ impl Message {
     /// Charges this answer to who sent `request`. Without quota for it, its content is not kept.
     /// Under the lock of the mailbox.
     pub(crate) fn charge_to_caller(&mut self, request: &mut Self) -> Remains {
-        let (len, asked) = (self.len, request.charge.get_mut());
+        let (len, asked) = (self.len(), request.charge.get_mut());
         let mut remains = Remains::default();
         let charged = asked.charge_answer(self.charge.get_mut(), len);
         let charged = charged.and_then(|user| {
@@ -477,17 +481,17 @@ impl Message {
     /// The payload.
     pub(crate) fn payload(&self) -> &[u8] {
         self.inline
-            .get(..self.len)
+            .get(..self.len())
             .unwrap_or(&self.content().separate)
     }
 
     /// The payload, if it is small, there is room for it, and nothing else comes with it.
     #[inline]
     pub(crate) fn small(&self, room: usize) -> Option<&[u8]> {
-        if self.len > room || self.content().cargo.is_some() {
+        if self.len() > room || self.content().cargo.is_some() {
             return None;
         }
-        self.inline.get(..self.len)
+        self.inline.get(..self.len())
     }
 
     /// What `msg_flags` say of it, but for leases. For the holder of the message.
@@ -579,6 +583,10 @@ impl queue::Entry for Message {
 
     fn node(&self) -> &Node<KBox<Self>> {
         &self.node
+    }
+
+    fn origin(&self) -> u64 {
+        self.sender.process()
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     compat::eiocbqueued,
     helpers::{self, c, Process},
     message::Message,
-    queue::{self, Flight, Gate, Linked, Links, List, Received, Sent, Turn},
+    queue::{self, Flight, Gate, Linked, Links, List, Received, Seat, Sent, Turn},
     uapi,
     uring::{Command, Issue, Parked},
 };
@@ -184,8 +184,11 @@ pub(crate) enum Outcome {
 
 /// A task that waits, or a command.
 pub(crate) struct Waiter {
-    /// Guarded by the object's lock.
+    /// Guarded by the object's lock, as are the next two.
     links: Links<Waiter>,
+    seat: Seat<Waiter>,
+    /// Of a sender, its message while that is queued.
+    message: Cell<Option<NonNull<Message>>>,
     /// Null: it is part of a command.
     task: *mut bindings::task_struct,
     /// Not 0 after `outcome` was written; from then on nobody else has a pointer here. [`TAKEN`] after
@@ -211,6 +214,8 @@ impl Waiter {
     pub(crate) fn new() -> Self {
         Self {
             links: Links::new(),
+            seat: Seat::new(),
+            message: Cell::new(None),
             task: Task::current_raw(),
             done: Atomic::new(0),
             outcome: UnsafeCell::new(None),
@@ -352,8 +357,18 @@ unsafe impl queue::Owner for WaiterPtr {
     }
 }
 
-impl queue::SendWaiter for WaiterPtr {
+impl queue::SendWaiter<Message> for WaiterPtr {
     type Wake = Wake;
+
+    /// A task that sleeps does not run what its own commands have to do.
+    fn group(self) -> usize {
+        // SAFETY: It is being put on a list, or its message is in the mailbox whose lock is held.
+        unsafe { self.0.as_ref() }.task as usize
+    }
+
+    fn message(sender: &Waiter) -> &Cell<Option<NonNull<Message>>> {
+        &sender.message
+    }
 
     fn finish(self, sent: Sent) -> Wake {
         self.finish(Outcome::Sent(sent))
@@ -367,16 +382,17 @@ impl queue::ReceiveWaiter<KBox<Message>> for WaiterPtr {
         receiver.wanted()
     }
 
-    fn meets(receiver: &Waiter, sender: &Self) -> bool {
-        // SAFETY: The sender is the current task, or a command of it, and is being put on a list.
-        let sender = unsafe { sender.0.as_ref() };
-        if sender.task.is_null() || !receiver.task.is_null() {
-            return true;
+    /// The task of a command.
+    fn group(receiver: &Waiter) -> usize {
+        if !receiver.task.is_null() {
+            return 0;
         }
         // SAFETY: A waiter without a task was made by `of_command`, for a command.
-        let command = unsafe { Command::of_waiter(receiver) };
-        // A task that sleeps does not run what its own command has to do.
-        command.task() != sender.task
+        unsafe { Command::of_waiter(receiver) }.task() as usize
+    }
+
+    fn seat(receiver: &Waiter) -> &Seat<Waiter> {
+        &receiver.seat
     }
 
     fn finish(self, received: Received<KBox<Message>>) -> Wake {

@@ -3,12 +3,14 @@
 //! The clock is `CLOCK_MONOTONIC_RAW`. Where the emulator counts instructions instead of time (`-icount shift=0`) its
 //! nanoseconds are instructions, which [`clock_counts_instructions`] finds out.
 
+mod holds;
 mod lease;
 mod measure;
 mod peers;
 mod ring;
 mod uring;
 
+pub use holds::{FEW, Filled, Hold, MANY, holds};
 pub use measure::{Figure, Plan, clock_counts_instructions, measure};
 
 /// What carries the bytes.

@@ -4,12 +4,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use postbox_bench::{
-    CASES, Case, Figure, MORE, Plan, Transport, Work, clock_counts_instructions, measure,
+    CASES, Case, FEW, Figure, MANY, MORE, Plan, Transport, Work, clock_counts_instructions, holds,
+    measure,
 };
 
 const USAGE: &str = "\
 usage: postbox-bench count --out FILE   instructions, where the emulator counts them; also to FILE as JSON
        postbox-bench all --out FILE     the same, of more cases: how costs grow
+       postbox-bench holds              instructions of operations on a mailbox with a million messages, and with a few
        postbox-bench run                time, and what matters of it here: ratios
 options: --windows N  measure N windows and print their median and minimum
          --rounds N   repetitions in a window
@@ -26,6 +28,15 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("holds") {
+        return match print_holds() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("postbox-bench: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     match arguments(std::env::args().skip(1)) {
         Ok(arguments) => match bench(&arguments) {
             Ok(()) => ExitCode::SUCCESS,
@@ -39,6 +50,34 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Prints what operations cost with much and with little in a mailbox.
+fn print_holds() -> Result<(), String> {
+    let of = |filled| holds(filled).map_err(|error| format!("holds: {error}"));
+    let (few, many) = (of(FEW)?, of(MANY)?);
+    println!(
+        "instructions of one call on a mailbox with {} messages of {} priorities and {} leases, and with {}, {} and {}",
+        MANY.messages, MANY.priorities, MANY.leases, FEW.messages, FEW.priorities, FEW.leases
+    );
+    println!(
+        "  {:<44}{:>8}{:>8}{:>8}{:>10}",
+        "", "few", "many", "most", "more"
+    );
+    let mut longest = 0;
+    for hold in &many {
+        let few = few.iter().find(|few| few.operation == hold.operation);
+        let few = few.map_or(0, |few| few.median);
+        // What the call costs outside of the lock is the same.
+        let more = hold.most.saturating_sub(few);
+        if few != 0 {
+            longest = longest.max(more);
+        }
+        let (name, median, most) = (hold.operation, hold.median, hold.most);
+        println!("  {name:<44}{few:>8}{median:>8}{most:>8}{more:>10}");
+    }
+    println!("longest hold of the lock, beyond that with a few: at most {longest} instructions");
+    Ok(())
 }
 
 fn arguments(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {

@@ -21,15 +21,17 @@
 use super::{
     list::{Linked, Links, List, Owner},
     order::Ordered,
+    receivers::{Receivers, Seat},
+    tree::{Branches, Index, Tree},
 };
-use core::{cell::Cell, ptr::NonNull};
+use core::{cell::Cell, marker::PhantomData, ptr::NonNull};
 
 /// A pointer that owns a message.
 pub trait Message: Owner<Target = <Self as Message>::Entry> {
     /// The message itself.
     type Entry: Entry<Message = Self>;
     /// How a sender that waits is reached.
-    type Sender: SendWaiter;
+    type Sender: SendWaiter<Self::Entry>;
 
     /// The message.
     fn entry(&self) -> &Self::Entry;
@@ -42,12 +44,24 @@ pub trait Entry: Linked {
 
     /// The part of it that the queue looks at.
     fn node(&self) -> &Node<Self::Message>;
+
+    /// Who sent it, as a number that stays the same; 0: nobody in particular.
+    fn origin(&self) -> u64;
 }
 
-/// A sender that waits.
-pub trait SendWaiter: Copy {
+/// A sender that waits. The list of those whose messages are queued owns pointers that the senders
+/// keep valid.
+pub trait SendWaiter<E>: Copy + Owner {
     /// What wakes it, once the lock is dropped.
     type Wake;
+
+    /// The group of receivers that it does not meet in a rendezvous; 0: it meets all.
+    fn group(self) -> usize {
+        0
+    }
+
+    /// Where it keeps its message while that is queued.
+    fn message(sender: &Self::Target) -> &Cell<Option<NonNull<E>>>;
 
     /// Ends its wait.
     fn finish(self, sent: Sent) -> Self::Wake;
@@ -61,14 +75,14 @@ pub trait ReceiveWaiter<M>: Owner {
     /// The origin of the messages that it waits for; 0: any.
     fn origin(receiver: &Self::Target) -> u64;
 
-    /// Whether it can receive while a sender waits for it to have done so.
-    fn meets(receiver: &Self::Target, sender: &M::Sender) -> bool
-    where
-        M: Message,
-    {
-        let _ = (receiver, sender);
-        true
+    /// Its group: see [`SendWaiter::group`]; 0: none.
+    fn group(receiver: &Self::Target) -> usize {
+        let _ = receiver;
+        0
     }
+
+    /// Its place among those that wait.
+    fn seat(receiver: &Self::Target) -> &Seat<Self::Target>;
 
     /// Ends its wait.
     fn finish(self, received: Received<M>) -> Self::Wake;
@@ -117,16 +131,16 @@ enum Place {
 /// the mailbox that the message was sent to.
 pub struct Node<M: Message> {
     pub(super) links: Links<M::Entry>,
-    pub(super) up: Cell<Option<NonNull<M::Entry>>>,
-    pub(super) down: Cell<Option<NonNull<M::Entry>>>,
+    /// By its place in the queue; of a message that is leased, owed or kept, by its token.
+    pub(super) branches: Branches<M::Entry>,
+    pub(super) origins: Branches<M::Entry>,
+    pub(super) marks: Cell<u8>,
     pub(super) sequence: Cell<u64>,
     pub(super) priority: u16,
     len: u64,
     place: Cell<Place>,
     sender: Cell<Option<M::Sender>>,
     kind: Kind,
-    /// Who sent it, as a number; 0: nobody in particular.
-    origin: u64,
     /// Whether its sender waits for a receiver to come, and not only for one to finish.
     may_wait: Cell<bool>,
     withdrawn: Cell<bool>,
@@ -157,15 +171,15 @@ impl<M: Message> Node<M> {
     pub fn new(priority: u16, len: u64) -> Self {
         Self {
             links: Links::new(),
-            up: Cell::new(None),
-            down: Cell::new(None),
+            branches: Branches::new(),
+            origins: Branches::new(),
+            marks: Cell::new(0),
             sequence: Cell::new(0),
             priority,
             len,
             place: Cell::new(Place::Held),
             sender: Cell::new(None),
             kind: Kind::Message,
-            origin: 0,
             may_wait: Cell::new(false),
             withdrawn: Cell::new(false),
             redelivered: Cell::new(false),
@@ -174,11 +188,10 @@ impl<M: Message> Node<M> {
         }
     }
 
-    /// Makes it the node of a new message from `origin`, in the memory of one that was received.
-    pub fn renew(&mut self, priority: u16, len: u64, origin: u64) {
+    /// Makes it the node of a new message, in the memory of one that was received.
+    pub fn renew(&mut self, priority: u16, len: u64) {
         self.priority = priority;
         self.len = len;
-        self.origin = origin;
         self.kind = Kind::Message;
         self.place.set(Place::Held);
         self.sender.set(None);
@@ -282,6 +295,9 @@ pub enum Take<M> {
     TooSmall(u64),
     /// There is none.
     Empty,
+    /// It is not known yet: messages have to be sorted by origin first, some of which were. Drop the
+    /// lock, and try again.
+    More,
     /// There is none, and none can come any more.
     Ended,
 }
@@ -360,14 +376,119 @@ pub struct Counters {
     pub high_bytes: u64,
 }
 
+struct ByToken<M>(PhantomData<M>);
+
+impl<M: Message> Index for ByToken<M> {
+    type Element = M::Entry;
+    type Key = u64;
+
+    fn branches<'a>(element: &'a M::Entry) -> &'a Branches<M::Entry>
+    where
+        Self: 'a,
+    {
+        &element.node().branches
+    }
+
+    fn key(element: &M::Entry) -> u64 {
+        element.node().token.get()
+    }
+}
+
+/// Messages of a handle that are found by their tokens.
+///
+/// # Invariants
+///
+/// What is on the list is in the tree, and nothing else.
+struct Tokens<M: Message> {
+    list: List<M>,
+    tree: Tree<ByToken<M>>,
+}
+
+// SAFETY: The tree points to what the list owns, and only it leads there.
+unsafe impl<M: Message + Send> Send for Tokens<M> {}
+
+impl<M: Message> Tokens<M> {
+    const fn new() -> Self {
+        Self {
+            list: List::new(),
+            tree: Tree::new(),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    fn push(&mut self, message: M) {
+        let at = self.list.push_back(message);
+        // SAFETY: It is on the list, and was in no tree.
+        unsafe { self.tree.insert(at) };
+    }
+
+    /// # Safety
+    ///
+    /// It is here.
+    unsafe fn remove(&mut self, at: Raw<M>) -> M {
+        // SAFETY: By the contract and the invariant it is in both.
+        unsafe {
+            self.tree.remove(at);
+            self.list.remove(at)
+        }
+    }
+
+    fn find(&self, token: u64) -> Option<Raw<M>> {
+        let at = self.tree.from(token)?;
+        // SAFETY: It is here, and so valid.
+        (unsafe { at.as_ref() }.node().token.get() == token).then_some(at)
+    }
+
+    fn take(&mut self, token: u64) -> Option<M> {
+        let at = self.find(token)?;
+        // SAFETY: It was found here.
+        Some(unsafe { self.remove(at) })
+    }
+
+    /// Takes out one of `holder`, or of anyone. It begins with the token `from`, and looks at some:
+    /// [`Search::More`] says where to go on.
+    fn take_of(&mut self, holder: Option<usize>, from: &mut u64) -> Search<M> {
+        for _ in 0..SOME {
+            let Some(at) = self.tree.from(*from) else {
+                return Search::None;
+            };
+            // SAFETY: It is here, and so valid.
+            let node = unsafe { at.as_ref() }.node();
+            *from = node.token.get() + 1;
+            if holder.is_none_or(|holder| node.holder.get() == holder) {
+                // SAFETY: It was found here.
+                return Search::Found(unsafe { self.remove(at) });
+            }
+        }
+        Search::More
+    }
+}
+
+/// What a search found that looks at some messages at a time.
+#[derive(Debug)]
+pub enum Search<T> {
+    /// This.
+    Found(T),
+    /// Nothing yet: drop the lock, and go on.
+    More,
+    /// Nothing.
+    None,
+}
+
+/// How many messages are looked at under one hold of the lock.
+const SOME: usize = 32;
+
 /// What one handle has of a mailbox.
 pub struct HandleState<M: Message> {
-    /// Messages taken and not acknowledged, oldest first.
-    leases: List<M>,
-    /// Requests taken and not answered, oldest first.
-    owed: List<M>,
+    /// Messages taken and not acknowledged.
+    leases: Tokens<M>,
+    /// Requests taken and not answered.
+    owed: Tokens<M>,
     /// Answers that came and could not be delivered, to be fetched.
-    kept: List<M>,
+    kept: Tokens<M>,
     kept_token: u64,
     reserved_messages: u64,
     reserved_bytes: u64,
@@ -377,9 +498,9 @@ impl<M: Message> HandleState<M> {
     /// A handle that has nothing.
     pub const fn new() -> Self {
         Self {
-            leases: List::new(),
-            owed: List::new(),
-            kept: List::new(),
+            leases: Tokens::new(),
+            owed: Tokens::new(),
+            kept: Tokens::new(),
             kept_token: 0,
             reserved_messages: 0,
             reserved_bytes: 0,
@@ -411,14 +532,13 @@ impl<M: Message> HandleState<M> {
     pub fn keep(&mut self, answer: M) -> u64 {
         self.kept_token += 1;
         answer.entry().node().token.set(self.kept_token);
-        self.kept.push_back(answer);
+        self.kept.push(answer);
         self.kept_token
     }
 
     /// Takes an answer out that was kept.
     pub fn fetch(&mut self, token: u64) -> Option<M> {
-        self.kept
-            .remove_first(|entry| entry.node().token.get() == token)
+        self.kept.take(token)
     }
 }
 
@@ -433,7 +553,7 @@ impl<M: Message> Default for HandleState<M> {
 /// # Invariants
 ///
 /// While a receiver waits, no message that it waits for is queued: it was, or will at once be,
-/// given that. `picky` is the number of those that wait for messages of one origin.
+/// given that. Who waits with a message that is queued is on the list `asking`.
 /// `used_*` is the sum over queued, held, leased and reserved; what is blocked or owed is not in
 /// it.
 pub struct Mailbox<M: Message, R: ReceiveWaiter<M>> {
@@ -441,8 +561,9 @@ pub struct Mailbox<M: Message, R: ReceiveWaiter<M>> {
     blocked: List<M>,
     /// Senders that wait for a receiver to have the bytes.
     offers: usize,
-    waiting: List<R>,
-    picky: usize,
+    /// Those whose messages are queued.
+    asking: List<M::Sender>,
+    waiting: Receivers<M, R>,
     capacity: Capacity,
     /// Peers can come back, so that neither side ever ends.
     persistent: bool,
@@ -467,7 +588,7 @@ pub struct Mailbox<M: Message, R: ReceiveWaiter<M>> {
     counters: Counters,
 }
 
-type Wake<M> = <<M as Message>::Sender as SendWaiter>::Wake;
+type Wake<M> = <<M as Message>::Sender as SendWaiter<<M as Message>::Entry>>::Wake;
 type Raw<M> = NonNull<<M as Message>::Entry>;
 
 impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
@@ -477,8 +598,8 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
             queue: Ordered::new(),
             blocked: List::new(),
             offers: 0,
-            waiting: List::new(),
-            picky: 0,
+            asking: List::new(),
+            waiting: Receivers::new(),
             capacity,
             persistent,
             had_sender: false,
@@ -525,12 +646,13 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         (self.queue.len() as u64, self.queued_bytes)
     }
 
-    /// The message that a receiver of those of one origin, or of any (0), would get.
+    /// The message that a receiver of those of one origin, or of any (0), would get; of those that
+    /// [`Mailbox::take_from`] has sorted.
     pub fn first(&self, origin: u64) -> Option<&M::Entry> {
         if origin == 0 {
             return self.queue.front();
         }
-        let found = self.queue.find(|node| node.origin == origin)?;
+        let found = self.queue.first_of(origin)?;
         // SAFETY: It is in the queue, which it leaves only through `&mut self`.
         Some(unsafe { &*found.as_ptr() })
     }
@@ -579,7 +701,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     pub fn writable(&self) -> bool {
         !self.refuses()
             && if self.rendezvous() {
-                self.waiting.len() > self.picky
+                self.waiting.any() > 0
             } else {
                 self.blocked.is_empty() && self.fits(1)
             }
@@ -685,8 +807,17 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     /// Whether nobody has to be let in or told that the other side is gone.
     pub fn settled(&self) -> bool {
         self.blocked.is_empty()
-            && (!self.refuses() || (self.offers == 0 && !self.closed()))
+            && (self.asking.is_empty() || !self.ends_asking())
             && (self.waiting.is_empty() || !self.ended())
+    }
+
+    /// Whether who waits with a queued message waits in vain. A request that is queued was sent, and
+    /// can be answered as long as it can be received.
+    fn ends_asking(&self) -> bool {
+        match self.rendezvous() {
+            true => self.refuses(),
+            false => self.closed(),
+        }
     }
 
     /// Which waits have to be ended.
@@ -704,15 +835,12 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         }
         let message = match self.blocked.pop_front() {
             Some(message) => message,
-            // A request that is queued was sent, and can be answered as long as it can be received.
-            None if self.offers == 0 && !self.closed() => return None,
+            None if !self.ends_asking() => return None,
             None => {
-                // Offers and requests wait in the queue. What has no sender was accepted, and
-                // came back.
-                let waits = self.queue.find(|node| node.sender.get().is_some())?;
+                let message = M::Sender::message(self.asking.front()?).get()?;
                 self.end_offer();
-                // SAFETY: It was found in the queue.
-                unsafe { self.unqueue(waits) }
+                // SAFETY: Its sender is on the list, so that it is in the queue.
+                unsafe { self.unqueue(message) }
             }
         };
         let sender = message.entry().node().sender.take()?;
@@ -724,19 +852,26 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         if !self.ended() {
             return None;
         }
-        let receiver = self.waiting.front()?;
-        self.picky -= usize::from(R::origin(receiver) != 0);
-        Some(self.waiting.pop_front()?.finish(Received::Ended))
+        let receiver = self.waiting.pop_any(self.rendezvous())?;
+        Some(receiver.finish(Received::Ended))
     }
 
-    /// Takes one message out that was accepted, if the last receiver is gone. It is to be freed.
+    /// Takes one message out that was accepted, if the last receiver is gone, and those that wait
+    /// were told. It is to be freed.
     pub fn purge_one(&mut self) -> Option<M> {
         if !self.closed() {
             return None;
         }
-        let accepted = self.queue.find(|node| node.sender.get().is_none())?;
-        // SAFETY: It was found in the queue.
-        Some(unsafe { self.unqueue(accepted) })
+        // Those whose senders wait were ended before.
+        let message = self.queue.front()?;
+        if message.node().sender.get().is_some() {
+            return None;
+        }
+        let message = self.queue.pop_front()?;
+        let len = message.entry().node().len;
+        self.queued_bytes -= len;
+        self.give_room(len);
+        Some(message)
     }
 
     /// Whoever waits in a mailbox of capacity 0 with a message that is not blocked is an offer.
@@ -779,7 +914,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         }
         let len = message.entry().node().len;
         if self.rendezvous() {
-            let receiver = self.pop_waiting(message.entry().node(), waiter.as_ref());
+            let receiver = self.pop_waiting(&message, waiter);
             if receiver.is_some() || may_wait {
                 message.entry().node().sender.set(waiter);
                 message.entry().node().may_wait.set(may_wait);
@@ -843,9 +978,9 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     pub unsafe fn withdraw(&mut self, message: Raw<M>) -> Withdrawn<M> {
         // SAFETY: A message that has a waiter is freed only after that was finished.
         let node = unsafe { message.as_ref() }.node();
-        node.sender.set(None);
         match node.place.replace(Place::Held) {
             place @ (Place::Held | Place::Handed) => {
+                node.sender.set(None);
                 self.end_offer();
                 node.withdrawn.set(true);
                 self.give_room(node.len);
@@ -855,16 +990,22 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
                 }
             }
             Place::Owed => {
+                node.sender.set(None);
                 node.place.set(Place::Owed);
                 Withdrawn::Received
             }
             Place::Queued => {
                 self.end_offer();
                 // SAFETY: By its place it is in the queue.
-                Withdrawn::Message(unsafe { self.unqueue(message) })
+                let message = unsafe { self.unqueue(message) };
+                message.entry().node().sender.set(None);
+                Withdrawn::Message(message)
             }
-            // SAFETY: By its place it is on this list.
-            Place::Blocked => Withdrawn::Message(unsafe { self.blocked.remove(message) }),
+            Place::Blocked => {
+                node.sender.set(None);
+                // SAFETY: By its place it is on this list.
+                Withdrawn::Message(unsafe { self.blocked.remove(message) })
+            }
         }
     }
 
@@ -899,33 +1040,19 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         })
     }
 
-    /// The receiver that waits longest for a message like this.
+    /// Takes out the receiver that waits longest for a message like this, whose sender meets it.
     #[inline(always)]
-    fn pop_waiting(&mut self, node: &Node<M>, sender: Option<&M::Sender>) -> Option<R> {
-        if self.picky == 0 && sender.is_none() {
-            return self.waiting.pop_front();
-        }
-        self.pop_choosy(node, sender)
-    }
-
-    #[inline(never)]
-    fn pop_choosy(&mut self, node: &Node<M>, sender: Option<&M::Sender>) -> Option<R> {
-        let receiver = self.waiting.remove_first(|receiver| {
-            matches!(R::origin(receiver), o if o == 0 || o == node.origin)
-                && sender.is_none_or(|sender| R::meets(receiver, sender))
-        })?;
-        let receiver = receiver.into_raw();
-        // SAFETY: It was taken out of the list just now, and is valid as long as it was not finished.
-        self.picky -= usize::from(R::origin(unsafe { receiver.as_ref() }) != 0);
-        // SAFETY: It comes from `into_raw`, and is given back once.
-        Some(unsafe { R::from_raw(receiver) })
+    fn pop_waiting(&mut self, message: &M, sender: Option<M::Sender>) -> Option<R> {
+        let but = sender.map_or(0, SendWaiter::group);
+        let meets = self.rendezvous();
+        self.waiting.pop(|| message.entry().origin(), but, meets)
     }
 
     /// Takes a message for which there is room: to a receiver that waits, or into the queue.
     #[inline(always)]
     fn accept(&mut self, message: M) -> Option<R::Wake> {
         self.counters.sent += 1;
-        match self.pop_waiting(message.entry().node(), None) {
+        match self.pop_waiting(&message, None) {
             Some(receiver) => Some(self.give(receiver, message)),
             None => {
                 self.enqueue(message);
@@ -945,7 +1072,27 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         let node = message.entry().node();
         node.place.set(Place::Queued);
         self.queued_bytes += node.len;
+        if node.sender.get().is_some() {
+            self.asks(message.entry());
+        }
         self.queue.insert(message);
+    }
+
+    /// The sender of a message that is queued waits.
+    #[inline(never)]
+    fn asks(&mut self, message: &M::Entry) {
+        if let Some(sender) = message.node().sender.get() {
+            let sender = self.asking.push_back(sender);
+            // SAFETY: It waits, so that it is valid.
+            M::Sender::message(unsafe { sender.as_ref() }).set(Some(NonNull::from(message)));
+        }
+    }
+
+    /// The message leaves the queue.
+    #[inline(never)]
+    fn asked(&mut self, sender: M::Sender) {
+        // SAFETY: Its message was queued, and it waits: it is on the list.
+        unsafe { self.asking.remove(sender.into_raw()) };
     }
 
     /// # Safety
@@ -954,9 +1101,12 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     unsafe fn unqueue(&mut self, message: Raw<M>) -> M {
         // SAFETY: By the contract.
         let message = unsafe { self.queue.remove(message) };
-        let len = message.entry().node().len;
-        self.queued_bytes -= len;
-        self.give_room(len);
+        let node = message.entry().node();
+        if let Some(sender) = node.sender.get() {
+            self.asked(sender);
+        }
+        self.queued_bytes -= node.len;
+        self.give_room(node.len);
         message
     }
 
@@ -1127,7 +1277,10 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
 
     /// Takes the first message of one origin if it has at most `room` bytes.
     pub fn take_from(&mut self, origin: u64, room: u64) -> Take<M> {
-        let Some(found) = self.queue.find(|node| node.origin == origin) else {
+        if !self.queue.index_some(SOME) {
+            return Take::More;
+        }
+        let Some(found) = self.queue.first_of(origin) else {
             return if self.ended() {
                 Take::Ended
             } else {
@@ -1139,7 +1292,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         if len > room {
             return Take::TooSmall(len);
         }
-        // SAFETY: As above.
+        // SAFETY: It was found in the queue.
         let message = unsafe { self.queue.remove(found) };
         Take::Message(self.taken(message))
     }
@@ -1147,6 +1300,9 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     #[inline]
     fn taken(&mut self, message: M) -> M {
         let node = message.entry().node();
+        if let Some(sender) = node.sender.get() {
+            self.asked(sender);
+        }
         self.hold(node);
         self.queued_bytes -= node.len;
         message
@@ -1158,9 +1314,9 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     ///
     /// The receiver stays valid until it was finished or left.
     pub unsafe fn wait(&mut self, receiver: R) {
-        let receiver = self.waiting.push_back(receiver);
-        // SAFETY: By the contract it is valid.
-        self.picky += usize::from(R::origin(unsafe { receiver.as_ref() }) != 0);
+        let meets = self.rendezvous();
+        // SAFETY: By the contract it stays valid.
+        unsafe { self.waiting.add(receiver, meets, false) };
     }
 
     /// Lets a receiver wait whose message was withdrawn: it was here before those that wait now.
@@ -1169,9 +1325,9 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     ///
     /// As for [`Mailbox::wait`].
     pub unsafe fn wait_again(&mut self, receiver: R) {
-        let receiver = self.waiting.push_front(receiver);
-        // SAFETY: By the contract it is valid.
-        self.picky += usize::from(R::origin(unsafe { receiver.as_ref() }) != 0);
+        let meets = self.rendezvous();
+        // SAFETY: By the contract it stays valid.
+        unsafe { self.waiting.add(receiver, meets, true) };
     }
 
     /// Ends a receiver's wait from its own side.
@@ -1180,11 +1336,9 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     ///
     /// It waits here, and was not finished.
     pub unsafe fn leave(&mut self, receiver: NonNull<R::Target>) -> R {
-        // SAFETY: By the contract it is on the list, and so valid.
-        unsafe {
-            self.picky -= usize::from(R::origin(receiver.as_ref()) != 0);
-            self.waiting.remove(receiver)
-        }
+        let meets = self.rendezvous();
+        // SAFETY: By the contract it waits here.
+        unsafe { self.waiting.remove(receiver, meets) }
     }
 
     /// A receiver is about to copy a message that it has. `false`: its sender withdrew it,
@@ -1230,15 +1384,16 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         self.counters.received += 1;
         node.holder.set(holder);
         node.place.set(Place::Owed);
-        state.owed.push_back(request);
+        state.owed.push(request);
         Commit::Done(None)
     }
 
     /// Whether the caller of a request still waits for the answer; `None` if the handle owes no
     /// such answer.
     pub fn caller_waits(&self, state: &HandleState<M>, token: u64) -> Option<bool> {
-        let request = state.owed.find(|entry| entry.node().token.get() == token)?;
-        Some(request.node().sender.get().is_some())
+        let request = state.owed.find(token)?;
+        // SAFETY: The handle has it, under the same lock.
+        Some(unsafe { request.as_ref() }.node().sender.get().is_some())
     }
 
     /// Takes out a request that is answered, and the caller to give the answer to, under the same
@@ -1248,26 +1403,28 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         state: &mut HandleState<M>,
         token: u64,
     ) -> Option<(M, Option<M::Sender>)> {
-        let request = state
-            .owed
-            .remove_first(|entry| entry.node().token.get() == token)?;
+        let request = state.owed.take(token)?;
         let caller = request.entry().node().sender.take();
         Some((request, caller))
     }
 
     /// Ends the wait of one caller whose answer is owed by `holder`, or by anyone. The request is
-    /// to be freed, and its caller woken if it still waits.
+    /// to be freed, and its caller woken if it still waits. The search begins with the token `from`:
+    /// at first 0.
     pub fn abandon(
         &mut self,
         state: &mut HandleState<M>,
         holder: Option<usize>,
-    ) -> Option<(M, Option<Wake<M>>)> {
-        let request = state.owed.remove_first(|entry| {
-            holder.is_none_or(|holder| entry.node().holder.get() == holder)
-        })?;
+        from: &mut u64,
+    ) -> Search<(M, Option<Wake<M>>)> {
+        let request = match state.owed.take_of(holder, from) {
+            Search::Found(request) => request,
+            Search::More => return Search::More,
+            Search::None => return Search::None,
+        };
         let caller = request.entry().node().sender.take();
         let caller = caller.map(|caller| caller.finish(Sent::Abandoned));
-        Some((request, caller))
+        Search::Found((request, caller))
     }
 
     /// The receiver has the bytes and will acknowledge them: the token that it does so with is
@@ -1285,13 +1442,13 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         node.holder.set(holder);
         let sender = self.finish_sender(node);
         self.leased += 1;
-        state.leases.push_back(message);
+        state.leases.push(message);
         Commit::Done(sender)
     }
 
     /// Settles a message: it is done with. Returns it to be freed.
     pub fn acknowledge(&mut self, state: &mut HandleState<M>, token: u64) -> Option<M> {
-        let message = self.unlease(state, |node| node.token.get() == token)?;
+        let message = self.unlease(state, token)?;
         self.give_room(message.entry().node().len);
         self.counters.received += 1;
         Some(message)
@@ -1303,28 +1460,30 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         state: &mut HandleState<M>,
         token: u64,
     ) -> Option<Returned<M, Wake<M>, R::Wake>> {
-        let message = self.unlease(state, |node| node.token.get() == token)?;
+        let message = self.unlease(state, token)?;
         Some(self.redeliver(message))
     }
 
-    /// Puts one message back that was taken by `holder`, or by anyone, and not settled.
+    /// Puts one message back that was taken by `holder`, or by anyone, and not settled. The search
+    /// begins with the token `from`: at first 0.
     pub fn reclaim(
         &mut self,
         state: &mut HandleState<M>,
         holder: Option<usize>,
-    ) -> Option<Returned<M, Wake<M>, R::Wake>> {
-        let message = self.unlease(state, |node| {
-            holder.is_none_or(|holder| node.holder.get() == holder)
-        })?;
-        Some(self.redeliver(message))
+        from: &mut u64,
+    ) -> Search<Returned<M, Wake<M>, R::Wake>> {
+        match state.leases.take_of(holder, from) {
+            Search::Found(message) => {
+                self.leased -= 1;
+                Search::Found(self.redeliver(message))
+            }
+            Search::More => Search::More,
+            Search::None => Search::None,
+        }
     }
 
-    fn unlease(
-        &mut self,
-        state: &mut HandleState<M>,
-        mut wanted: impl FnMut(&Node<M>) -> bool,
-    ) -> Option<M> {
-        let message = state.leases.remove_first(|entry| wanted(entry.node()))?;
+    fn unlease(&mut self, state: &mut HandleState<M>, token: u64) -> Option<M> {
+        let message = state.leases.take(token)?;
         self.leased -= 1;
         Some(message)
     }
@@ -1347,7 +1506,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         }
         // A request is answered later than it is received: any receiver will do.
         let offers = sender.filter(|_| self.rendezvous());
-        if let Some(receiver) = self.pop_waiting(node, offers.as_ref()) {
+        if let Some(receiver) = self.pop_waiting(&message, offers) {
             return Returned::Given(self.hand_over(receiver, message));
         }
         if sender.is_some() && !node.may_wait.get() {

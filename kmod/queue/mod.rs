@@ -12,8 +12,10 @@ mod mailbox;
 mod order;
 mod pipe;
 mod pool;
+mod receivers;
 mod ring;
 mod semaphore;
+mod tree;
 
 // The module has no need to name all of them.
 #[allow(unused_imports)]
@@ -25,7 +27,8 @@ pub use list::{Linked, Links, List, Owner};
 #[allow(unused_imports)]
 pub use mailbox::{
     Admitted, Capacity, Commit, Counters, End, Entry, HandleState, Mailbox, Message, Node,
-    ReceiveWaiter, Received, Reserving, Returned, SendWaiter, Sending, Sent, Take, Withdrawn,
+    ReceiveWaiter, Received, Reserving, Returned, Search, SendWaiter, Sending, Sent, Take,
+    Withdrawn,
 };
 #[allow(unused_imports)]
 pub use pipe::{Claim, Parts, Pipe, Region, Turn, TurnWaiter, PIPE_ATOMIC};
@@ -34,9 +37,13 @@ pub use pool::{
     Block, Borrower, Flight, Flying, Holder, Lease, Pool, PoolCounters, Refusal, SHARES_MAX,
 };
 #[allow(unused_imports)]
+pub use receivers::Seat;
+#[allow(unused_imports)]
 pub use ring::{
     ended, ring_busy, ring_has_room, ring_offset, ring_used, ring_writable, RingLeave, RingParties,
     RingRefusal, RingSide, RING_PRODUCERS, RING_UNIT,
 };
 #[allow(unused_imports)]
 pub use semaphore::{Acquirer, Semaphore};
+#[allow(unused_imports)]
+pub use tree::Branches;

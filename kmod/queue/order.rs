@@ -1,40 +1,110 @@
 // SPDX-License-Identifier: GPL-2.0
 //! The order of messages: the higher priority first, and within one the older.
 //!
-//! One list holds all messages in that order. The last message of each priority also carries links
-//! to the last ones of the next higher and the next lower priority that are present, so that an
-//! insertion passes priorities and not messages: with one priority, the usual case, it is a push.
+//! One list holds all messages in that order. Mostly a message enters at its end and leaves at its
+//! head. For those that belong elsewhere, some of the messages, chosen by a hash of their address,
+//! are also in a tree: the search begins there, and goes on along the list for as many steps as lie
+//! between two of them. A short list needs no tree.
+//!
+//! A second tree, by origin, is for receivers that want messages of one process. It is made when
+//! such a receiver comes for the first time, some messages at a time.
 
 use super::{
     list::{List, Owner},
     mailbox::{Entry, Message, Node},
+    tree::{hash, Branches, Index, Tree},
 };
-use core::ptr::NonNull;
+use core::{cmp::Reverse, marker::PhantomData, ptr::NonNull};
 
 type Raw<M> = NonNull<<M as Owner>::Target>;
+
+/// The messages of a list that is short.
+const SHORT: usize = 64;
+/// One of so many messages of a longer list is in the tree.
+const SPARSE: u64 = 16;
+
+/// The marks of a message that is in more than the list.
+mod mark {
+    /// In the tree of places.
+    pub(super) const PLACE: u8 = 1;
+    /// In the tree of origins.
+    pub(super) const ORIGIN: u8 = 2;
+    /// The next one to be put into the tree of origins.
+    pub(super) const NEXT: u8 = 4;
+}
+
+type Place = (Reverse<u16>, u64);
+
+fn place<M: Message>(node: &Node<M>) -> Place {
+    (Reverse(node.priority), node.sequence.get())
+}
+
+struct ByPlace<M>(PhantomData<M>);
+
+impl<M: Message> Index for ByPlace<M> {
+    type Element = M::Entry;
+    type Key = Place;
+
+    fn branches<'a>(element: &'a M::Entry) -> &'a Branches<M::Entry>
+    where
+        Self: 'a,
+    {
+        &element.node().branches
+    }
+
+    fn key(element: &M::Entry) -> Place {
+        place(element.node())
+    }
+}
+
+struct ByOrigin<M>(PhantomData<M>);
+
+impl<M: Message> Index for ByOrigin<M> {
+    type Element = M::Entry;
+    type Key = (u64, Place);
+
+    fn branches<'a>(element: &'a M::Entry) -> &'a Branches<M::Entry>
+    where
+        Self: 'a,
+    {
+        &element.node().origins
+    }
+
+    fn key(element: &M::Entry) -> Self::Key {
+        (element.origin(), place(element.node()))
+    }
+}
 
 /// Messages in the order in which they are received.
 ///
 /// # Invariants
 ///
-/// `list` is sorted by descending priority, then ascending sequence number. An entry is the last
-/// of its priority if and only if it is on the chain that starts with the list's tail and goes
-/// `up`; `down` undoes `up`. `returned` is in the list.
+/// `list` is sorted by descending priority, then ascending sequence number. A message has the mark of
+/// a tree if and only if it is in that tree, and `mark::NEXT` if and only if it is `next`. If
+/// `indexes`, all messages before `next` are in the tree of origins.
 pub(super) struct Ordered<M: Message> {
     list: List<M>,
-    /// The message that last came back to its place among others of its priority. Those of a
-    /// receiver that dies come back one after the other, and each goes right behind the last.
-    returned: Option<Raw<M>>,
+    places: Tree<ByPlace<M>>,
+    origins: Tree<ByOrigin<M>>,
+    /// Whether there is a tree of origins.
+    indexes: bool,
+    next: Option<Raw<M>>,
+    /// What enters a longer list than this has more to it.
+    short: usize,
 }
 
-// SAFETY: `returned` points to what the list owns, and only it leads there.
+// SAFETY: `next` and the trees point to what the list owns, and only it leads there.
 unsafe impl<M: Message + Send> Send for Ordered<M> {}
 
 impl<M: Message> Ordered<M> {
     pub(super) const fn new() -> Self {
         Self {
             list: List::new(),
-            returned: None,
+            places: Tree::new(),
+            origins: Tree::new(),
+            indexes: false,
+            next: None,
+            short: SHORT,
         }
     }
 
@@ -50,122 +120,112 @@ impl<M: Message> Ordered<M> {
         self.list.front()
     }
 
-    fn node(raw: &Raw<M>) -> &Node<M> {
+    fn node<'a>(raw: Raw<M>) -> &'a Node<M> {
         // SAFETY: Only called for elements of the list, which are valid.
-        unsafe { raw.as_ref() }.node()
+        unsafe { &*raw.as_ptr() }.node()
     }
 
     /// Puts a message into its place.
     #[inline(always)]
     pub(super) fn insert(&mut self, message: M) {
         // Mostly that is the end.
-        let Some(tail) = self.list.tail() else {
-            self.list.push_back(message);
-            return;
+        let at = match self.list.tail() {
+            Some(tail) if place(message.entry().node()) < place(Self::node(tail)) => {
+                self.insert_within(message)
+            }
+            _ => self.list.push_back(message),
         };
-        let (node, last) = (message.entry().node(), Self::node(&tail));
-        if node.priority != last.priority || node.sequence.get() < last.sequence.get() {
-            return self.insert_within(message);
-        }
-        let up = last.up.take();
-        let new = self.list.push_back(message);
-        if up.is_some() {
-            self.set_level(new, up, None);
+        if self.list.len() > self.short {
+            self.inserted(at);
         }
     }
 
     #[inline(never)]
-    fn insert_within(&mut self, message: M) {
-        let (priority, sequence) = {
-            let node = message.entry().node();
-            (node.priority, node.sequence.get())
-        };
-        // The last entries of the nearest levels at or above, and below, the priority.
-        let (mut level, mut below) = (self.list.tail(), None);
-        while let Some(last) = level {
-            if Self::node(&last).priority >= priority {
-                break;
-            }
-            below = level;
-            level = Self::node(&last).up.get();
-        }
-        let same = level.filter(|last| Self::node(last).priority == priority);
-        let Some(last) = same else {
-            // SAFETY: `level` is an element or `None`.
-            let new = unsafe { self.list.insert_after(level, message) };
-            return self.set_level(new, level, below);
-        };
-        // Newer than all of its priority, unless it was in the queue before.
-        if Self::node(&last).sequence.get() < sequence {
-            // SAFETY: `last` is an element.
-            let new = unsafe { self.list.insert_after(Some(last), message) };
-            let up = Self::node(&last).up.take();
-            Self::node(&last).down.set(None);
-            return self.set_level(new, up, below);
-        }
-        // Only messages that were taken before can be in front of it.
-        let near = self
-            .returned
-            .filter(|near| Self::node(near).priority == priority);
-        let mut after = near.or(Self::node(&last).up.get());
-        while let Some(at) = after.filter(|at| {
-            let node = Self::node(at);
-            node.priority == priority && node.sequence.get() > sequence
-        }) {
-            // SAFETY: `at` is an element.
-            after = unsafe { self.list.prev(at) };
-        }
+    fn insert_within(&mut self, message: M) -> Raw<M> {
+        let key = place(message.entry().node());
+        let mut after = self.places.below(key);
         loop {
             let next = match after {
                 // SAFETY: `at` is an element.
                 Some(at) => unsafe { self.list.next(at) },
                 None => self.list.head(),
             };
-            match next.filter(|next| Self::node(next).sequence.get() < sequence) {
+            match next.filter(|next| place(Self::node(*next)) < key) {
                 Some(next) => after = Some(next),
                 None => break,
             }
         }
         // SAFETY: `after` is an element or `None`.
-        let new = unsafe { self.list.insert_after(after, message) };
-        self.returned = Some(new);
+        unsafe { self.list.insert_after(after, message) }
     }
 
-    /// Makes `last` the last of a level between the levels whose last ones are `up` and `down`.
-    fn set_level(&mut self, last: Raw<M>, up: Option<Raw<M>>, down: Option<Raw<M>>) {
-        Self::node(&last).up.set(up);
-        Self::node(&last).down.set(down);
-        if let Some(up) = up {
-            Self::node(&up).down.set(Some(last));
+    /// Puts a new message into the trees that it belongs to.
+    #[inline(never)]
+    fn inserted(&mut self, at: Raw<M>) {
+        if self.list.len() > SHORT && hash(at) % SPARSE == 0 {
+            self.add_mark(at, mark::PLACE);
+            // SAFETY: It is an element, in no tree.
+            unsafe { self.places.insert(at) };
         }
-        if let Some(down) = down {
-            Self::node(&down).up.set(Some(last));
+        if self.indexes {
+            self.index(at);
         }
     }
 
-    /// The first message for which `wanted` says so.
-    pub(super) fn find(&self, wanted: impl Fn(&Node<M>) -> bool) -> Option<Raw<M>> {
-        let mut at = self.list.head();
-        while let Some(raw) = at.filter(|raw| !wanted(Self::node(raw))) {
-            // SAFETY: `raw` is an element.
-            at = unsafe { self.list.next(raw) };
+    fn add_mark(&self, at: Raw<M>, mark: u8) {
+        let marks = &Self::node(at).marks;
+        marks.set(marks.get() | mark);
+    }
+
+    fn index(&mut self, at: Raw<M>) {
+        self.add_mark(at, mark::ORIGIN);
+        // SAFETY: It is an element, and not in the tree of origins.
+        unsafe { self.origins.insert(at) };
+    }
+
+    /// Goes on with the tree of origins, by at most `most` messages. Whether all are there.
+    pub(super) fn index_some(&mut self, most: usize) -> bool {
+        if !self.indexes {
+            self.indexes = true;
+            self.short = 0;
+            self.go_on_at(self.list.head());
         }
-        at
+        for _ in 0..most {
+            let Some(at) = self.next else {
+                return true;
+            };
+            // SAFETY: It is an element.
+            let next = unsafe { self.list.next(at) };
+            self.go_on_at(next);
+            if Self::node(at).marks.get() & mark::ORIGIN == 0 {
+                self.index(at);
+            }
+        }
+        self.next.is_none()
+    }
+
+    fn go_on_at(&mut self, next: Option<Raw<M>>) {
+        if let Some(at) = self.next {
+            let marks = &Self::node(at).marks;
+            marks.set(marks.get() & !mark::NEXT);
+        }
+        if let Some(next) = next {
+            self.add_mark(next, mark::NEXT);
+        }
+        self.next = next;
+    }
+
+    /// The first message of an origin, of those that are in the tree of origins.
+    pub(super) fn first_of(&self, origin: u64) -> Option<Raw<M>> {
+        let first = self.origins.from((origin, (Reverse(u16::MAX), 0)))?;
+        // SAFETY: It is an element.
+        (unsafe { first.as_ref() }.origin() == origin).then_some(first)
     }
 
     /// Takes the first message out.
     #[inline(always)]
     pub(super) fn pop_front(&mut self) -> Option<M> {
         let head = self.list.head()?;
-        // The last of its priority is on a chain with those of the others, if there are others.
-        let single = self.list.tail() == Some(head);
-        // SAFETY: `head` is an element.
-        let next = unsafe { self.list.next(head) };
-        let same =
-            next.is_some_and(|next| Self::node(&next).priority == Self::node(&head).priority);
-        if (single || same) && self.returned.is_none() {
-            return self.list.pop_front();
-        }
         // SAFETY: `head` is an element.
         Some(unsafe { self.remove(head) })
     }
@@ -175,28 +235,32 @@ impl<M: Message> Ordered<M> {
     /// # Safety
     ///
     /// `at` is in this queue.
+    #[inline(always)]
     pub(super) unsafe fn remove(&mut self, at: Raw<M>) -> M {
-        let priority = Self::node(&at).priority;
-        // SAFETY: `at` is an element.
-        let (prev, next) = unsafe { (self.list.prev(at), self.list.next(at)) };
-        if next.is_none_or(|next| Self::node(&next).priority != priority) {
-            let (up, down) = (Self::node(&at).up.take(), Self::node(&at).down.take());
-            match prev.filter(|prev| Self::node(prev).priority == priority) {
-                Some(prev) => self.set_level(prev, up, down),
-                None => {
-                    if let Some(up) = up {
-                        Self::node(&up).down.set(down);
-                    }
-                    if let Some(down) = down {
-                        Self::node(&down).up.set(up);
-                    }
-                }
-            }
-        }
-        if self.returned == Some(at) {
-            self.returned = None;
+        if Self::node(at).marks.get() != 0 {
+            self.removed(at);
         }
         // SAFETY: `at` is an element.
         unsafe { self.list.remove(at) }
+    }
+
+    /// Takes a message out of the trees that it is in.
+    #[inline(never)]
+    fn removed(&mut self, at: Raw<M>) {
+        let marks = Self::node(at).marks.get();
+        // SAFETY: It is an element, in the trees that its marks say.
+        unsafe {
+            if marks & mark::PLACE != 0 {
+                self.places.remove(at);
+            }
+            if marks & mark::ORIGIN != 0 {
+                self.origins.remove(at);
+            }
+            if marks & mark::NEXT != 0 {
+                let next = self.list.next(at);
+                self.go_on_at(next);
+            }
+        }
+        Self::node(at).marks.set(0);
     }
 }

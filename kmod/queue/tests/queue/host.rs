@@ -2,7 +2,7 @@
 //! Messages and waiters for the host: they note what happens to them.
 
 use postbox_queue::{
-    Entry, Linked, Links, Message, Node, Owner, ReceiveWaiter, Received, SendWaiter, Sent,
+    Entry, Linked, Links, Message, Node, Owner, ReceiveWaiter, Received, Seat, SendWaiter, Sent,
 };
 use std::{
     cell::{Cell, RefCell},
@@ -36,6 +36,7 @@ impl Drops {
 pub struct Letter {
     node: Node<Post>,
     id: usize,
+    origin: u64,
     drops: Drops,
 }
 
@@ -59,6 +60,10 @@ impl Entry for Letter {
     fn node(&self) -> &Node<Post> {
         &self.node
     }
+
+    fn origin(&self) -> u64 {
+        self.origin
+    }
 }
 
 /// A box of a message. Not a `Box`: moving one would end the life of the pointer that the sender
@@ -67,33 +72,34 @@ pub struct Post(NonNull<Letter>);
 
 impl Post {
     pub fn new(id: usize, priority: u16, len: u64, drops: &Drops) -> Self {
-        Self::with(id, Node::new(priority, len), drops)
+        Self::with(id, Node::new(priority, len), 0, drops)
     }
 
     /// One that somebody in particular sent.
     pub fn from_origin(id: usize, priority: u16, len: u64, origin: u64, drops: &Drops) -> Self {
         let mut node = Node::new(0, 0);
-        node.renew(priority, len, origin);
-        Self::with(id, node, drops)
+        node.renew(priority, len);
+        Self::with(id, node, origin, drops)
     }
 
     /// One whose sender waits for an answer.
     pub fn request(id: usize, priority: u16, len: u64, origin: u64, drops: &Drops) -> Self {
         let mut node = Node::new(0, 0);
-        node.renew(priority, len, origin);
+        node.renew(priority, len);
         node.make_request();
-        Self::with(id, node, drops)
+        Self::with(id, node, origin, drops)
     }
 
     pub fn stand_in(id: usize, len: u64, drops: &Drops) -> Self {
-        Self::with(id, Node::reservation(len), drops)
+        Self::with(id, Node::reservation(len), 0, drops)
     }
 
-    fn with(id: usize, node: Node<Post>, drops: &Drops) -> Self {
+    fn with(id: usize, node: Node<Post>, origin: u64, drops: &Drops) -> Self {
         let drops = drops.clone();
         Self(NonNull::from(Box::leak(Box::new(Letter {
             node,
             id,
+            origin,
             drops,
         }))))
     }
@@ -141,14 +147,31 @@ impl Message for Post {
 
 /// A sender that waits. It has the number of its message.
 pub struct Sender {
+    links: Links<Sender>,
+    message: Cell<Option<NonNull<Letter>>>,
     pub id: usize,
+    pub group: usize,
     pub finished: Cell<Option<Sent>>,
+}
+
+impl Linked for Sender {
+    fn links(&self) -> &Links<Self> {
+        &self.links
+    }
 }
 
 impl Sender {
     pub fn new(id: usize) -> Rc<Self> {
+        Self::of_group(id, 0)
+    }
+
+    /// One that does not meet the receivers of a group.
+    pub fn of_group(id: usize, group: usize) -> Rc<Self> {
         Rc::new(Self {
+            links: Links::new(),
+            message: Cell::new(None),
             id,
+            group,
             finished: Cell::new(None),
         })
     }
@@ -164,8 +187,30 @@ impl SenderPtr {
     }
 }
 
-impl SendWaiter for SenderPtr {
+// SAFETY: Whoever sends keeps the sender in its `Rc` until it was finished or has withdrawn.
+unsafe impl Owner for SenderPtr {
+    type Target = Sender;
+
+    fn into_raw(self) -> NonNull<Sender> {
+        self.0
+    }
+
+    unsafe fn from_raw(raw: NonNull<Sender>) -> Self {
+        Self(raw)
+    }
+}
+
+impl SendWaiter<Letter> for SenderPtr {
     type Wake = SenderWoken;
+
+    fn group(self) -> usize {
+        // SAFETY: Whoever sends keeps the sender until it is finished or has withdrawn.
+        unsafe { self.0.as_ref() }.group
+    }
+
+    fn message(sender: &Sender) -> &Cell<Option<NonNull<Letter>>> {
+        &sender.message
+    }
 
     fn finish(self, sent: Sent) -> SenderWoken {
         // SAFETY: Whoever sends keeps the sender until it is finished or has withdrawn.
@@ -189,8 +234,10 @@ pub struct SenderWoken {
 /// A receiver that waits.
 pub struct Receiver {
     links: Links<Receiver>,
+    seat: Seat<Receiver>,
     pub id: usize,
     pub origin: u64,
+    pub group: usize,
     pub received: RefCell<Option<Received<Post>>>,
 }
 
@@ -201,10 +248,17 @@ impl Receiver {
 
     /// One that waits for messages of one origin.
     pub fn of_origin(id: usize, origin: u64) -> Rc<Self> {
+        Self::of_group(id, origin, 0)
+    }
+
+    /// One that senders of its group do not meet.
+    pub fn of_group(id: usize, origin: u64, group: usize) -> Rc<Self> {
         Rc::new(Self {
             links: Links::new(),
+            seat: Seat::new(),
             id,
             origin,
+            group,
             received: RefCell::new(None),
         })
     }
@@ -256,6 +310,14 @@ impl ReceiveWaiter<Post> for ReceiverPtr {
 
     fn origin(receiver: &Receiver) -> u64 {
         receiver.origin
+    }
+
+    fn group(receiver: &Receiver) -> usize {
+        receiver.group
+    }
+
+    fn seat(receiver: &Receiver) -> &Seat<Receiver> {
+        &receiver.seat
     }
 
     fn finish(self, received: Received<Post>) -> ReceiverWoken {

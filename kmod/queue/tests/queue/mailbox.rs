@@ -3,10 +3,22 @@
 
 use crate::host::{Drops, Letter, Post, Receiver, ReceiverPtr, ReceiverWoken, Sender, SenderPtr};
 use postbox_queue::{
-    Capacity, Commit, Entry, HandleState, Mailbox, Message, Received, Reserving, Returned, Sending,
-    Sent, Take, Withdrawn,
+    Capacity, Commit, Entry, HandleState, Mailbox, Message, Received, Reserving, Returned, Search,
+    Sending, Sent, Take, Withdrawn,
 };
 use std::{ptr::NonNull, rc::Rc};
+
+/// What a search finds in the end.
+fn found<T>(mut search: impl FnMut(&mut u64) -> Search<T>) -> Option<T> {
+    let mut from = 0;
+    loop {
+        match search(&mut from) {
+            Search::Found(found) => return Some(found),
+            Search::More => {}
+            Search::None => return None,
+        }
+    }
+}
 
 struct Case {
     mailbox: Mailbox<Post, ReceiverPtr>,
@@ -173,7 +185,7 @@ fn rendezvous_that_was_received_comes_back_without_its_sender() {
     assert!(matches!(b.send_with(0, 1, false), Sending::Waits(Some(_))));
     let commit = b.mailbox.lease(&mut state, receiver.message(), 0);
     assert!(matches!(commit, Commit::Done(Some(_))), "{commit:?}");
-    let returned = b.mailbox.reclaim(&mut state, None);
+    let returned = found(|from| b.mailbox.reclaim(&mut state, None, from));
     assert!(matches!(returned, Some(Returned::Queued)), "{returned:?}");
     assert_eq!(b.mailbox.waiting_senders(), 0);
     let message = b.take(0);
@@ -466,7 +478,7 @@ fn only_the_holders_messages_go_back_and_to_their_places() {
     }
     let holders = [7, 8, 7, 8];
     let tokens = [0, 1, 2, 3].map(|id| b.lease(&mut state, id, holders[id]));
-    while let Some(returned) = b.mailbox.reclaim(&mut state, Some(7)) {
+    while let Some(returned) = found(|from| b.mailbox.reclaim(&mut state, Some(7), from)) {
         assert!(matches!(returned, Returned::Queued), "{returned:?}");
     }
     assert_eq!((b.mailbox.leased(), state.leases()), (2, 2));
@@ -702,17 +714,19 @@ fn only_the_holders_callers_are_abandoned() {
         b.owe(&mut state, id, id % 2)
     });
     assert!(b.withdraw(2).is_none());
-    let (request, woken) = b.mailbox.abandon(&mut state, Some(0)).expect("owed by it");
+    let (request, woken) =
+        found(|from| b.mailbox.abandon(&mut state, Some(0), from)).expect("owed by it");
     let woken = woken.expect("the caller waits");
     assert_eq!(
         (request.id(), woken.id, woken.sent),
         (0, 0, Sent::Abandoned)
     );
-    let (request, woken) = b.mailbox.abandon(&mut state, Some(0)).expect("owed by it");
+    let (request, woken) =
+        found(|from| b.mailbox.abandon(&mut state, Some(0), from)).expect("owed by it");
     assert!(request.id() == 2 && woken.is_none());
-    assert!(b.mailbox.abandon(&mut state, Some(0)).is_none());
+    assert!(found(|from| b.mailbox.abandon(&mut state, Some(0), from)).is_none());
     assert_eq!(b.mailbox.caller_waits(&state, tokens[1]), Some(true));
-    let anybodys = b.mailbox.abandon(&mut state, None);
+    let anybodys = found(|from| b.mailbox.abandon(&mut state, None, from));
     assert!(anybodys.is_some_and(|(request, woken)| request.id() == 1 && woken.is_some()));
 }
 
@@ -827,4 +841,117 @@ fn what_nobody_can_receive_is_taken_out_and_callers_are_told() {
     let (sender, request) = b.mailbox.end_one_send().expect("it waits");
     assert_eq!((sender.sent, request.id()), (Sent::Closed, 1));
     assert_eq!(b.mailbox.queued(), (0, 0));
+}
+
+#[test]
+fn what_comes_back_is_not_for_a_receiver_of_its_senders_group() {
+    let mut b = Case::rendezvous();
+    let other = b.wait(0);
+    let own = Receiver::of_group(1, 0, 7);
+    // SAFETY: It lives until the end.
+    unsafe { b.mailbox.wait(ReceiverPtr::new(&own)) };
+    let message = Post::new(0, 0, 1, &b.drops);
+    let sender = Sender::of_group(0, 7);
+    // SAFETY: As above.
+    let sending = unsafe { b.mailbox.send(message, Some(SenderPtr::new(&sender)), true) };
+    assert!(matches!(sending, Sending::Waits(Some(_))), "{sending:?}");
+    let returned = b.mailbox.put_back(other.message());
+    assert!(matches!(returned, Returned::Queued), "{returned:?}");
+    assert!(own.received.borrow().is_none());
+    let message = b.take(0);
+    assert!(b.mailbox.begin(&message));
+    let commit = b.mailbox.commit(&message);
+    assert!(matches!(commit, Commit::Done(Some(_))), "{commit:?}");
+    assert_eq!(sender.finished.get(), Some(Sent::Accepted));
+}
+
+#[test]
+fn receivers_of_one_origin_and_group_are_served_in_the_order_in_which_they_came() {
+    // Against a plain search, with every mix of three origins and three groups.
+    let mut seed = 1_u64;
+    let mut next = |below: u64| {
+        seed = seed
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (seed >> 33) % below
+    };
+    let mut b = Case::rendezvous();
+    let (mut waiting, mut senders) = (Vec::new(), Vec::new());
+    for id in 0..if cfg!(miri) { 60 } else { 3000 } {
+        match next(5) {
+            0..=1 => {
+                let receiver = Receiver::of_group(id, next(3), next(3) as usize);
+                // SAFETY: It lives until it was handed a message, or left.
+                unsafe { b.mailbox.wait(ReceiverPtr::new(&receiver)) };
+                waiting.push(receiver);
+            }
+            2 => {
+                let receiver = Receiver::of_group(id, next(3), next(3) as usize);
+                // SAFETY: As above.
+                unsafe { b.mailbox.wait_again(ReceiverPtr::new(&receiver)) };
+                waiting.insert(0, receiver);
+            }
+            3 if !waiting.is_empty() => {
+                let receiver = waiting.remove(next(waiting.len() as u64) as usize);
+                // SAFETY: It waits.
+                unsafe { b.mailbox.leave(ReceiverPtr::new(&receiver).pointer()) };
+            }
+            _ => {
+                let (origin, group) = (next(3), next(3) as usize);
+                let message = Post::from_origin(id, 0, 1, origin, &b.drops);
+                let sender = Sender::of_group(id, group);
+                // SAFETY: The sender lives until the end.
+                let sending = unsafe {
+                    b.mailbox
+                        .send(message, Some(SenderPtr::new(&sender)), false)
+                };
+                senders.push(sender);
+                let wanted = waiting.iter().position(|receiver| {
+                    (receiver.origin == 0 || receiver.origin == origin)
+                        && (group == 0 || receiver.group != group)
+                });
+                match (sending, wanted) {
+                    (Sending::Waits(Some(_)), Some(at)) => {
+                        let message = waiting.remove(at).message();
+                        assert_eq!(message.id(), id);
+                        assert!(b.mailbox.begin(&message));
+                        let commit = b.mailbox.commit(&message);
+                        assert!(matches!(commit, Commit::Done(Some(_))), "{commit:?}");
+                    }
+                    (Sending::Full(_), None) => {}
+                    (sending, wanted) => panic!("{sending:?} {wanted:?}"),
+                }
+            }
+        }
+        assert_eq!(b.mailbox.waiting_receivers(), waiting.len());
+        let any = waiting.iter().any(|receiver| receiver.origin == 0);
+        assert_eq!(b.mailbox.writable(), any);
+    }
+    for receiver in waiting {
+        // SAFETY: It waits.
+        unsafe { b.mailbox.leave(ReceiverPtr::new(&receiver).pointer()) };
+    }
+}
+
+#[test]
+fn a_close_ends_each_call_among_many_messages() {
+    let mut b = Case::new(u64::MAX, u64::MAX);
+    let mut ids = 0..;
+    let mut calls = Vec::new();
+    for id in ids.by_ref().take(500) {
+        if id % 50 == 49 {
+            b.calls(id);
+            calls.push(id);
+        } else {
+            b.send(id, 1);
+        }
+    }
+    b.mailbox.shut(false, true);
+    assert!(!b.mailbox.settled());
+    for id in calls {
+        let (woken, message) = b.mailbox.end_one_send().expect("it waits");
+        assert_eq!((woken.id, message.id()), (id, id));
+    }
+    assert!(b.mailbox.end_one_send().is_none());
+    assert!(b.mailbox.settled(), "a closed mailbox is");
 }

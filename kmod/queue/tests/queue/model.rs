@@ -7,7 +7,7 @@ use crate::host::{
 };
 use postbox_queue::{
     Capacity, Commit, Counters, End, Entry, HandleState, Mailbox, Message, Received, Reserving,
-    Returned, SendWaiter, Sending, Sent, Take, Withdrawn,
+    Returned, Search, SendWaiter, Sending, Sent, Take, Withdrawn,
 };
 use proptest::{prelude::*, test_runner::Config};
 use std::{
@@ -220,6 +220,8 @@ struct Item {
     handed: bool,
     /// Who took it, to acknowledge it.
     holder: usize,
+    /// When it was taken.
+    taken: u64,
 }
 
 #[derive(Default)]
@@ -264,6 +266,7 @@ struct Model {
     sender_handles: BTreeMap<usize, usize>,
     freed: BTreeSet<usize>,
     sequence: u64,
+    takes: u64,
     counters: Counters,
     events: Vec<Event>,
 }
@@ -284,6 +287,7 @@ impl Model {
             sender_handles: BTreeMap::new(),
             freed: BTreeSet::new(),
             sequence: 0,
+            takes: 0,
             counters: Counters::default(),
             events: Vec::new(),
         }
@@ -419,6 +423,8 @@ impl Model {
         let first = self.queue.iter().position(|item| receive.wants(item));
         let mut item = self.queue.remove(first.expect("there is one"));
         item.handed = true;
+        self.takes += 1;
+        item.taken = self.takes;
         self.events.push(Got {
             receiver: receive.receiver,
             id: item.id,
@@ -460,6 +466,7 @@ impl Model {
 
     fn redeliver(&mut self, handle: usize, wanted: impl Fn(&Item) -> bool) -> bool {
         let leases = &mut self.handles[handle].leases;
+        leases.sort_by_key(|item| item.taken);
         let Some(at) = leases.iter().position(wanted) else {
             return false;
         };
@@ -545,6 +552,7 @@ impl Model {
     /// What a process received through a handle, or anyone, is owed to nobody now and goes back.
     fn reclaim(&mut self, handle: usize, wanted: impl Fn(&Item) -> bool) {
         let owed = &mut self.handles[handle].owed;
+        owed.sort_by_key(|item| item.taken);
         for item in owed.extract_if(.., |item| wanted(item)).collect::<Vec<_>>() {
             self.end_call(item.id, Sent::Abandoned);
         }
@@ -664,6 +672,7 @@ impl Model {
             withdrawn: false,
             handed: false,
             holder: 0,
+            taken: 0,
         };
         match step {
             Step::Open { sends, receives } => self.handles.push(ModelHandle {
@@ -994,11 +1003,17 @@ impl World {
         assert!(self.mailbox.take_plain(|_| false).is_none());
         let taken = match receive.from {
             0 => self.mailbox.take(receive.room),
-            from => self.mailbox.take_from(from, receive.room),
+            from => loop {
+                match self.mailbox.take_from(from, receive.room) {
+                    Take::More => {}
+                    taken => break taken,
+                }
+            },
         };
         let event = match taken {
             Take::Message(message) => return self.got(receive, message),
             Take::TooSmall(len) => TooSmall(len),
+            Take::More => panic!("it was sorted"),
             Take::Ended => Ended {
                 receiver: receive.receiver,
             },
@@ -1064,17 +1079,23 @@ impl World {
     }
 
     fn reclaim(&mut self, handle: usize, holder: Option<usize>) {
-        while let Some((request, caller)) = {
+        let mut from = 0;
+        loop {
             let state = &mut self.handles[handle].state;
-            self.mailbox.abandon(state, holder)
-        } {
-            self.end_call(request, caller);
+            match self.mailbox.abandon(state, holder, &mut from) {
+                Search::Found((request, caller)) => self.end_call(request, caller),
+                Search::More => {}
+                Search::None => break,
+            }
         }
-        while let Some(returned) = {
+        let mut from = 0;
+        loop {
             let state = &mut self.handles[handle].state;
-            self.mailbox.reclaim(state, holder)
-        } {
-            self.returned(returned);
+            match self.mailbox.reclaim(state, holder, &mut from) {
+                Search::Found(returned) => self.returned(returned),
+                Search::More => {}
+                Search::None => break,
+            }
         }
     }
 
@@ -1418,8 +1439,18 @@ impl Pair {
 
     fn step(&mut self, step: Step) {
         let settled = self.world.mailbox.settled();
-        let expected = self.model.step(step);
-        let seen = self.world.step(step);
+        let (mut expected, mut seen) = (self.model.step(step), self.world.step(step));
+        if matches!(step, Step::Settle) {
+            // The end is for all who wait, in whatever order.
+            let closed = self.model.refuses();
+            for events in [&mut expected, &mut seen] {
+                events.sort_by_key(|event| match event {
+                    Event::Sent { id, .. } | Freed(id) if closed => (1, *id),
+                    Ended { receiver } => (2, *receiver),
+                    _ => (0, 0),
+                });
+            }
+        }
         if settled && matches!(step, Step::Settle) {
             assert_eq!(seen, [], "it said that it was settled");
         }
@@ -1477,7 +1508,7 @@ impl Pair {
 
         // Nobody waits for what is there.
         for receive in &model.waiting {
-            assert!(mailbox.first(receive.from).is_none());
+            assert!(!model.queue.iter().any(|item| receive.wants(item)));
         }
         if settled {
             let front = model.blocked.front();

@@ -38,7 +38,7 @@ impl Queue {
     }
 
     fn send(&mut self, id: usize, priority: u16) {
-        let message = Post::new(id, priority, 1, &self.drops);
+        let message = Post::from_origin(id, priority, 1, origin(id), &self.drops);
         let sender = Sender::new(id);
         let pointer = SenderPtr::new(&sender);
         self.senders.insert(id, (sender, message.pointer()));
@@ -52,6 +52,18 @@ impl Queue {
             Take::Message(message) => Some(message),
             Take::Empty => None,
             other => panic!("{other:?}"),
+        }
+    }
+
+    /// Takes the first message of an origin.
+    fn take_from(&mut self, origin: u64) -> Option<Post> {
+        loop {
+            match self.mailbox.take_from(origin, u64::MAX) {
+                Take::Message(message) => return Some(message),
+                Take::Empty => return None,
+                Take::More => {}
+                other => panic!("{other:?}"),
+            }
         }
     }
 
@@ -91,6 +103,11 @@ impl Queue {
         assert_eq!(seen, ids);
         assert!(!self.mailbox.readable());
     }
+}
+
+/// Who sends the messages.
+fn origin(id: usize) -> u64 {
+    id as u64 % 3 + 1
 }
 
 #[test]
@@ -342,6 +359,7 @@ fn list_remove_first_that_is_wanted() {
 enum Op {
     Send(u16),
     Take,
+    TakeFrom(u64),
     PutBack(usize),
     Remove(usize),
 }
@@ -350,6 +368,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (0..6_u16).prop_map(Op::Send),
         3 => Just(Op::Take),
+        1 => (1..4_u64).prop_map(Op::TakeFrom),
         3 => any::<usize>().prop_map(Op::PutBack),
         1 => any::<usize>().prop_map(Op::Remove),
     ]
@@ -363,11 +382,22 @@ proptest! {
     })]
 
     #[test]
-    fn order_is_that_of_a_sorted_vector(ops in prop::collection::vec(op(), 1..200)) {
+    fn order_is_that_of_a_sorted_vector(
+        // So long that there are trees, or not.
+        fill in prop_oneof![Just(0), 1..300_usize],
+        priorities in 1..40_u16,
+        ops in prop::collection::vec(op(), 1..200),
+    ) {
         let mut queue = Queue::new();
         let mut sorted: Vec<(Reverse<u16>, usize)> = Vec::new();
         let mut held = Vec::new();
-        for (id, op) in ops.into_iter().enumerate() {
+        for id in 0..fill {
+            let priority = (id * 7919) as u16 % priorities;
+            queue.send(id, priority);
+            sorted.push((Reverse(priority), id));
+        }
+        sorted.sort();
+        for (id, op) in (fill..).zip(ops) {
             match op {
                 Op::Send(priority) => {
                     queue.send(id, priority);
@@ -381,6 +411,14 @@ proptest! {
                     }
                     None => prop_assert!(sorted.is_empty()),
                 },
+                Op::TakeFrom(from) => {
+                    let at = sorted.iter().position(|&(_, id)| origin(id) == from);
+                    let taken = queue.take_from(from);
+                    prop_assert_eq!(taken.as_ref().map(Post::id), at.map(|at| sorted[at].1));
+                    if let (Some(at), Some(message)) = (at, taken) {
+                        held.push((sorted.remove(at), message));
+                    }
+                }
                 Op::PutBack(which) => if let Some(at) = which.checked_rem(held.len()) {
                     let (key, message) = held.swap_remove(at);
                     queue.put_back(message);

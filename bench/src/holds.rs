@@ -1,0 +1,180 @@
+//! How long a mailbox's lock is held when much is in it: what an operation costs with a million messages, every priority and
+//! all leases of a handle, and with a few.
+
+use std::os::fd::OwnedFd;
+
+use postbox::{raw, sys};
+use rustix::io::Errno;
+
+use crate::measure::now;
+
+/// How much there is in a mailbox.
+#[derive(Clone, Copy, Debug)]
+pub struct Filled {
+    /// Messages.
+    pub messages: u32,
+    /// Priorities that they have, one after the other in no order.
+    pub priorities: u32,
+    /// Leases of one handle.
+    pub leases: u32,
+}
+
+/// A few.
+pub const FEW: Filled = Filled {
+    messages: 4,
+    priorities: 2,
+    leases: 2,
+};
+
+/// What the module's default limits let one user have.
+pub const MANY: Filled = Filled {
+    messages: 1_000_000,
+    priorities: 32_768,
+    leases: 4_096,
+};
+
+/// What one operation costs: the median, and the most of all times but the three that interrupts may have fallen into.
+#[derive(Clone, Copy, Debug)]
+pub struct Hold {
+    /// The operation.
+    pub operation: &'static str,
+    /// Half of the times cost less.
+    pub median: u64,
+    /// The most.
+    pub most: u64,
+}
+
+type Result<T> = std::result::Result<T, Errno>;
+
+fn send(fd: &OwnedFd, priority: u32) -> Result<()> {
+    let mut args = sys::postbox_send {
+        size: size_of::<sys::postbox_send>() as u32,
+        flags: sys::POSTBOX_NONBLOCK,
+        priority,
+        ..Default::default()
+    };
+    // SAFETY: the request takes this struct, and no bytes.
+    unsafe { raw::ioctl(fd, sys::POSTBOX_SEND, &mut args) }
+}
+
+fn receive(fd: &OwnedFd, flags: u32, pid: u32) -> Result<u64> {
+    let mut args = sys::postbox_recv {
+        size: size_of::<sys::postbox_recv>() as u32,
+        flags: sys::POSTBOX_NONBLOCK | flags,
+        pid,
+        ..Default::default()
+    };
+    // SAFETY: the request takes this struct; the messages have no bytes.
+    unsafe { raw::ioctl(fd, sys::POSTBOX_RECV, &mut args) }?;
+    Ok(args.token)
+}
+
+fn settle(fd: &OwnedFd, token: u64, flags: u32) -> Result<()> {
+    let mut args = sys::postbox_ack {
+        size: size_of::<sys::postbox_ack>() as u32,
+        flags,
+        token,
+    };
+    // SAFETY: the request takes this struct, which has no pointers.
+    unsafe { raw::ioctl(fd, sys::POSTBOX_ACK, &mut args) }
+}
+
+const TIMES: usize = 64;
+
+/// Measures an operation; `again` makes what it was before.
+fn measure(
+    operation: &'static str,
+    mut one: impl FnMut() -> Result<u64>,
+    mut again: impl FnMut(u64) -> Result<()>,
+) -> Result<Hold> {
+    let mut times = Vec::with_capacity(TIMES);
+    for _ in 0..TIMES {
+        let before = now();
+        let done = one()?;
+        times.push(now() - before);
+        again(done)?;
+    }
+    times.sort_unstable();
+    Ok(Hold {
+        operation,
+        median: times[TIMES / 2],
+        most: times[TIMES - 4],
+    })
+}
+
+/// What each operation costs on a mailbox with so much in it.
+///
+/// # Errors
+/// Those of the requests.
+pub fn holds(filled: Filled) -> Result<Vec<Hold>> {
+    let fd = raw::device()?;
+    let mut args = sys::postbox_open {
+        kind: sys::POSTBOX_KIND_MAILBOX,
+        flags: sys::POSTBOX_O_CREATE,
+        rights: sys::POSTBOX_RIGHT_SEND | sys::POSTBOX_RIGHT_RECEIVE,
+        mode: 0o600,
+        capacity: sys::POSTBOX_UNBOUNDED,
+        ..Default::default()
+    };
+    raw::open(&fd, None, &mut args)?;
+    for n in 0..filled.messages {
+        // An odd factor: each priority comes once before any comes again.
+        send(&fd, n.wrapping_mul(7919) % filled.priorities)?;
+    }
+    let ack = sys::POSTBOX_RECV_ACK;
+    let mut leases = Vec::new();
+    for _ in 0..filled.leases - 1 {
+        leases.push(receive(&fd, ack, 0)?);
+    }
+    let (pid, requeue) = (std::process::id(), sys::POSTBOX_ACK_REQUEUE);
+    let middle = filled.priorities / 2;
+    let mut holds = Vec::new();
+    let take = || receive(&fd, 0, 0);
+    for (operation, priority) in [
+        ("send to the head", sys::POSTBOX_PRIORITY_MAX),
+        ("send into the middle", middle),
+        ("send to the end", 0),
+    ] {
+        let send = || send(&fd, priority).map(|()| 0);
+        holds.push(measure(operation, send, |_| Ok(()))?);
+    }
+    // So much came in with that; it goes again from the head.
+    holds.push(measure("receive", take, |_| Ok(()))?);
+    let lease = || receive(&fd, ack, 0);
+    holds.push(measure("receive to acknowledge", lease, |token| {
+        settle(&fd, token, requeue)
+    })?);
+    let mut requeued = 0;
+    let back = || {
+        let at = leases.len() / 2;
+        let token = leases.swap_remove(at);
+        settle(&fd, token, requeue)?;
+        requeued += 1;
+        Ok(0)
+    };
+    if filled.leases as usize > 2 * TIMES {
+        holds.push(measure("give back one of the leases", back, |_| Ok(()))?);
+    }
+    let token = std::cell::Cell::new(receive(&fd, ack, 0)?);
+    let acknowledge = || settle(&fd, token.get(), 0).map(|()| 0);
+    holds.push(measure("acknowledge the last lease", acknowledge, |_| {
+        token.set(receive(&fd, ack, 0)?);
+        Ok(())
+    })?);
+    // The first time, the messages are sorted.
+    receive(&fd, sys::POSTBOX_RECV_FROM, pid)?;
+    let from = || receive(&fd, sys::POSTBOX_RECV_FROM, pid);
+    holds.push(measure("receive from one process", from, |_| Ok(()))?);
+    let nobody = || match receive(&fd, sys::POSTBOX_RECV_FROM, 1) {
+        Err(Errno::AGAIN) => Ok(0),
+        other => other,
+    };
+    holds.push(measure(
+        "receive from a process that sent nothing",
+        nobody,
+        |_| Ok(()),
+    )?);
+    let sorted = || send(&fd, middle).map(|()| 0);
+    holds.push(measure("send, sorted by process", sorted, |_| Ok(()))?);
+    Ok(holds)
+}
