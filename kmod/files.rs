@@ -4,8 +4,8 @@
 //! A handle that is queued in a mailbox keeps its object. If that could only be received with the
 //! help of what is in the same queue, nobody would ever free either. So a message with a handle is
 //! refused where it would close a circle of "is queued in": see [`Edges`]. The same holds for an
-//! answer that a handle keeps until it is fetched. What cannot be seen here, a handle in the queue
-//! of a socket that is queued here, is bounded by the quota of files.
+//! answer that a handle keeps until it is fetched. What would hide a handle from that, a Unix socket
+//! with its own queue of files or an io_uring, is not sent.
 
 use crate::{
     chardev,
@@ -19,8 +19,10 @@ use crate::{
 };
 use core::{cell::Cell, mem::size_of, ptr::NonNull};
 use kernel::{
-    bindings,
-    fs::File,
+    fs::{
+        file::{flags, FileDescriptorReservation},
+        File,
+    },
     prelude::*,
     rbtree::{RBTree, RBTreeNode},
     sync::{aref::ARef, new_mutex, Arc, Mutex},
@@ -139,51 +141,35 @@ impl Files {
         self.entries.len()
     }
 
-    /// Gives the current task a descriptor of each, and writes them to an array that has room for
-    /// them. They are closed again unless the result is kept.
+    /// Reserves a descriptor of the current task for each, and writes their numbers to an array that
+    /// has room for them. The files are there once the result is kept.
     pub(crate) fn install(&self, array: u64) -> Result<Installed> {
-        let fds = KVec::with_capacity(self.len(), GFP_MAYFAIL)?;
-        let mut installed = Installed(Some(fds));
+        let mut fds = KVec::with_capacity(self.len(), GFP_MAYFAIL)?;
         for (i, entry) in self.entries.iter().enumerate() {
-            let place = entry_place(array, i as u32)?;
-            // SAFETY: The file is valid. Security modules are asked.
-            let fd = unsafe {
-                bindings::receive_fd(
-                    entry.file.as_ptr(),
-                    core::ptr::null_mut(),
-                    bindings::O_CLOEXEC,
-                )
-            };
-            kernel::error::to_result(fd)?;
-            if let Some(fds) = &mut installed.0 {
-                fds.push(fd as u32, GFP_MAYFAIL)?;
-            }
-            place.write_file(&uapi::postbox_fd {
-                fd,
+            // SAFETY: The file is valid.
+            kernel::error::to_result(unsafe { c::postbox_may_receive(entry.file.as_ptr()) })?;
+            let fd = FileDescriptorReservation::get_unused_fd_flags(flags::O_CLOEXEC)?;
+            entry_place(array, i as u32)?.write_file(&uapi::postbox_fd {
+                fd: fd.reserved_fd() as i32,
                 rights: entry.rights,
             })?;
+            fds.push((fd, entry.file.clone()), GFP_MAYFAIL)?;
         }
-        Ok(installed)
+        Ok(Installed(Some(fds)))
     }
 }
 
-/// Descriptors that the current task got.
-pub(crate) struct Installed(Option<KVec<u32>>);
+/// Descriptors that are reserved for files of a message. Nobody can use them, or close them, before
+/// the message is received.
+pub(crate) struct Installed(Option<KVec<(FileDescriptorReservation, ARef<File>)>>);
 
 impl Installed {
     pub(crate) const NONE: Self = Self(None);
 
-    /// The message is received, and they stay.
-    pub(crate) fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Installed {
-    fn drop(&mut self) {
-        for fd in self.0.iter().flatten() {
-            // SAFETY: It closes a descriptor of the current task, which got it just now.
-            unsafe { bindings::close_fd(*fd) };
+    /// The message is received, and they are the task's.
+    pub(crate) fn keep(self) {
+        for (fd, file) in self.0.into_iter().flatten() {
+            fd.fd_install(file);
         }
     }
 }
@@ -217,20 +203,31 @@ fn address_of_handle(handle: &Handle) -> usize {
     core::ptr::from_ref(handle) as usize
 }
 
-/// How many nodes are looked at for a circle. More than that is refused like one.
-const REACH_MAX: usize = 8192;
+/// How many nodes are looked at for a circle on each side, and how many edges altogether. More than
+/// that is refused like one.
+const REACH_MAX: usize = 4096;
+const STEPS_MAX: usize = 8192;
 
 /// Which mailboxes have handles queued, and which handles keep answers with them, that lead where.
 #[pin_data]
 pub(crate) struct Graph {
     #[pin]
-    edges: Mutex<RBTree<(usize, usize), usize>>,
+    edges: Mutex<Both>,
+}
+
+/// The edges, with how often each is there: from what keeps to what is kept, and the other way.
+struct Both {
+    forth: RBTree<(usize, usize), usize>,
+    back: RBTree<(usize, usize), usize>,
 }
 
 impl Graph {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            edges <- new_mutex!(RBTree::new()),
+            edges <- new_mutex!(Both {
+                forth: RBTree::new(),
+                back: RBTree::new(),
+            }),
         })
     }
 }
@@ -240,6 +237,119 @@ pub(crate) struct Edges {
     shared: Arc<Shared>,
     queue: usize,
     reached: KVec<usize>,
+}
+
+/// A set of nodes, in the order in which they came, with memory for so many.
+struct Seen {
+    nodes: KVec<usize>,
+    /// Open addressing; 0: free. At least half of them are.
+    slots: KVec<usize>,
+}
+
+impl Seen {
+    fn new(most: usize) -> Result<Self> {
+        let mut slots = KVec::new();
+        slots.resize(2 * most.next_power_of_two(), 0, GFP_MAYFAIL)?;
+        Ok(Self {
+            nodes: KVec::with_capacity(most, GFP_MAYFAIL)?,
+            slots,
+        })
+    }
+
+    /// Where the node is, or belongs.
+    fn slot(&mut self, node: usize) -> Option<&mut usize> {
+        let hash = (node as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let mask = self.slots.len().checked_sub(1)?;
+        let mut at = hash as usize & mask;
+        while self
+            .slots
+            .get(at)
+            .is_some_and(|&other| other != 0 && other != node)
+        {
+            at = (at + 1) & mask;
+        }
+        self.slots.get_mut(at)
+    }
+
+    fn has(&mut self, node: usize) -> bool {
+        self.slot(node).is_some_and(|slot| *slot == node)
+    }
+
+    /// Adds a node, unless it is there. `false`: there is no memory for more.
+    fn add(&mut self, node: usize) -> bool {
+        if self.has(node) {
+            return true;
+        }
+        if self.nodes.push_within_capacity(node).is_err() {
+            return false;
+        }
+        if let Some(slot) = self.slot(node) {
+            *slot = node;
+        }
+        true
+    }
+}
+
+/// One side of a search.
+struct Front {
+    seen: Seen,
+    /// The node whose edges are looked at, and the end of the next of these.
+    at: usize,
+    next: usize,
+}
+
+impl Front {
+    fn new(from: &[usize], most: usize) -> Result<Self> {
+        let mut seen = Seen::new(most.max(from.len()))?;
+        from.iter().for_each(|node| {
+            seen.add(*node);
+        });
+        Ok(Self {
+            seen,
+            at: 0,
+            next: 0,
+        })
+    }
+
+    /// The next node that an edge leads to; `None`: there are no more.
+    fn step(&mut self, edges: &mut RBTree<(usize, usize), usize>) -> Option<usize> {
+        while let Some(&node) = self.seen.nodes.get(self.at) {
+            let cursor = edges.cursor_lower_bound_mut(&(node, self.next));
+            let edge = cursor.as_ref().map(|cursor| *cursor.current().0);
+            if let Some((_, to)) = edge.filter(|(from, _)| *from == node) {
+                self.next = to.saturating_add(1);
+                return Some(to);
+            }
+            (self.at, self.next) = (self.at + 1, 0);
+        }
+        None
+    }
+}
+
+/// Whether one of `reached` leads to `queue`. The search goes from both: what is stuffed with
+/// handles, but leads nowhere near, is in nobody's way. `None`: it needs more memory.
+fn leads_back(edges: &mut Both, forth: &mut Front, back: &mut Front) -> Option<bool> {
+    for _ in 0..STEPS_MAX {
+        let Some(node) = forth.step(&mut edges.forth) else {
+            return Some(false);
+        };
+        if back.seen.has(node) {
+            return Some(true);
+        }
+        if !forth.seen.add(node) {
+            return None;
+        }
+        let Some(node) = back.step(&mut edges.back) else {
+            return Some(false);
+        };
+        if forth.seen.has(node) {
+            return Some(true);
+        }
+        if !back.seen.add(node) {
+            return None;
+        }
+    }
+    Some(true)
 }
 
 impl Edges {
@@ -252,41 +362,39 @@ impl Edges {
         if reached.is_empty() {
             return Ok(None);
         }
-        let mut nodes = KVec::with_capacity(reached.len(), GFP_MAYFAIL)?;
-        for mailbox in &reached {
-            nodes.push(
-                RBTreeNode::new((queue, *mailbox), 1, GFP_MAYFAIL)?,
-                GFP_MAYFAIL,
-            )?;
+        if reached.contains(&queue) {
+            return Err(eloop());
         }
-        let mut edges = shared.graph.edges.lock();
-        let mut seen = KVec::new();
-        for mailbox in &reached {
-            seen.push(*mailbox, GFP_MAYFAIL)?;
+        let (mut forth, mut back) = (KVec::new(), KVec::new());
+        for node in &reached {
+            let edge = RBTreeNode::new((queue, *node), 1, GFP_MAYFAIL)?;
+            forth.push(edge, GFP_MAYFAIL)?;
+            let edge = RBTreeNode::new((*node, queue), 1, GFP_MAYFAIL)?;
+            back.push(edge, GFP_MAYFAIL)?;
         }
-        let mut next = 0;
-        while let Some(mailbox) = seen.get(next).copied() {
-            if mailbox == queue || seen.len() > REACH_MAX {
-                return Err(eloop());
+        // Memory is allocated without the lock, which who frees such messages needs, too.
+        let mut most = 64;
+        let mut edges = loop {
+            let mut ahead = Front::new(&reached, most)?;
+            let mut behind = Front::new(&[queue], most)?;
+            let mut edges = shared.graph.edges.lock();
+            match leads_back(&mut edges, &mut ahead, &mut behind) {
+                Some(false) => break edges,
+                None if most < REACH_MAX => most *= 8,
+                _ => return Err(eloop()),
             }
-            next += 1;
-            let mut cursor = edges.cursor_lower_bound_mut(&(mailbox, 0));
-            while let Some(at) = cursor {
-                let (&(from, to), _) = at.current();
-                if from != mailbox {
-                    break;
-                }
-                if !seen.contains(&to) {
-                    seen.push(to, GFP_MAYFAIL)?;
-                }
-                cursor = at.move_next();
-            }
-        }
-        for (mailbox, node) in reached.iter().zip(nodes) {
-            match edges.get_mut(&(queue, *mailbox)) {
-                Some(count) => *count += 1,
-                None => {
-                    edges.insert(node);
+        };
+        for ((edge, other), node) in forth.into_iter().zip(back).zip(&reached) {
+            let edges = &mut *edges;
+            for (tree, key, new) in [
+                (&mut edges.forth, (queue, *node), edge),
+                (&mut edges.back, (*node, queue), other),
+            ] {
+                match tree.get_mut(&key) {
+                    Some(count) => *count += 1,
+                    None => {
+                        tree.insert(new);
+                    }
                 }
             }
         }
@@ -302,12 +410,17 @@ impl Edges {
 impl Drop for Edges {
     fn drop(&mut self) {
         let mut edges = self.shared.graph.edges.lock();
-        for mailbox in &self.reached {
-            let key = (self.queue, *mailbox);
-            if let Some(count) = edges.get_mut(&key) {
-                *count -= 1;
-                if *count == 0 {
-                    edges.remove(&key);
+        for node in &self.reached {
+            let edges = &mut *edges;
+            for (tree, key) in [
+                (&mut edges.forth, (self.queue, *node)),
+                (&mut edges.back, (*node, self.queue)),
+            ] {
+                if let Some(count) = tree.get_mut(&key) {
+                    *count -= 1;
+                    if *count == 0 {
+                        tree.remove(&key);
+                    }
                 }
             }
         }

@@ -12,6 +12,7 @@
 #include <linux/ipc_namespace.h>
 #include <linux/magic.h>
 #include <linux/mm.h>
+#include <linux/net.h>
 #include <linux/moduleparam.h>
 #include <linux/nsproxy.h>
 #include <linux/pid.h>
@@ -91,11 +92,16 @@ int postbox_read_args(void *args, size_t args_size, size_t min_size,
 	return copy_struct_from_user(args, args_size, from, size);
 }
 
-/* Writes one back, as much of it as the caller knows. */
+/* Writes one back, as much of it as the caller knows; what only the caller knows is zero. */
 int postbox_write_args(const void *args, size_t args_size, void __user *to,
 		       size_t user_size)
 {
-	return _copy_to_user(to, args, min(args_size, user_size)) ? -EFAULT : 0;
+	if (_copy_to_user(to, args, min(args_size, user_size)))
+		return -EFAULT;
+	if (unlikely(user_size > args_size) &&
+	    clear_user(to + args_size, user_size - args_size))
+		return -EFAULT;
+	return 0;
 }
 
 /*
@@ -509,16 +515,42 @@ void postbox_relay_stop(struct postbox_relay *relay)
 }
 
 /*
- * The descriptor's file, with a reference; NULL if it is not open. Files of
- * io_uring keep what is registered with them, which nobody could see.
+ * The file of a descriptor, and whether it is one that cannot be sent. A file
+ * of io_uring keeps what is registered with it, a Unix socket what is queued in
+ * it, where nobody could see that it is a handle of ours: one that can only be
+ * reached through its own queue would keep itself.
  */
 struct file *postbox_file_get(unsigned int fd, bool *refused)
 {
 	struct file *file = fget(fd);
+	struct socket *sock;
 
-	*refused = file && !strcmp(file->f_path.dentry->d_name.name, "[io_uring]") &&
-		   file_inode(file)->i_sb->s_magic == ANON_INODE_FS_MAGIC;
+	*refused = false;
+	if (!file)
+		return NULL;
+	sock = sock_from_file(file);
+	if (sock)
+		*refused = READ_ONCE(sock->ops)->family == PF_UNIX;
+	else
+		*refused = !strcmp(file->f_path.dentry->d_name.name,
+				   "[io_uring]") &&
+			   file_inode(file)->i_sb->s_magic ==
+				   ANON_INODE_FS_MAGIC;
 	return file;
+}
+
+/*
+ * Whether security modules let the task have the file. The only exported
+ * function that asks them also installs a descriptor, but writes its number to
+ * user memory before: to an address that is never there.
+ */
+int postbox_may_receive(struct file *file)
+{
+	int fd = receive_fd(file, (int __user *)-sizeof(int), O_CLOEXEC);
+
+	if (fd >= 0)
+		close_fd(fd);
+	return fd == -EFAULT || fd >= 0 ? 0 : fd;
 }
 
 struct task_struct *postbox_task_get(struct task_struct *task)

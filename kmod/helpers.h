@@ -98,6 +98,7 @@ int postbox_chown(struct postbox_owner *owner, u64 ipc_ns, const u32 *uid,
 void postbox_file_init(struct inode *inode, struct file *file);
 struct file *postbox_file_new(const struct file_operations *fops, void *private);
 struct file *postbox_file_get(unsigned int fd, bool *refused);
+int postbox_may_receive(struct file *file);
 
 void postbox_poll_init(struct wait_queue_head *head);
 void postbox_poll_add(struct file *file, struct wait_queue_head *head,

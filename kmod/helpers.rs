@@ -154,6 +154,7 @@ pub(crate) mod c {
             private: *mut c_void,
         ) -> *mut bindings::file;
         pub(crate) fn postbox_file_get(fd: u32, refused: *mut bool) -> *mut bindings::file;
+        pub(crate) fn postbox_may_receive(file: *mut bindings::file) -> i32;
         pub(crate) fn postbox_closed(file: *const bindings::file) -> bool;
         pub(crate) fn postbox_poll_init(head: *mut bindings::wait_queue_head);
         pub(crate) fn postbox_poll_add(

@@ -1,62 +1,113 @@
-//! Bounded work: no user chooses how long a lock is held or how long another user waits.
+//! Bounded work: no lock is held, and no process kept from dying, for as long as an attacker likes.
 
-use std::time::{Duration, Instant};
+use std::os::fd::AsFd;
 
 use postbox::{raw, sys};
-use postbox_tests::{Errno, Handle, NEVER, RECEIVE, as_each_attacker, unique};
+use postbox_tests::*;
+use rustix::io::Errno;
 
-/// The least time of a hundred lists that find next to nothing.
-fn cost_of_empty_lists(after: u64) -> Duration {
-    let handle = Handle::unbound();
-    let mut room = [sys::postbox_info::default()];
-    (0..50)
-        .map(|_| {
-            let before = Instant::now();
-            for _ in 0..100 {
-                // Other tests make named objects meanwhile.
-                raw::list(&handle, after, &mut room).expect("it can be listed");
-            }
-            before.elapsed()
-        })
-        .min()
-        .expect("there are some")
+/// Sends handles through a mailbox.
+fn send_handles(mailbox: &Handle, handles: &[raw::SendFd<'_>]) -> Result<()> {
+    raw::send_files(mailbox, b"", handles, &send_args())
 }
 
 #[test]
-fn list_cost_is_independent_of_unnamed_objects() {
+fn queue_stuffed_with_handles_is_in_nobodys_way() {
     as_each_attacker(|_| {
-        const MAX: usize = 4096;
-        let name = unique("listener");
-        let server = Handle::unbound();
-        let mut args = sys::postbox_open {
-            kind: sys::POSTBOX_KIND_LISTENER,
-            flags: sys::POSTBOX_O_CREATE,
-            rights: RECEIVE,
-            mode: 0o600,
-            capacity: 1,
-            back_capacity: 1,
-            backlog: u32::MAX,
+        let stuffed = Handle::anonymous(UNBOUNDED);
+        // Each is a handle of its own, with fewer rights.
+        let object = Handle::anonymous(1);
+        let handles = vec![raw::SendFd::new(object.as_fd(), SEND); 64];
+        for _ in 0..140 {
+            send_handles(&stuffed, &handles).expect("it leads nowhere");
+        }
+        let honest = Handle::anonymous(4);
+        let handle = [raw::SendFd::new(stuffed.as_fd(), 0)];
+        assert_eq!(send_handles(&honest, &handle), Ok(()));
+        // A circle is found all the same.
+        let handle = [raw::SendFd::new(honest.as_fd(), 0)];
+        assert_eq!(send_handles(&stuffed, &handle), Err(Errno::LOOP));
+        assert_eq!(send_handles(&object, &handle), Err(Errno::LOOP));
+    });
+}
+
+#[test]
+fn last_close_ends_calls_behind_many_messages() {
+    as_each_attacker(|_| {
+        let (tx, rx) = Handle::anonymous(UNBOUNDED).split();
+        for _ in 0..20_000 {
+            tx.send_priority("", 1, NEVER).expect("room");
+        }
+        std::thread::scope(|scope| {
+            let calls: Vec<_> = (0..16)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let (mut args, mut files) = (sys::postbox_call::default(), Vec::new());
+                        let mut room = [std::mem::MaybeUninit::uninit(); 8];
+                        raw::call(&tx, b"", &[], &mut room, &mut files, &mut args).map(drop)
+                    })
+                })
+                .collect();
+            wait_until("the calls", || tx.info().messages == 20_016);
+            drop(rx);
+            for call in calls {
+                assert_eq!(call.join().expect("it ends"), Err(Errno::PIPE));
+            }
+        });
+    });
+}
+
+#[test]
+fn receive_from_one_process_finds_it_behind_many_messages() {
+    as_each_attacker(|_| {
+        let mailbox = Handle::anonymous(UNBOUNDED);
+        for n in 0..5_000 {
+            mailbox.send_priority("", n % 100, NEVER).expect("room");
+        }
+        let other = spawn(|| {
+            for n in 0..10 {
+                mailbox.send_priority([n], 0, NEVER).expect("room");
+            }
+        });
+        let (pid, ino) = (other.pid(), other.pidfd_ino());
+        wait_until("its messages", || mailbox.info().messages == 5_010);
+        other.ok();
+        for n in 0..10 {
+            let mut args = sys::postbox_recv {
+                flags: sys::POSTBOX_RECV_FROM | sys::POSTBOX_NONBLOCK,
+                pid,
+                pidfd_ino: ino,
+                ..recv_args()
+            };
+            let mut byte = [0];
+            (args.data, args.len) = (byte.as_mut_ptr() as u64, 1);
+            // SAFETY: the request writes one byte, which outlives it.
+            unsafe { raw::ioctl(&mailbox, sys::POSTBOX_RECV, &mut args) }.expect("it is there");
+            assert_eq!(byte, [n]);
+        }
+        assert_eq!(mailbox.info().messages, 5_000);
+    });
+}
+
+#[test]
+fn list_entries_have_nothing_that_the_kernel_did_not_write() {
+    as_each_attacker(|_| {
+        let name = unique("listed");
+        let _listed = Handle::create(&name, 1);
+        let size = size_of::<sys::postbox_info>() + 64;
+        let mut entries = vec![0xffu8; 4 * size];
+        let mut args = sys::postbox_list {
+            size: size_of::<sys::postbox_list>() as u32,
+            infos: entries.as_mut_ptr() as u64,
+            count: 4,
+            info_size: size as u32,
             ..Default::default()
         };
-        raw::open(&server, Some(name.as_bytes()), &mut args).expect("new");
-        let before = cost_of_empty_lists(args.id);
-        // Connections that wait to be accepted are objects without a name.
-        let connect = || {
-            let mut args = sys::postbox_connect {
-                flags: NEVER.0,
-                ..Default::default()
-            };
-            raw::connect(Handle::unbound(), Some(name.as_bytes()), &mut args)
-        };
-        let made = (0..10 * MAX)
-            .find(|_| connect().is_err())
-            .expect("the backlog is bounded");
-        assert_eq!((made, connect()), (MAX, Err(Errno::AGAIN)));
-        let after = cost_of_empty_lists(args.id);
-        // To walk through them took some 200 times as long as to find none.
-        assert!(
-            after < 20 * before,
-            "{after:?} with {made} connections, {before:?} without"
-        );
+        // SAFETY: the request writes at most `count` entries of `info_size` bytes.
+        unsafe { raw::ioctl(Handle::unbound(), sys::POSTBOX_LIST, &mut args) }.expect("a list");
+        assert!(args.count > 0);
+        for entry in entries.chunks(size).take(args.count as usize) {
+            assert_eq!(entry[size - 64..], [0; 64]);
+        }
     });
 }

@@ -134,22 +134,15 @@ fn g09_files_of_every_kind() {
     isolated(|| {
         let mailbox = mailbox(Capacity::Bounded(4));
         let (read, write) = pipe();
-        let (left, right) = std::os::unix::net::UnixStream::pair().expect("sockets");
         let device = raw::device().expect("the module is loaded");
         mailbox
-            .send_parcel(
-                Parcel::new("").attach(&write).attach(&left).attach(&device),
-                Wait::Never,
-            )
+            .send_parcel(Parcel::new("").attach(&write).attach(&device), Wait::Never)
             .expect("room");
-        drop((write, left, device));
+        drop((write, device));
         let mut files = mailbox.recv().expect("sent").files;
-        let unbound = files.pop().expect("three");
+        let unbound = files.pop().expect("two");
         assert_eq!(raw::info(&unbound).map(drop), Err(Errno::BADFD));
-        let mut left = std::os::unix::net::UnixStream::from(files.pop().expect("three"));
-        left.write_all(b"x").expect("connected");
-        assert!(readable(&right, LONG));
-        rustix::io::write(files.pop().expect("three"), b"y").expect("a pipe");
+        rustix::io::write(files.pop().expect("two"), b"y").expect("a pipe");
         assert!(readable(&read, LONG));
     });
 }
@@ -530,21 +523,14 @@ fn g09_files_of_io_uring_are_refused() {
 }
 
 #[test]
-fn g09_cycles_through_sockets_end_with_the_processes() {
+fn g09_unix_sockets_are_not_sent() {
     isolated(|| {
-        use postbox_tests::send_fd;
-        let objects = || postbox::usage().expect("it tells").objects;
-        let before = objects();
-        // A socket queued in a mailbox that is queued in that socket: the module cannot see it. It is counted, and its
-        // owner can take it apart.
+        // A handle queued in one, which is queued in the handle's mailbox, would keep itself.
         let mailbox = mailbox(Capacity::Bounded(4));
         let (left, right) = std::os::unix::net::UnixStream::pair().expect("sockets");
-        send_fd(&left, &mailbox);
-        raw_send(&mailbox, &[SendFd::new(right.as_fd(), 0)]).expect("it is only a socket");
-        assert_eq!(files_in_flight(), 1);
-        drop(mailbox.recv().expect("sent"));
+        postbox_tests::send_fd(&left, &mailbox);
+        let sent = raw_send(&mailbox, &[SendFd::new(right.as_fd(), 0)]);
+        assert_eq!(sent, Err(Errno::INVAL));
         assert_eq!(files_in_flight(), 0);
-        drop((mailbox, left, right));
-        assert_eq!(objects(), before);
     });
 }
