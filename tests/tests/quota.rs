@@ -593,7 +593,7 @@ fn g10_an_owed_answer_is_charged_to_the_server() {
         calls.ok();
         let callers =
             [(); 3].map(|()| spawn_as(fresh_user(), || assert_eq!(call(&tx, 10).0, Ok(()))));
-        callers.map(Child::ok);
+        callers.into_iter().for_each(Child::ok);
         serves.ok();
     });
 }
