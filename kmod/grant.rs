@@ -84,7 +84,24 @@ impl Granted {
     }
 }
 
-/// The grants of an object.
+/// A grant that is to be given, with the memory that may be needed for that: it is made without a
+/// lock.
+pub(crate) struct NewGrant {
+    grant: Arc<Grant>,
+    room: KVec<Arc<Grant>>,
+}
+
+impl NewGrant {
+    pub(crate) fn new(to: Grantee, rights: u32) -> Result<Self> {
+        let rights = Atomic::new(rights);
+        Ok(Self {
+            grant: Arc::new(Grant { to, rights }, GFP_MAYFAIL)?,
+            room: KVec::with_capacity(uapi::POSTBOX_GRANTS_MAX as usize, GFP_MAYFAIL)?,
+        })
+    }
+}
+
+/// The grants of an object: none, or with room for as many as there can be.
 pub(crate) struct Grants(KVec<Arc<Grant>>);
 
 impl Grants {
@@ -96,11 +113,15 @@ impl Grants {
         self.0.iter().position(|grant| grant.to.is(to))
     }
 
-    /// Grants these rights, in place of those that were granted before.
-    pub(crate) fn grant(&mut self, to: Grantee, rights: u32) -> Result {
-        if let Some(grant) = self.find(&to).and_then(|at| self.0.get(at)) {
-            grant.rights.store(rights, Relaxed);
+    /// Grants rights, in place of those that were granted before. What is left of `new` is dropped
+    /// after the lock.
+    pub(crate) fn grant(&mut self, new: &mut NewGrant) -> Result {
+        if let Some(grant) = self.find(&new.grant.to).and_then(|at| self.0.get(at)) {
+            grant.rights.store(new.grant.rights(), Relaxed);
             return Ok(());
+        }
+        if self.0.capacity() == 0 {
+            core::mem::swap(&mut self.0, &mut new.room);
         }
         let full = |grants: &KVec<_>| grants.len() >= uapi::POSTBOX_GRANTS_MAX as usize;
         if full(&self.0) {
@@ -110,9 +131,8 @@ impl Grants {
         if full(&self.0) {
             return Err(edquot());
         }
-        let rights = Atomic::new(rights);
-        let grant = Arc::new(Grant { to, rights }, GFP_MAYFAIL)?;
-        Ok(self.0.push(grant, GFP_MAYFAIL)?)
+        let added = self.0.push_within_capacity(new.grant.clone());
+        added.map_err(|_| edquot())
     }
 
     /// Takes back what was granted.

@@ -16,7 +16,7 @@
 
 use crate::{
     compat::{eaddrinuse, edquot, enametoolong, eopnotsupp, exdev},
-    grant::{Granted, Grantee, Grants},
+    grant::{Granted, Grantee, Grants, NewGrant},
     helpers::{self, c, Identity, IpcNs, Owner, GFP_MAYFAIL},
     object::Object,
     quota::{ObjectCharge, Pinned},
@@ -604,10 +604,11 @@ impl Registry {
 
     /// Lets somebody else open an object.
     pub(crate) fn grant(&self, id: u64, to: Grantee, rights: u32) -> Result {
+        let mut new = NewGrant::new(to, rights)?;
         let mut inner = self.inner.lock();
         let entry = inner.objects.get_mut(&id).ok_or(ENOENT)?;
         entry.key.ok_or(ENOENT)?;
-        entry.grants.grant(to, rights)
+        entry.grants.grant(&mut new)
     }
 
     /// Takes that back.
