@@ -75,6 +75,9 @@ pub enum ErrorKind {
     ServerDied,
     /// Call: who took the request dropped it: `ECANCELED`.
     Dropped,
+    /// A call through io_uring: it was answered after the thread had ended that submitted it, and the
+    /// reply is lost: `ENODATA`. What was asked for was done.
+    ReplyLost,
     /// An operation through io_uring was cancelled: `ECANCELED`. Nothing was sent or taken; but a call's
     /// request may have been.
     Cancelled,
@@ -227,6 +230,7 @@ impl Error {
             Errno::OWNERDEAD if action == Action::Call => ErrorKind::ServerDied,
             Errno::OWNERDEAD => ErrorKind::OwnerDied,
             Errno::CANCELED => ErrorKind::Dropped,
+            Errno::NODATA if action == Action::Call => ErrorKind::ReplyLost,
             Errno::STALE => ErrorKind::Stale,
             Errno::ADDRINUSE => ErrorKind::AddressInUse,
             Errno::NOTCONN => ErrorKind::NotConnected,
@@ -482,6 +486,10 @@ impl Error {
                 "the server dropped the request; it may not answer requests (Handle::recv_request \
                  is for those)"
             }
+            (ErrorKind::ReplyLost, _) => {
+                "the server has answered, but the thread that submitted the call had ended; have calls \
+                 submitted by threads that stay"
+            }
             (ErrorKind::Cancelled, Action::Call) => {
                 "it was cancelled; a server that has taken the request may still work on it"
             }
@@ -722,7 +730,9 @@ impl From<Error> for std::io::Error {
             ErrorKind::Timeout => Io::TimedOut,
             ErrorKind::Interrupted => Io::Interrupted,
             ErrorKind::Disconnected => Io::BrokenPipe,
-            ErrorKind::ServerDied | ErrorKind::Dropped => Io::ConnectionAborted,
+            ErrorKind::ServerDied | ErrorKind::Dropped | ErrorKind::ReplyLost => {
+                Io::ConnectionAborted
+            }
             ErrorKind::AddressInUse => Io::AddrInUse,
             ErrorKind::NotConnected => Io::NotConnected,
             ErrorKind::Busy => Io::ResourceBusy,

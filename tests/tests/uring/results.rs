@@ -8,11 +8,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use io_uring::{IoUring, squeue};
-use postbox::{raw, sys};
+use postbox::uring::Driver;
+use postbox::{ErrorKind, raw, sys};
 use postbox_tests::uring::{Kept, Sqe};
 use postbox_tests::{
     Errno, FOREVER, Gate, Handle, NEVER, Wait, isolated, scope, spawn, wait_until, within,
 };
+
+use crate::{LONG, driver, kind, split, wait_senders};
 
 /// The way in which a command ends, besides by what the other side does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -647,4 +650,155 @@ fn every_operation_in_every_end_reports_what_is_true() {
             }
         });
     }
+}
+
+/// Has what was begun submitted by a thread that ends.
+fn submit_elsewhere(driver: &Driver) {
+    std::thread::scope(|scope| {
+        scope
+            .spawn(|| driver.turn(postbox::Wait::Never).map(drop))
+            .join()
+    })
+    .expect("it does not panic")
+    .expect("the ring works");
+}
+
+/// Operations whose thread ends before the other side acts: each is done once, and says so.
+#[test]
+fn operations_of_an_ended_thread_are_done_once() {
+    let driver = driver();
+    for capacity in [0, 1] {
+        let (sender, receiver) = split(capacity);
+        let sender = driver.attach(sender);
+        if capacity == 1 {
+            sender.handle().try_send("first").expect("there is room");
+        }
+        let send = sender.send("order");
+        submit_elsewhere(&driver);
+        wait_senders(&driver, sender.handle(), 1);
+        if capacity == 1 {
+            assert_eq!(receiver.recv().expect("it is there").payload, b"first");
+        }
+        assert_eq!(receiver.recv().expect("it is sent").payload, b"order");
+        send.wait().expect("it was received");
+        let again = receiver.try_recv().map(|message| message.payload);
+        assert_eq!(kind(again), ErrorKind::Empty, "it is sent once");
+    }
+    // What of a batch is not sent is submitted again, by a thread that stays.
+    let (sender, receiver) = split(1);
+    let sender = driver.attach(sender);
+    sender.handle().try_send([0]).expect("there is room");
+    let many = sender.send_many(vec![vec![1], vec![2], vec![3]], 0, LONG);
+    submit_elsewhere(&driver);
+    wait_senders(&driver, sender.handle(), 1);
+    for number in 0..4 {
+        wait_until("the next message", || {
+            driver.turn(postbox::Wait::Never).expect("the ring works");
+            match receiver.try_recv() {
+                Ok(message) => {
+                    assert_eq!(message.payload, [number]);
+                    true
+                }
+                Err(_) => false,
+            }
+        });
+    }
+    many.wait().expect("all were sent");
+    assert_eq!(kind(receiver.try_recv()), ErrorKind::Empty);
+
+    let (reader, writer) = postbox::Pipe::options()
+        .capacity(4096)
+        .pair()
+        .expect("descriptors");
+    let writer = driver.attach(writer);
+    let data: Vec<u8> = (0..16384).map(byte).collect();
+    let write = writer.write(data, LONG);
+    submit_elsewhere(&driver);
+    wait_senders(&driver, writer.handle(), 1);
+    let reader = Handle(reader.into());
+    let so_far = Cell::new(0);
+    assert!(read(&reader, &so_far), "4096 bytes are there");
+    let (written, _) = write.wait();
+    while read(&reader, &so_far) {}
+    assert_eq!(written.expect("a part was written") as u64, so_far.get());
+
+    let barrier = driver.attach(postbox::Barrier::new(2).expect("new"));
+    let wait = barrier.wait_all(LONG);
+    submit_elsewhere(&driver);
+    wait_senders(&driver, barrier.handle(), 1);
+    barrier.handle().arrive().expect("it is the second");
+    wait.wait().expect("all have arrived");
+    let value = barrier.handle().info().expect("bound").value;
+    assert_eq!(value, 0, "nobody has arrived in the next generation");
+}
+
+/// What is cancelled, or whose time is up, after a part was done by a thread that has ended.
+#[test]
+fn parts_of_an_ended_thread_are_not_given_back() {
+    let driver = driver();
+    for cancels in [true, false] {
+        let (sender, receiver) = split(1);
+        let sender = driver.attach(sender);
+        sender.handle().try_send([0]).expect("there is room");
+        let wait = postbox::Wait::Timeout(Duration::from_millis(300));
+        let many = sender.send_many(
+            vec![vec![1], vec![2], vec![3]],
+            0,
+            if cancels { LONG } else { wait },
+        );
+        submit_elsewhere(&driver);
+        wait_senders(&driver, sender.handle(), 1);
+        assert_eq!(receiver.recv().expect("it is there").payload, [0]);
+        wait_until("the next message", || {
+            sender.handle().info().expect("bound").messages == 1
+        });
+        if cancels {
+            many.cancel();
+        }
+        let error = many.wait().expect_err("there is no room for all");
+        let expected = match cancels {
+            true => ErrorKind::Cancelled,
+            false => ErrorKind::Timeout,
+        };
+        assert_eq!(error.error.kind, expected);
+        assert_eq!(error.payload, [[2], [3]], "the first was sent");
+        assert_eq!(receiver.recv().expect("it is there").payload, [1]);
+        assert_eq!(kind(receiver.try_recv()), ErrorKind::Empty);
+    }
+}
+
+/// A receive waits on, however many of the threads end that submit it.
+#[test]
+fn receive_outlives_any_number_of_ended_threads() {
+    let driver = driver();
+    let (sender, receiver) = split(4);
+    let other = receiver.try_clone().expect("a descriptor");
+    let receiver = driver.attach(receiver);
+    let recv = receiver.recv();
+    for number in 0..40u8 {
+        // What has become of the last thread's command is known when it has completed.
+        wait_until("the receive to be parked", || {
+            submit_elsewhere(&driver);
+            other.info().expect("bound").waiting_receivers == 1
+        });
+        // It is handed to the receive, whose thread is gone, and goes back.
+        sender.try_send([number]).expect("there is room");
+        assert_eq!(other.recv().expect("it goes back").payload, [number]);
+    }
+    sender.try_send("last").expect("there is room");
+    assert_eq!(recv.wait().expect("it still waits").payload, b"last");
+}
+
+/// A call that was answered after its thread had ended is not made again: the work is done.
+#[test]
+fn answered_call_of_an_ended_thread_says_that_its_reply_is_lost() {
+    let driver = driver();
+    let (sender, receiver) = split(4);
+    let sender = driver.attach(sender);
+    let call = sender.call("pay");
+    submit_elsewhere(&driver);
+    let mut request = receiver.recv_request().expect("it comes");
+    request.reply("paid").expect("the caller waits");
+    assert_eq!(kind(call.wait()), ErrorKind::ReplyLost);
+    assert_eq!(kind(receiver.try_recv()), ErrorKind::Empty);
 }

@@ -76,11 +76,6 @@ impl Key {
     }
 }
 
-/// A command that the kernel cancels unasked is submitted again so many times. It does that when the
-/// thread ends that submitted it; and somebody with the same handle can have all of its commands
-/// cancelled, for good or not.
-const STRAYS: u8 = 16;
-
 /// A cancellation that came before its command was parked is tried again after this time, and so is a
 /// command that has to be.
 static RETRY: types::Timespec = types::Timespec::new().nsec(1_000_000);
@@ -98,7 +93,6 @@ struct Task {
     cancelled: bool,
     /// A cancellation, or the time until the next one, is under way.
     cancelling: bool,
-    strays: u8,
     waker: Option<Waker>,
     /// In which order they came.
     number: u64,
@@ -380,7 +374,6 @@ impl Core {
             if let Some(multishot) = task.op.multishot() {
                 multishot.more(result, flags);
             }
-            task.strays = 0;
             let waker = task.waker.take();
             if detached {
                 let on = task.on.clone();
@@ -416,9 +409,9 @@ impl Core {
             }
             return;
         }
-        let stray = result == Err(Errno::CANCELED) && !cancelled && task.op.restarts();
-        if stray && task.strays < STRAYS {
-            task.strays += 1;
+        // However often: each time a thread has ended, or somebody with the same handle has cancelled
+        // all that it waits for.
+        if result == Err(Errno::CANCELED) && !cancelled && task.op.restarts() {
             return self.go(key, settings.always_async);
         }
         match task.op.complete(on.inner(), done, &idle) {
@@ -742,7 +735,6 @@ impl Shared {
             detached: false,
             cancelled: false,
             cancelling: false,
-            strays: 0,
             waker: None,
             number,
         });

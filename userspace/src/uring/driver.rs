@@ -362,7 +362,7 @@ impl Driver {
             RingSide::Producer => sys::POSTBOX_RING_PRODUCER,
             RingSide::Consumer => sys::POSTBOX_RING_CONSUMER,
         };
-        let args = ring_args(flag, wait.flags());
+        let args = ring_args(flag, wait.fixed().flags());
         Ok(self.shared.start(on.clone(), Ask::new(on, RingWait, args)))
     }
 
@@ -467,7 +467,7 @@ impl<A: Access> Attached<A> {
     /// # Cancel safety
     /// Nothing is lost.
     pub fn wait_peer(&self, wait: Wait) -> Op<Result<()>> {
-        self.ask(WaitPeer, wait_peer_args(wait.flags()))
+        self.ask(WaitPeer, wait_peer_args(wait.fixed().flags()))
     }
 
     fn on(&self) -> Arc<dyn Hold> {
@@ -501,7 +501,7 @@ impl<A: CanSend> Attached<A> {
         priority: u32,
         wait: Wait,
     ) -> Sending<Vec<u8>> {
-        let send = SendOne::new(payload.into(), priority, wait.flags());
+        let send = SendOne::new(payload.into(), priority, wait.fixed().flags());
         self.shared.start(self.on(), send)
     }
 
@@ -513,7 +513,7 @@ impl<A: CanSend> Attached<A> {
         priority: u32,
         wait: Wait,
     ) -> Sending<(Vec<u8>, Vec<OwnedFd>)> {
-        let send = SendFiles::new(payload.into(), files, priority, wait.flags());
+        let send = SendFiles::new(payload.into(), files, priority, wait.fixed().flags());
         self.shared.start(self.on(), send)
     }
 
@@ -525,7 +525,7 @@ impl<A: CanSend> Attached<A> {
         priority: u32,
         wait: Wait,
     ) -> Sending<Vec<Vec<u8>>> {
-        let send = SendMany::new(payloads, priority, wait.flags());
+        let send = SendMany::new(payloads, priority, wait.fixed().flags());
         self.shared.start(self.on(), send)
     }
 
@@ -538,7 +538,7 @@ impl<A: CanSend> Attached<A> {
         wait: Wait,
     ) -> Op<BufResult<FixedBuffer>> {
         let place = Registered::<false>::new(&self.shared, buffer, len);
-        let send = Direct::new(sys::POSTBOX_SEND, place, priority, wait.flags());
+        let send = Direct::new(sys::POSTBOX_SEND, place, priority, wait.fixed().flags());
         self.shared.start(self.on(), send)
     }
 
@@ -547,7 +547,7 @@ impl<A: CanSend> Attached<A> {
     /// # Cancel safety
     /// Nothing is lost: room that was got is given back.
     pub fn reserve(&self, len: usize, wait: Wait) -> Op<Result<Reserved>> {
-        self.ask(ops::Reserve, reserve_args(len as u64, wait.flags()))
+        self.ask(ops::Reserve, reserve_args(len as u64, wait.fixed().flags()))
     }
 
     /// Sends a request, and waits for its reply.
@@ -569,7 +569,12 @@ impl<A: CanSend> Attached<A> {
         priority: u32,
         wait: Wait,
     ) -> Op<Result<Message>> {
-        let call = Call::new(request.into(), priority, wait.flags(), least(&self.shared));
+        let call = Call::new(
+            request.into(),
+            priority,
+            wait.fixed().flags(),
+            least(&self.shared),
+        );
         self.shared.start(self.on(), call)
     }
 }
@@ -596,7 +601,7 @@ impl<A: CanReceive> Attached<A> {
     /// Receives up to `limit` messages (at least one) with one command: what is there, and it waits for
     /// the first.
     pub fn recv_many(&self, limit: usize, wait: Wait) -> Op<Result<Vec<Message>>> {
-        let recv = RecvMany::new(self.on(), wait.flags(), limit);
+        let recv = RecvMany::new(self.on(), wait.fixed().flags(), limit);
         self.shared.start(self.on(), recv)
     }
 
@@ -606,7 +611,7 @@ impl<A: CanReceive> Attached<A> {
     /// # Cancel safety
     /// What comes too late to be cancelled is kept for the next operation of this kind.
     pub fn recv_into(&self, buf: Vec<u8>, wait: Wait) -> Op<BufResult<Vec<u8>>> {
-        let recv = Direct::new(sys::POSTBOX_RECV, Empty::new(buf), 0, wait.flags());
+        let recv = Direct::new(sys::POSTBOX_RECV, Empty::new(buf), 0, wait.fixed().flags());
         self.shared.start(self.on(), recv)
     }
 
@@ -617,7 +622,7 @@ impl<A: CanReceive> Attached<A> {
     pub fn recv_fixed(&self, buffer: FixedBuffer, wait: Wait) -> Op<BufResult<FixedBuffer>> {
         let len = buffer.len();
         let place = Registered::<true>::new(&self.shared, buffer, len);
-        let recv = Direct::new(sys::POSTBOX_RECV, place, 0, wait.flags());
+        let recv = Direct::new(sys::POSTBOX_RECV, place, 0, wait.fixed().flags());
         self.shared.start(self.on(), recv)
     }
 
@@ -693,7 +698,7 @@ impl<A: CanReceive> Attached<A> {
         payload: impl Into<Vec<u8>>,
         wait: Wait,
     ) -> Op<Result<Request, ReplyError>> {
-        let (how, least) = (wait.flags(), least(&self.shared));
+        let (how, least) = (wait.fixed().flags(), least(&self.shared));
         let op = ReplyRecv::new(self.on(), request, payload.into(), how, least);
         self.shared.start(self.on(), op)
     }
@@ -714,7 +719,7 @@ impl<A: CanReceive> Attached<A> {
     }
 
     fn receive<W: Want>(&self, wait: Wait) -> Op<Result<W::Item>> {
-        let recv = Recv::<W>::new(self.on(), wait.flags(), least(&self.shared));
+        let recv = Recv::<W>::new(self.on(), wait.fixed().flags(), least(&self.shared));
         self.shared.start(self.on(), recv)
     }
 }
@@ -733,7 +738,7 @@ impl Attached<Listens> {
 
     /// Takes a connection, and waits as `wait` says.
     pub fn accept_with(&self, wait: Wait) -> Op<Result<Link>> {
-        self.ask(ops::Accept, accept_args(wait.flags()))
+        self.ask(ops::Accept, accept_args(wait.fixed().flags()))
     }
 
     /// Connections as they come, by one command that goes on. The buffers need have no room for
@@ -750,7 +755,7 @@ impl Attached<PipeReading> {
     /// # Cancel safety
     /// What was read too late to be cancelled is kept for the next read with room for it.
     pub fn read(&self, buf: Vec<u8>, wait: Wait) -> Op<BufResult<Vec<u8>>> {
-        let read = Direct::new(sys::POSTBOX_READ, Empty::new(buf), 0, wait.flags());
+        let read = Direct::new(sys::POSTBOX_READ, Empty::new(buf), 0, wait.fixed().flags());
         self.shared.start(self.on(), read)
     }
 
@@ -761,7 +766,7 @@ impl Attached<PipeReading> {
     pub fn read_fixed(&self, buffer: FixedBuffer, wait: Wait) -> Op<BufResult<FixedBuffer>> {
         let len = buffer.len();
         let place = Registered::<true>::new(&self.shared, buffer, len);
-        let read = Direct::new(sys::POSTBOX_READ, place, 0, wait.flags());
+        let read = Direct::new(sys::POSTBOX_READ, place, 0, wait.fixed().flags());
         self.shared.start(self.on(), read)
     }
 }
@@ -774,7 +779,12 @@ impl Attached<PipeReading> {
 impl Attached<PipeWriting> {
     /// Writes all of it; fewer bytes only where something ended it after a part.
     pub fn write(&self, data: impl Into<Vec<u8>>, wait: Wait) -> Op<BufResult<Vec<u8>>> {
-        let write = Direct::new(sys::POSTBOX_WRITE, Full(data.into()), 0, wait.flags());
+        let write = Direct::new(
+            sys::POSTBOX_WRITE,
+            Full(data.into()),
+            0,
+            wait.fixed().flags(),
+        );
         self.shared.start(self.on(), write)
     }
 
@@ -786,7 +796,7 @@ impl Attached<PipeWriting> {
         wait: Wait,
     ) -> Op<BufResult<FixedBuffer>> {
         let place = Registered::<false>::new(&self.shared, buffer, len);
-        let write = Direct::new(sys::POSTBOX_WRITE, place, 0, wait.flags());
+        let write = Direct::new(sys::POSTBOX_WRITE, place, 0, wait.fixed().flags());
         self.shared.start(self.on(), write)
     }
 }
@@ -806,7 +816,7 @@ impl Attached<SemaphoreAccess> {
     /// # Cancel safety
     /// As [`acquire`](Self::acquire).
     pub fn acquire_many(&self, count: u64, wait: Wait) -> Op<Result<Acquired>> {
-        let (how, time) = wait.flags();
+        let (how, time) = wait.fixed().flags();
         let args = sync_args((how | sys::POSTBOX_SYNC_UNDO, time), count);
         self.ask(Acquire, args)
     }
@@ -827,7 +837,7 @@ impl Attached<LatchAccess> {
     /// # Cancel safety
     /// Nothing is lost.
     pub fn wait_open(&self, wait: Wait) -> Op<Result<()>> {
-        self.ask(LatchWait, sync_args(wait.flags(), 1))
+        self.ask(LatchWait, sync_args(wait.fixed().flags(), 1))
     }
 
     /// Counts it down. It does not wait.
@@ -846,7 +856,7 @@ impl Attached<BarrierAccess> {
     /// # Cancel safety
     /// When it is dropped, it was one of those who were there, if all were; or it was not there.
     pub fn wait_all(&self, wait: Wait) -> Op<Result<crate::BarrierWaitResult>> {
-        self.ask(BarrierWait, sync_args(wait.flags(), 1))
+        self.ask(BarrierWait, sync_args(wait.fixed().flags(), 1))
     }
 }
 

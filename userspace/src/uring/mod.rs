@@ -83,9 +83,10 @@
 //! without an answer. What that means for a message is said of each group of methods, under "Cancel
 //! safety". The times of [`Wait`](crate::Wait) are kept by the kernel.
 //!
-//! When a thread ends, the kernel cancels the commands that it has submitted. The driver submits those
-//! again, at the end of the order, but for calls, which end as [`Dropped`](crate::ErrorKind::Dropped): have
-//! calls submitted by threads that stay.
+//! When a thread ends, the commands that it has submitted stay where they wait. What was done of them is
+//! reported; those with which nothing was done are submitted again by the driver, at the end of the order.
+//! But a call ends as [`Dropped`](crate::ErrorKind::Dropped), or, where it was answered, as
+//! [`ReplyLost`](crate::ErrorKind::ReplyLost): have calls submitted by threads that stay.
 //!
 //! # Where there is no io_uring
 //!

@@ -230,6 +230,8 @@ impl<W: Want> Recv<W> {
 
 impl<W: Want> Operation for Recv<W> {
     type Output = Result<W::Item>;
+    // A message that it was handed went back.
+    const RESTARTS: bool = true;
 
     fn command(&mut self, on: &Inner, idle: &Idle) -> Result<Command, Errno> {
         let args = self.args.get_mut(idle);
@@ -300,6 +302,8 @@ impl RecvMany {
 
 impl Operation for RecvMany {
     type Output = Result<Vec<Message>>;
+    // The first message that it was handed went back.
+    const RESTARTS: bool = true;
 
     fn command(&mut self, on: &Inner, idle: &Idle) -> Result<Command, Errno> {
         if let Some(single) = &mut self.single {
@@ -566,6 +570,8 @@ impl<P: Place> Direct<P> {
 
 impl<P: Place> Operation for Direct<P> {
     type Output = (Result<usize>, P::Owned);
+    // A message that is in, and a part that was written, is its result.
+    const RESTARTS: bool = true;
 
     fn command(&mut self, _on: &Inner, idle: &Idle) -> Result<Command, Errno> {
         let place = self.place.as_mut().ok_or(Errno::INVAL)?;
@@ -700,6 +706,8 @@ impl SendOne {
 
 impl Operation for SendOne {
     type Output = Result<(), SendError<Vec<u8>>>;
+    // A message that is in is its result.
+    const RESTARTS: bool = true;
 
     fn command(&mut self, on: &Inner, idle: &Idle) -> Result<Command, Errno> {
         self.direct.command(on, idle)
@@ -744,6 +752,8 @@ impl SendFiles {
 
 impl Operation for SendFiles {
     type Output = Result<(), SendError<(Vec<u8>, Vec<OwnedFd>)>>;
+    // A message that is in is its result.
+    const RESTARTS: bool = true;
 
     fn command(&mut self, _on: &Inner, idle: &Idle) -> Result<Command, Errno> {
         if self.files.len() > FILES {
@@ -814,6 +824,8 @@ impl SendMany {
 
 impl Operation for SendMany {
     type Output = Result<(), SendError<Vec<Vec<u8>>>>;
+    // The messages that are in are its result.
+    const RESTARTS: bool = true;
 
     fn command(&mut self, on: &Inner, idle: &Idle) -> Result<Command, Errno> {
         let priority = self.priority;
@@ -890,6 +902,8 @@ impl Call {
 
 impl Operation for Call {
     type Output = Result<Message>;
+    // A server may have taken the request.
+    const RESTARTS: bool = false;
 
     fn command(&mut self, on: &Inner, idle: &Idle) -> Result<Command, Errno> {
         let args = self.args.get_mut(idle);
@@ -946,11 +960,6 @@ impl Operation for Call {
     fn insists(&self) -> bool {
         // Otherwise it would stay with the handle.
         self.fetch
-    }
-
-    fn restarts(&self) -> bool {
-        // Somebody may have taken the request.
-        false
     }
 }
 
@@ -1019,6 +1028,8 @@ impl Reply {
 
 impl Operation for Reply {
     type Output = Result<(), ReplyError>;
+    // It never waits: it was cancelled before it began.
+    const RESTARTS: bool = true;
 
     fn command(&mut self, on: &Inner, idle: &Idle) -> Result<Command, Errno> {
         let debt = self.request.as_ref().map(|request| &request.debt);
@@ -1112,6 +1123,8 @@ impl ReplyRecv {
 
 impl Operation for ReplyRecv {
     type Output = Result<Request, ReplyError>;
+    // The struct says whether the reply was sent, which then is not sent again.
+    const RESTARTS: bool = true;
 
     fn command(&mut self, on: &Inner, idle: &Idle) -> Result<Command, Errno> {
         self.settle(idle);
@@ -1235,6 +1248,8 @@ impl<Q: Asking> Ask<Q> {
 
 impl<Q: Asking> Operation for Ask<Q> {
     type Output = Result<Q::Output>;
+    // What it was given went back; a gate or a barrier that let it pass is its result; what never waits had not begun.
+    const RESTARTS: bool = true;
 
     fn command(&mut self, _on: &Inner, _idle: &Idle) -> Result<Command, Errno> {
         Ok(Command::new(Q::REQUEST, self.args.as_ptr()))
@@ -1618,6 +1633,8 @@ impl Settle {
 
 impl Operation for Settle {
     type Output = Result<Message>;
+    // It never waits: it was cancelled before it began.
+    const RESTARTS: bool = true;
 
     fn command(&mut self, on: &Inner, _idle: &Idle) -> Result<Command, Errno> {
         let own = |delivery: &Delivery| std::ptr::eq(delivery.on.inner(), on);

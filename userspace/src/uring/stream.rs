@@ -121,6 +121,8 @@ enum Event {
 
 impl Operation for Multishot {
     type Output = Ended;
+    // What it has received has had completions; what it was handed besides went back.
+    const RESTARTS: bool = true;
 
     fn command(&mut self, _on: &Inner, _idle: &Idle) -> Result<Command, Errno> {
         Ok(Command::multishot(

@@ -172,6 +172,11 @@ pub(super) enum Next<T> {
 pub(super) trait Operation: Send + 'static {
     type Output: Send + 'static;
 
+    /// Whether `ECANCELED` that nobody asked for proves that nothing was done, so that the command is
+    /// submitted again. It comes when the thread has ended that submitted it. Where something was
+    /// committed, the kernel reports that; what the command was handed went back.
+    const RESTARTS: bool;
+
     /// The command to submit. It is called again where [`complete`](Self::complete) says so.
     fn command(&mut self, on: &Inner, idle: &Idle) -> Result<Command, Errno>;
 
@@ -193,12 +198,6 @@ pub(super) trait Operation: Send + 'static {
     /// Whether [`Next::Again`] is to be done although nobody wants the output.
     fn insists(&self) -> bool {
         false
-    }
-
-    /// Whether the command can be submitted again when the kernel has cancelled it unasked, as it
-    /// does when the thread that submitted it ends.
-    fn restarts(&self) -> bool {
-        true
     }
 
     /// A multishot operation, which has no output but events.
@@ -309,7 +308,7 @@ impl<O: Operation> Erased for Running<O> {
     }
 
     fn restarts(&self) -> bool {
-        self.operation.restarts()
+        O::RESTARTS
     }
 
     fn output(&mut self) -> &mut dyn Any {
