@@ -10,8 +10,9 @@ use crate::{
     mailbox::{Failure, Mailbox, Receive},
     mapping::Area,
     message::{Author, Message, Source},
+    pause::Caller,
     request::{self, pipe},
-    uring,
+    uapi, uring,
     wait::{How, Wait},
 };
 use core::{pin::Pin, ptr::NonNull};
@@ -218,11 +219,14 @@ unsafe extern "C" fn fop_poll(
 unsafe extern "C" fn fop_ioctl(file: *mut bindings::file, request: u32, arg: usize) -> isize {
     // SAFETY: The file is one of ours, and open.
     let (handle, nonblocking) = unsafe { (handle(file), (*file).f_flags & flags::O_NONBLOCK != 0) };
-    let how = match nonblocking {
+    let handle = handle.get_ref();
+    let caller = Caller::new(handle, request, arg);
+    // A call has no form that does not wait.
+    let how = match nonblocking && request != uapi::POSTBOX_CALL {
         true => How::Nonblocking,
-        false => How::Call,
+        false => How::Call(&caller),
     };
-    code(request::dispatch(&handle, request, arg, how)) as isize
+    code(caller.end(request::dispatch(handle, request, arg, how))) as isize
 }
 
 /// # Safety

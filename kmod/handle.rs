@@ -9,6 +9,7 @@ use crate::{
     mailbox::{Mailbox, State},
     mapping::Area,
     object::{Object, Side},
+    pause::Pauses,
     queue::HandleState,
     quota::{Pinned, Users},
     registry::{Opened, Registry},
@@ -171,6 +172,9 @@ pub(crate) struct Handle {
     /// The io_uring commands that are parked by it.
     #[pin]
     pub(crate) commands: Commands,
+    /// The system calls that are paused in a wait.
+    #[pin]
+    pub(crate) pauses: Pauses,
 }
 
 impl Handle {
@@ -190,6 +194,7 @@ impl Handle {
                 state <- new_spinlock!(HandleState::new(), "postbox_handle"),
                 shares <- Shares::new(),
                 commands <- Commands::new(),
+                pauses <- Pauses::new(),
             }),
             GFP_MAYFAIL,
         )
@@ -279,7 +284,7 @@ impl Handle {
 
     /// Whether a process may have something of the object that it has to give back.
     pub(crate) fn holds(&self) -> bool {
-        if !self.shares.is_empty() {
+        if !self.shares.is_empty() || !self.pauses.is_empty() {
             return true;
         }
         let state = self.state.lock();
@@ -289,6 +294,7 @@ impl Handle {
     /// Gives back what a process took and cannot settle any more: it exits, or has closed its last
     /// descriptor of the handle.
     pub(crate) fn process_closed(&self, process: usize) {
+        self.pauses.end(self, Some(process));
         if let Some(bound) = self.bound.as_ref() {
             bound
                 .object
@@ -301,6 +307,7 @@ impl Handle {
 impl PinnedDrop for Handle {
     fn drop(self: Pin<&mut Self>) {
         self.relay.stop();
+        self.pauses.end(&self, None);
         if let Some(bound) = self.bound.as_ref() {
             bound.object.close(bound.side(), &self.state, &self.shares);
             let registry = &self.shared.registry;

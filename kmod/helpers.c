@@ -27,6 +27,7 @@
 #include <linux/seq_file.h>
 #include <linux/shmem_fs.h>
 #include <linux/slab.h>
+#include <linux/time_namespace.h>
 #include <linux/uaccess.h>
 #include <linux/uio.h>
 #include <linux/uidgid.h>
@@ -696,6 +697,51 @@ int postbox_wait_while(const u32 *done, bool timed, s64 until, bool realtime,
 	return ret;
 }
 
+/*
+ * Whether a pending signal interrupts a wait: its handler will run, or it ends
+ * the process. All else (a stop, the freezer, a tracer, task work, what is
+ * ignored) makes the task leave the system call, too, but only to do it again.
+ */
+bool postbox_interrupted(void)
+{
+	struct sighand_struct *sighand = current->sighand;
+	sigset_t pending;
+	bool ret = false;
+	int sig;
+
+	if (fatal_signal_pending(current))
+		return true;
+	if (!task_sigpending(current))
+		return false;
+	spin_lock_irq(&sighand->siglock);
+	sigorsets(&pending, &current->pending.signal,
+		  &current->signal->shared_pending.signal);
+	sigandnsets(&pending, &pending, &current->blocked);
+	for (sig = 1; sig <= _NSIG && !ret; sig++) {
+		__sighandler_t handler = sighand->action[sig - 1].sa.sa_handler;
+
+		if (!sigismember(&pending, sig))
+			continue;
+		if (handler == SIG_DFL)
+			ret = !sig_kernel_stop(sig) && !sig_kernel_ignore(sig);
+		else
+			ret = handler != SIG_IGN;
+	}
+	spin_unlock_irq(&sighand->siglock);
+	return ret;
+}
+
+/* The number of the thread, which is never used again. */
+u64 postbox_thread(void)
+{
+	return task_pid(current)->ino;
+}
+
+void postbox_task_put(struct task_struct *task)
+{
+	put_task_struct(task);
+}
+
 bool postbox_dying(void)
 {
 	return fatal_signal_pending(current);
@@ -725,6 +771,23 @@ bool postbox_closed(const struct file *file)
 s64 postbox_now(void)
 {
 	return ktime_get_ns();
+}
+
+/* A time of CLOCK_MONOTONIC in the caller's time namespace, as that of the host. */
+s64 postbox_time_of_host(s64 time)
+{
+#ifdef CONFIG_TIME_NS
+	struct timens_offsets *offsets = &current->nsproxy->time_ns->offsets;
+	s64 offset = timespec64_to_ktime(offsets->monotonic);
+
+	if (time < offset)
+		return 0;
+	if (offset < 0 && time > KTIME_MAX + offset)
+		return KTIME_MAX;
+	return time - offset;
+#else
+	return time;
+#endif
 }
 
 /*
@@ -1244,4 +1307,25 @@ void postbox_watch_stop(struct postbox_watch *watch)
 void postbox_timer_stop(struct hrtimer *timer)
 {
 	hrtimer_cancel(timer);
+}
+
+static void patience_ends(struct work_struct *work)
+{
+	postbox_pipe_patience_ends(to_delayed_work(work));
+}
+
+void postbox_delay_init(struct delayed_work *delay)
+{
+	INIT_DELAYED_WORK(delay, patience_ends);
+}
+
+/* It runs after so many milliseconds, or sooner if it was started before. */
+void postbox_delay_start(struct delayed_work *delay, u32 ms)
+{
+	schedule_delayed_work(delay, msecs_to_jiffies(ms));
+}
+
+void postbox_delay_stop(struct delayed_work *delay)
+{
+	cancel_delayed_work_sync(delay);
 }

@@ -14,6 +14,7 @@ struct cred;
 struct file;
 struct file_operations;
 struct hrtimer;
+struct delayed_work;
 struct inode;
 struct io_br_sel;
 struct io_uring_cmd;
@@ -131,6 +132,10 @@ void postbox_show_objects(struct seq_file *seq, const void *shared);
 unsigned long postbox_process(void);
 bool postbox_closed(const struct file *file);
 s64 postbox_now(void);
+u64 postbox_thread(void);
+bool postbox_interrupted(void);
+void postbox_task_put(struct task_struct *task);
+s64 postbox_time_of_host(s64 time);
 
 struct postbox_relay_entry {
 	struct wait_queue_entry entry;
@@ -250,9 +255,14 @@ void postbox_watch_start(struct postbox_watch *watch, struct pid *process,
 bool postbox_watch_exited(const struct postbox_watch *watch);
 void postbox_watch_stop(struct postbox_watch *watch);
 
+void postbox_delay_init(struct delayed_work *delay);
+void postbox_delay_start(struct delayed_work *delay, u32 ms);
+void postbox_delay_stop(struct delayed_work *delay);
+
 /* In Rust. */
 void postbox_uring_run(struct io_uring_cmd *cmd, unsigned int issue_flags,
 		       bool dead);
 void postbox_uring_time_up(struct hrtimer *timer);
+void postbox_pipe_patience_ends(struct delayed_work *delay);
 
 #endif /* POSTBOX_HELPERS_H */

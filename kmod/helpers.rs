@@ -299,6 +299,10 @@ pub(crate) mod c {
         pub(crate) fn postbox_watch_exited(watch: *const RawWatch) -> bool;
         pub(crate) fn postbox_watch_stop(watch: *mut RawWatch);
 
+        pub(crate) fn postbox_delay_init(delay: *mut bindings::delayed_work);
+        pub(crate) fn postbox_delay_start(delay: *mut bindings::delayed_work, ms: u32);
+        pub(crate) fn postbox_delay_stop(delay: *mut bindings::delayed_work);
+
         pub(super) fn postbox_page_size() -> usize;
         pub(super) fn postbox_exiting() -> bool;
 
@@ -343,6 +347,10 @@ pub(crate) mod c {
         pub(super) fn postbox_dying() -> bool;
         pub(super) fn postbox_process() -> usize;
         pub(super) fn postbox_now() -> i64;
+        pub(super) fn postbox_thread() -> u64;
+        pub(super) fn postbox_interrupted() -> bool;
+        pub(crate) fn postbox_task_put(task: *mut bindings::task_struct);
+        pub(super) fn postbox_time_of_host(time: i64) -> i64;
     }
 }
 
@@ -797,10 +805,28 @@ pub(crate) fn process() -> usize {
     unsafe { c::postbox_process() }
 }
 
+/// The current thread, as a number that is never used again.
+pub(crate) fn thread() -> u64 {
+    // SAFETY: Reads what belongs to the current task.
+    unsafe { c::postbox_thread() }
+}
+
+/// Whether a signal is pending that interrupts a wait: its handler will run, or it ends the process.
+pub(crate) fn interrupted() -> bool {
+    // SAFETY: Looks at the current task's signals.
+    unsafe { c::postbox_interrupted() }
+}
+
 /// CLOCK_MONOTONIC.
 pub(crate) fn now() -> i64 {
     // SAFETY: Reads a clock.
     unsafe { c::postbox_now() }
+}
+
+/// A time of CLOCK_MONOTONIC in the current task's time namespace, as that of the host.
+pub(crate) fn time_of_host(time: i64) -> i64 {
+    // SAFETY: Reads what belongs to the current task, which is not exiting.
+    unsafe { c::postbox_time_of_host(time) }
 }
 
 impl Owner {

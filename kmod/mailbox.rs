@@ -9,6 +9,7 @@ use crate::{
     handle::Handle,
     helpers::{self, Process, UserBytes},
     message::{Message, Needs, Room, Spare, SPARE_BYTES},
+    pause::{erestartnointr, Caller, Pause},
     queue::{
         self, Capacity, Commit, HandleState, List, Received, Reserving, Returned, Search, Sending,
         Sent, Take, Withdrawn,
@@ -184,6 +185,24 @@ fn given(outcome: Option<Outcome>) -> Result<KBox<Message>, Failure> {
     }
 }
 
+/// A pause for a call whose wait ended, if no signal handler is to run.
+#[cold]
+fn pausing(caller: &Caller<'_>) -> Option<KBox<Pause>> {
+    if helpers::interrupted() {
+        return None;
+    }
+    caller.pause()
+}
+
+/// Leaves a system call that is going to be made again.
+#[cold]
+fn paused(caller: Option<&Caller<'_>>, pause: KBox<Pause>) -> Result<KBox<Message>> {
+    if let Some(caller) = caller {
+        caller.keep(pause);
+    }
+    Err(erestartnointr())
+}
+
 /// A mailbox.
 #[pin_data]
 pub(crate) struct Mailbox {
@@ -341,6 +360,9 @@ impl Mailbox {
         let mut inner = self.inner.lock();
         inner.shut(sends, receives);
         self.settle(inner);
+        // Nobody comes to a direction that is shut.
+        self.sender_came.give_up();
+        self.receiver_came.give_up();
         self.tell(IN | OUT | bindings::POLLHUP | bindings::POLLERR);
     }
 
@@ -493,7 +515,6 @@ impl Mailbox {
                 let patience = Wait::Until {
                     at: helpers::now().saturating_add(PATIENCE),
                     realtime: false,
-                    relative: false,
                 };
                 let slept = waiter.sleep(&patience);
                 slept.map_err(|error| if error == ETIMEDOUT { EAGAIN } else { error })
@@ -540,8 +561,13 @@ impl Mailbox {
         outcome
     }
 
-    /// Sends a request and waits for the answer.
-    pub(crate) fn call(&self, request: KBox<Message>, wait: &Wait<'_>) -> Result<KBox<Message>> {
+    /// Sends a request and waits for the answer. A `caller` can be paused meanwhile.
+    pub(crate) fn call(
+        &self,
+        request: KBox<Message>,
+        wait: &Wait<'_>,
+        caller: Option<&Caller<'_>>,
+    ) -> Result<KBox<Message>> {
         let stack = pin!(Waiter::new());
         let place = NonNull::from(&*request);
         let waiter = wait.waiter(stack.as_ref(), Parked::Send(place))?;
@@ -568,12 +594,67 @@ impl Mailbox {
         wait.parked()?;
         let slept = waiter.sleep(wait);
         let mut outcome = waiter.outcome();
-        if let (None, Err(error)) = (&outcome, slept) {
+        if let (None, Err(mut error)) = (&outcome, slept) {
+            if error == ERESTARTSYS {
+                // A server may have acted on it already: nobody is to repeat it unasked.
+                error = EINTR;
+                if let Some(pause) = caller.and_then(pausing) {
+                    match self.pause_call(waiter, place, pause) {
+                        Ok(pause) => return paused(caller, pause),
+                        Err(answered) => return replied(Some(answered)),
+                    }
+                }
+            }
             // SAFETY: It was sent with this waiter.
             outcome = unsafe { self.withdraw(waiter, place) };
             if outcome.is_none() {
-                // A server may have acted on it already: nobody is to repeat it unasked.
-                return Err(if error == ERESTARTSYS { EINTR } else { error });
+                return Err(error);
+            }
+        }
+        replied(outcome)
+    }
+
+    /// Lets a pause wait for an answer in the place of a task, unless that has it already.
+    #[cold]
+    fn pause_call(
+        &self,
+        waiter: Pin<&Waiter>,
+        place: NonNull<Message>,
+        mut pause: KBox<Pause>,
+    ) -> Result<KBox<Pause>, Outcome> {
+        let mut inner = self.inner.lock();
+        if let Some(outcome) = waiter.outcome() {
+            drop(inner);
+            return Err(outcome);
+        }
+        pause.holds(place);
+        // SAFETY: The request was sent with `waiter`, which is not done. The pause is in its box until the
+        // request was withdrawn, or the pause's waiter is done.
+        unsafe { inner.change_waiter(place, pause.waiter().pointer()) };
+        Ok(pause)
+    }
+
+    /// Goes on with a call that was paused.
+    #[cold]
+    pub(crate) fn resume_call(
+        &self,
+        pause: KBox<Pause>,
+        wait: &Wait<'_>,
+        caller: &Caller<'_>,
+    ) -> Result<KBox<Message>> {
+        let slept = pause.waiter().sleep(wait);
+        let mut outcome = pause.waiter().outcome();
+        if let (None, Err(mut error), Some(place)) = (&outcome, slept, pause.place()) {
+            if error == ERESTARTSYS {
+                if !helpers::interrupted() {
+                    return paused(Some(caller), pause);
+                }
+                error = EINTR;
+            }
+            // SAFETY: It was sent to this mailbox, and waits with this waiter.
+            outcome = unsafe { self.withdraw(pause.waiter(), place) };
+            if outcome.is_none() {
+                return Err(error);
             }
         }
         replied(outcome)

@@ -205,10 +205,12 @@ impl Object {
             return (side.sends || side.receives).then(|| pipe.peer(side.sends));
         }
         let (tx, rx) = self.mailboxes(side.end);
-        match (tx.filter(|_| side.sends), rx.filter(|_| side.receives)) {
-            (Some(tx), _) => Some(tx.receiver_came()),
-            (None, Some(rx)) => Some(rx.sender_came()),
-            (None, None) => None,
+        let tx = tx.filter(|_| side.sends).map(|tx| tx.receiver_came());
+        let rx = rx.filter(|_| side.receives).map(|rx| rx.sender_came());
+        match (tx, rx) {
+            // A link that is shut in one direction has a peer in the other.
+            (Some(tx), Some(rx)) if tx.is_hopeless() => Some(rx),
+            (tx, rx) => tx.or(rx),
         }
     }
 

@@ -5,6 +5,9 @@
 //! User memory is copied, memory allocated and freed, and tasks woken, outside the lock. While a
 //! task copies it has the turn of its side, so that the region that it claimed is its own, and the
 //! ring stays where it is. Those who wait for their turn can be interrupted and killed meanwhile.
+//!
+//! A waiter that was given its turn and does not come loses it again once others have waited for some
+//! multiple of [`PATIENCE_MS`]: it may be stopped, or parked in a ring that nobody enters.
 
 use crate::{
     compat::eiocbqueued,
@@ -26,6 +29,7 @@ use kernel::{
     fs::File,
     prelude::*,
     sync::{lock::spinlock::SpinLockGuard, new_spinlock, SpinLock},
+    types::Opaque,
 };
 
 const _: () = assert!(PIPE_ATOMIC == uapi::POSTBOX_PIPE_ATOMIC as u64);
@@ -83,6 +87,18 @@ impl queue::TurnWaiter for WaiterPtr {
         waiter.wanted()
     }
 
+    fn place(waiter: &Waiter) -> u64 {
+        waiter.place()
+    }
+
+    fn seat(waiter: &Waiter, place: u64) {
+        waiter.seat(place);
+    }
+
+    fn is_task(waiter: &Waiter) -> bool {
+        waiter.is_task()
+    }
+
     fn finish(self, turn: Turn) -> Wake {
         self.finish(Outcome::Turn(turn))
     }
@@ -105,16 +121,27 @@ fn turned(outcome: Outcome) -> Turn {
     }
 }
 
-/// What a task does with a pipe.
+/// The time between two looks at turns that were given and not begun, in milliseconds.
+const PATIENCE_MS: u32 = 5;
+
+/// What a task does with a pipe, and its place among the waiters (0: none yet).
 #[derive(Clone, Copy)]
 enum Call {
-    Read,
-    /// It wants so many bytes of room, and has the turn or not.
-    Write(u64, bool),
+    Read(u64),
+    /// It wants so many bytes of room, and is in the middle of a write or not.
+    Write(u64, u64, bool),
+    /// It wants the turn of a side, to change the capacity.
+    Turn(bool, u64),
+}
+
+impl Call {
+    fn reads(self) -> bool {
+        matches!(self, Call::Read(_) | Call::Turn(true, _))
+    }
 }
 
 /// A pipe.
-#[pin_data]
+#[pin_data(PinnedDrop)]
 pub(crate) struct Pipe {
     #[pin]
     inner: SpinLock<Inner>,
@@ -124,6 +151,39 @@ pub(crate) struct Pipe {
     reader_came: Event,
     #[pin]
     writer_came: Event,
+    /// Takes turns back.
+    #[pin]
+    patience: Opaque<bindings::delayed_work>,
+}
+
+// SAFETY: The delayed work has synchronization of its own; all else can be sent and shared.
+unsafe impl Send for Pipe {}
+// SAFETY: As above.
+unsafe impl Sync for Pipe {}
+
+#[pinned_drop]
+impl PinnedDrop for Pipe {
+    fn drop(self: Pin<&mut Self>) {
+        // SAFETY: It was initialised in `new`; nobody has the pipe any more to start it again.
+        unsafe { c::postbox_delay_stop(self.patience.get()) };
+    }
+}
+
+/// Takes back the turns of a pipe that were given some time ago and not begun.
+///
+/// # Safety
+///
+/// `delay` is that of a pipe, which waits for this before it is freed.
+#[no_mangle]
+unsafe extern "C" fn postbox_pipe_patience_ends(delay: *mut bindings::delayed_work) {
+    // SAFETY: By the contract.
+    let pipe = unsafe {
+        let delay = delay.cast::<Opaque<bindings::delayed_work>>();
+        &*kernel::container_of!(delay, Pipe, patience)
+    };
+    let mut inner = pipe.inner.lock();
+    inner.queue.revoke();
+    pipe.settle(inner);
 }
 
 impl Pipe {
@@ -149,6 +209,8 @@ impl Pipe {
             pollers <- Pollers::new(),
             reader_came <- Event::new(),
             writer_came <- Event::new(),
+            // SAFETY: It is pinned, and initialised where it is.
+            patience <- Opaque::ffi_init(|delay| unsafe { c::postbox_delay_init(delay) }),
         }))
     }
 
@@ -225,7 +287,19 @@ impl Pipe {
             mask |= if queue.writable() { OUT } else { 0 };
             mask |= if queue.closed() { bindings::POLLERR } else { 0 };
         }
+        let waits = queue.waits_for_given();
+        drop(inner);
+        self.be_patient(waits);
         mask
+    }
+
+    /// Has turns taken back later that keep others waiting. The lock is not held.
+    #[inline]
+    fn be_patient(&self, waits: bool) {
+        if waits {
+            // SAFETY: It was initialised in `new`, and is stopped before the pipe is freed.
+            unsafe { c::postbox_delay_start(self.patience.get(), PATIENCE_MS) };
+        }
     }
 
     /// Tells pollers. The lock is not held.
@@ -245,15 +319,15 @@ impl Pipe {
         if len == 0 {
             return Ok(0);
         }
-        let mut turn = match wait.resume().map(turned) {
-            None => false,
-            Some(Turn::Yours) => true,
+        let mut place = match wait.resume().map(turned) {
+            None => 0,
+            Some(Turn::Yours(place)) => place,
             Some(Turn::Over) => return Ok(0),
         };
         loop {
             let mut inner = self.inner.lock();
-            match inner.queue.begin_read(len as u64, turn) {
-                Claim::Granted(region) => {
+            match inner.queue.begin_read(len as u64, place) {
+                Claim::Granted(region, _) => {
                     let memory = inner.memory();
                     drop(inner);
                     // SAFETY: Until `end_read` the region is this task's, and nobody writes to it;
@@ -272,9 +346,9 @@ impl Pipe {
                     return copied.map(|()| read);
                 }
                 Claim::Over => return Ok(0),
-                Claim::Wait => match self.wait(inner, Call::Read, wait)? {
+                Claim::Wait | Claim::Lost => match self.wait(inner, Call::Read(place), wait)? {
                     None => {}
-                    Some(Turn::Yours) => turn = true,
+                    Some(Turn::Yours(given)) => place = given,
                     Some(Turn::Over) => return Ok(0),
                 },
             }
@@ -290,12 +364,12 @@ impl Pipe {
         mut copy: impl FnMut(usize, [&mut [u8]; 2]) -> Result,
     ) -> Result<usize> {
         let atomic = len as u64 <= PIPE_ATOMIC;
-        let (mut done, mut turn) = (0, false);
+        let (mut done, mut place) = (0, 0);
         if let Wait::Parks(issue) = wait {
             done = issue.progress() as usize;
             match issue.resume().map(turned) {
                 None => {}
-                Some(Turn::Yours) => turn = true,
+                Some(Turn::Yours(given)) => place = given,
                 Some(Turn::Over) if done > 0 => return Ok(done),
                 Some(Turn::Over) => return Err(EPIPE),
             }
@@ -303,8 +377,9 @@ impl Pipe {
         while done < len {
             let left = (len - done) as u64;
             let mut inner = self.inner.lock();
-            let ended = match inner.queue.begin_write(left, atomic, turn) {
-                Claim::Granted(region) => {
+            let ended = match inner.queue.begin_write(left, atomic, place, done > 0) {
+                Claim::Granted(region, held) => {
+                    place = held;
                     let memory = inner.memory();
                     drop(inner);
                     // SAFETY: Until `commit_write` the region is this task's alone; the ring stays,
@@ -321,9 +396,9 @@ impl Pipe {
                         done += region.bytes();
                         inner.queue.commit_write(region.bytes() as u64);
                     }
-                    turn = copied.is_ok() && done < len;
-                    if !turn {
+                    if copied.is_err() || done == len {
                         inner.queue.end_write();
+                        place = 0;
                     }
                     self.settle(inner);
                     copied
@@ -333,31 +408,31 @@ impl Pipe {
                     if let Wait::Parks(issue) = wait {
                         issue.advance(done as u64);
                     }
-                    let woken = self.wait(inner, Call::Write(wanted, turn), wait);
-                    match woken {
+                    let call = Call::Write(wanted, place, done > 0);
+                    match self.wait(inner, call, wait) {
                         // It is to be tried again.
                         Ok(None) => continue,
+                        Ok(Some(Turn::Yours(given))) => {
+                            place = given;
+                            Ok(())
+                        }
+                        Ok(Some(Turn::Over)) => Err(EPIPE),
                         // Whatever there was before, the command is not done.
                         Err(error) if error == eiocbqueued() => return Err(error),
-                        woken => {
-                            turn = matches!(woken, Ok(Some(Turn::Yours)));
-                            match woken {
-                                Ok(_) if turn => Ok(()),
-                                Ok(_) => Err(EPIPE),
-                                Err(error) => Err(error),
-                            }
-                        }
+                        Err(error) => Err(error),
                     }
                 }
                 refused => {
-                    if turn {
+                    if done > 0 && !matches!(refused, Claim::Lost) {
                         inner.queue.end_write();
-                        self.settle(inner);
-                    }
-                    Err(if let Claim::Over = refused {
-                        EPIPE
                     } else {
-                        EAGAIN
+                        inner.queue.give_up(false, place);
+                    }
+                    self.settle(inner);
+                    // After a turn that was lost there is always a part that was written.
+                    Err(match refused {
+                        Claim::Over => EPIPE,
+                        _ => EAGAIN,
                     })
                 }
             };
@@ -372,35 +447,50 @@ impl Pipe {
     #[inline(never)]
     fn wait(&self, mut inner: Guard<'_>, call: Call, wait: &Wait<'_>) -> Result<Option<Turn>> {
         if !wait.may_wait() {
+            // Once the turn is taken back, pollers are told.
+            let waits = inner.queue.waits_for_given();
+            drop(inner);
+            self.be_patient(waits);
             return Err(EAGAIN);
         }
         if let Wait::Parks(issue) = wait {
             if !issue.prepared() {
                 drop(inner);
                 let prepared = issue.prepare(0, Parked::Nowhere);
-                if let (Err(_), Call::Write(_, true)) = (&prepared, call) {
-                    self.end_turn(false);
+                if let (Err(_), Call::Write(_, _, true)) = (&prepared, call) {
+                    let mut inner = self.inner.lock();
+                    inner.queue.end_write();
+                    self.settle(inner);
                 }
                 return prepared.map(|_| None);
             }
         }
         let wanted = match call {
-            Call::Read => 0,
-            Call::Write(wanted, _) => wanted,
+            Call::Write(wanted, ..) => wanted,
+            _ => 0,
         };
         let stack = pin!(Waiter::wanting(wanted));
         // A command has it already, so that this allocates nothing.
-        let reads = matches!(call, Call::Read);
+        let reads = call.reads();
         let waiter = wait.waiter(stack.as_ref(), Parked::Pipe(reads))?;
+        let pointer = waiter.pointer();
         // SAFETY: The waiter is pinned here. Below, it is done, or leaves; or it is a command's.
         unsafe {
             match call {
-                Call::Read => inner.queue.wait_read(waiter.pointer()),
-                Call::Write(_, turn) => inner.queue.wait_write(waiter.pointer(), turn),
+                Call::Read(place) => inner.queue.wait_read(pointer, place),
+                Call::Write(_, place, middle) => inner.queue.wait_write(pointer, place, middle),
+                Call::Turn(reads, place) => inner.queue.wait_turn(pointer, reads, place),
             }
         }
         wait.listed();
-        drop(inner);
+        if matches!(call, Call::Read(0) | Call::Write(_, 0, false)) {
+            let waits = inner.queue.waits_for_given();
+            drop(inner);
+            self.be_patient(waits);
+        } else {
+            // A turn that it had may be another's now.
+            self.settle(inner);
+        }
         wait.parked()?;
         let slept = waiter.sleep(wait);
         let mut outcome = waiter.outcome();
@@ -437,49 +527,73 @@ impl Pipe {
         outcome
     }
 
-    /// Gives up a turn that was given, and was not used.
-    pub(crate) fn end_turn(&self, reads: bool) {
+    /// Gives up a turn that may have been given, and was not begun.
+    pub(crate) fn give_up(&self, reads: bool, place: u64) {
         let mut inner = self.inner.lock();
-        match reads {
-            true => inner.queue.end_read(0),
-            false => inner.queue.end_write(),
-        }
+        inner.queue.give_up(reads, place);
         self.settle(inner);
     }
 
     /// Makes it hold at least `capacity` bytes, for which `user` pays. Before it does, `tell` gets
-    /// the number that it then holds, and can still make it fail.
+    /// the real number, and can still make it fail. It waits while others copy.
     pub(crate) fn set_capacity(
         &self,
         capacity: u64,
         user: &Pinned,
+        wait: &Wait<'_>,
         tell: impl FnOnce(u64) -> Result,
     ) -> Result {
         let capacity = capacity_for(capacity)?;
         let mut ring = Ring::new(capacity, user)?;
         tell(capacity)?;
+        self.take_turn(false, wait)?;
+        if let Err(error) = self.take_turn(true, wait) {
+            self.end_turns(false);
+            return Err(error);
+        }
         let to = ring.memory.as_mut_ptr();
         let (from, parts) = {
             let mut inner = self.inner.lock();
-            match inner.queue.begin_resize(capacity) {
-                Some(parts) => (inner.memory(), parts),
-                None => {
-                    // The ring is freed after the lock.
-                    drop(inner);
-                    return Err(EBUSY);
-                }
-            }
+            (inner.memory(), inner.queue.begin_resize(capacity))
+        };
+        let Some(parts) = parts else {
+            self.end_turns(true);
+            return Err(EBUSY);
         };
         for (at, new, len) in parts {
             // SAFETY: By `begin_resize`, each part is within its ring, and both are left alone by
-            // others until `end_resize`.
+            // others while this task has both turns.
             unsafe { core::ptr::copy_nonoverlapping(from.add(at), to.add(new), len) };
         }
         let mut inner = self.inner.lock();
         inner.queue.end_resize(capacity);
         core::mem::swap(&mut inner.ring, &mut ring);
-        self.settle(inner);
+        drop(inner);
+        self.end_turns(true);
         Ok(())
+    }
+
+    /// Takes the turn of a side before all others.
+    fn take_turn(&self, reads: bool, wait: &Wait<'_>) -> Result {
+        let mut place = 0;
+        loop {
+            let mut inner = self.inner.lock();
+            if inner.queue.begin_turn(reads, place) {
+                return Ok(());
+            }
+            if let Some(Turn::Yours(given)) = self.wait(inner, Call::Turn(reads, place), wait)? {
+                place = given;
+            }
+        }
+    }
+
+    fn end_turns(&self, both: bool) {
+        let mut inner = self.inner.lock();
+        inner.queue.end_turn(false);
+        if both {
+            inner.queue.end_turn(true);
+        }
+        self.settle(inner);
     }
 
     /// Does what follows from a change: gives turns, and tells those whose other side is gone.
@@ -499,9 +613,11 @@ impl Pipe {
             if inner.queue.ended() {
                 news |= IN | bindings::POLLHUP;
             }
+            let waits = inner.queue.waits_for_given();
             drop(inner);
             drop(first);
             self.tell(news);
+            self.be_patient(waits);
             return;
         }
     }

@@ -29,6 +29,7 @@ mod mailbox;
 mod mapping;
 mod message;
 mod object;
+mod pause;
 mod pipe;
 mod pool;
 // Also an ordinary crate, of which all of this is public.

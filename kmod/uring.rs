@@ -32,7 +32,7 @@ use crate::{
     queue::{Arrival, Gate, Received, RingSide, Sent, Turn},
     request::{self, ensure, pipe},
     uapi,
-    wait::{How, Outcome, Wait, Waiter},
+    wait::{Event, How, Outcome, Wait, Waiter},
 };
 use core::{
     cell::{Cell, UnsafeCell},
@@ -71,8 +71,8 @@ pub(crate) enum Parked {
     /// Among the readers, or the writers.
     Pipe(bool),
     Ring(RingSide),
-    /// For somebody to open the other side.
-    Peer,
+    /// For the other side to be opened. The event is part of the object that the handle is bound to.
+    Peer(NonNull<Event>),
 }
 
 /// How a request ended that is a command. That it is parked is no number, which a length could be.
@@ -340,7 +340,8 @@ impl Command {
                 }
                 (Parked::Pipe(reads), Object::Pipe(pipe)) => pipe.leave(waiter, reads),
                 (Parked::Ring(side), Object::Ring(ring)) => ring.stop_waiting(waiter, side),
-                (Parked::Peer, object) => object.peer(bound.side())?.leave(waiter),
+                // The handle keeps its object, and with it the event.
+                (Parked::Peer(event), _) => event.as_ref().leave(waiter),
                 _ => waiter.outcome(),
             }
         }
@@ -386,8 +387,8 @@ impl Command {
             (Outcome::Granted(orphans), Parked::Acquire(count), Object::Semaphore(semaphore)) => {
                 semaphore.give_back(count, orphans)
             }
-            (Outcome::Turn(Turn::Yours), Parked::Pipe(reads), Object::Pipe(pipe)) => {
-                pipe.end_turn(reads);
+            (Outcome::Turn(Turn::Yours(place)), Parked::Pipe(reads), Object::Pipe(pipe)) => {
+                pipe.give_up(reads, place);
             }
             // The others are nobody's loss.
             (outcome, ..) => drop(outcome),
@@ -623,7 +624,7 @@ impl<'a> Issue<'a> {
     /// Says how long the request waits.
     pub(crate) fn plan(&'a self, wait: Wait<'_>) -> Wait<'a> {
         self.may_wait.set(wait.may_wait() && !self.nonblocking);
-        if let Wait::Until { at, realtime, .. } = wait {
+        if let Wait::Until { at, realtime } = wait {
             self.until.set(Some((at, realtime)));
         }
         Wait::Parks(self)

@@ -14,6 +14,7 @@ use crate::{
     compat::eiocbqueued,
     helpers::{self, c, Process},
     message::Message,
+    pause::Caller,
     queue::{self, Flight, Gate, Linked, Links, List, Received, Seat, Sent, Turn},
     uapi,
     uring::{Command, Issue, Parked},
@@ -43,7 +44,7 @@ use kernel::{
 #[derive(Clone, Copy)]
 pub(crate) enum How<'a> {
     /// As a system call.
-    Call,
+    Call(&'a Caller<'a>),
     /// The same, through a handle that never waits.
     Nonblocking,
     /// As an io_uring command.
@@ -58,12 +59,7 @@ pub(crate) enum Wait<'a> {
     /// Until something ends it.
     Forever,
     /// Until a time, in nanoseconds.
-    Until {
-        at: i64,
-        realtime: bool,
-        /// It was given as a duration, so that the call must not be restarted with it.
-        relative: bool,
-    },
+    Until { at: i64, realtime: bool },
     /// As long as the command says, which is parked meanwhile.
     Parks(&'a Issue<'a>),
 }
@@ -83,24 +79,24 @@ impl<'a> Wait<'a> {
             0 => Wait::Forever,
             uapi::POSTBOX_NONBLOCK => Wait::Never,
             uapi::POSTBOX_TIMEOUT => Wait::Until {
-                at: helpers::now().saturating_add(time),
+                at: match how {
+                    How::Call(caller) => caller.until(time),
+                    _ => helpers::now().saturating_add(time),
+                },
                 realtime: false,
-                relative: true,
             },
             uapi::POSTBOX_DEADLINE => Wait::Until {
-                at: time,
+                at: helpers::time_of_host(time),
                 realtime: false,
-                relative: false,
             },
             f if f == uapi::POSTBOX_DEADLINE | uapi::POSTBOX_REALTIME => Wait::Until {
                 at: time,
                 realtime: true,
-                relative: false,
             },
             _ => return Err(EINVAL),
         };
         Ok(match how {
-            How::Call => wait,
+            How::Call(_) => wait,
             How::Nonblocking => Wait::Never,
             How::Command(issue) => issue.plan(wait),
         })
@@ -180,6 +176,8 @@ pub(crate) enum Outcome {
     Gate(Gate),
     /// An [`Event`] happened.
     Happened,
+    /// It never will.
+    Never,
 }
 
 /// A task that waits, or a command.
@@ -198,6 +196,8 @@ pub(crate) struct Waiter {
     /// What it waits for, as the object counts: the process whose messages it wants (0: any),
     /// bytes, or units.
     wanted: Cell<u64>,
+    /// Its place in the order of waiters, where the object keeps one.
+    place: Cell<u64>,
     _pin: PhantomPinned,
 }
 
@@ -220,6 +220,7 @@ impl Waiter {
             done: Atomic::new(0),
             outcome: UnsafeCell::new(None),
             wanted: Cell::new(0),
+            place: Cell::new(0),
             _pin: PhantomPinned,
         }
     }
@@ -244,6 +245,19 @@ impl Waiter {
         }
     }
 
+    /// The current task, to which this takes a reference: for a wait that is paused.
+    pub(crate) fn of_paused() -> Self {
+        let waiter = Self::new();
+        // SAFETY: The task is the current one.
+        unsafe { c::postbox_task_get(waiter.task) };
+        waiter
+    }
+
+    /// The task that waits.
+    pub(crate) fn task(&self) -> *mut bindings::task_struct {
+        self.task
+    }
+
     /// A command is to be put on a list, perhaps again.
     pub(crate) fn renew(&self, wanted: u64) {
         self.wanted.set(wanted);
@@ -260,6 +274,21 @@ impl Waiter {
         self.wanted.get()
     }
 
+    /// Whether it is a task, and no command.
+    pub(crate) fn is_task(&self) -> bool {
+        !self.task.is_null()
+    }
+
+    /// Its place in the order of waiters.
+    pub(crate) fn place(&self) -> u64 {
+        self.place.get()
+    }
+
+    /// Sets its place. Under the object's lock, before it is listed.
+    pub(crate) fn seat(&self, place: u64) {
+        self.place.set(place);
+    }
+
     /// The pointer to put on a list. Following it is sound until the wait is done, or the pointer
     /// was taken back under the object's lock.
     pub(crate) fn pointer(self: Pin<&Self>) -> WaiterPtr {
@@ -274,13 +303,9 @@ impl Waiter {
     /// The same; that `process` exits is a reason too: `ESRCH`.
     #[inline]
     pub(crate) fn sleep_while(&self, wait: &Wait<'_>, process: Option<&Process>) -> Result {
-        let (timed, until, realtime, relative) = match *wait {
-            Wait::Until {
-                at,
-                realtime,
-                relative,
-            } => (true, at, realtime, relative),
-            _ => (false, 0, false, false),
+        let (timed, until, realtime) = match *wait {
+            Wait::Until { at, realtime } => (true, at, realtime),
+            _ => (false, 0, false),
         };
         let done = self.done.as_ptr();
         // SAFETY: `done` is valid, and is only set to end the wait; there is a reference to the
@@ -293,12 +318,7 @@ impl Waiter {
                 }
             }
         };
-        match slept {
-            0 => Ok(()),
-            // Restarting would wait for the whole duration again.
-            err if relative && err == ERESTARTSYS.to_errno() => Err(EINTR),
-            err => Err(Error::from_errno(err)),
-        }
+        kernel::error::to_result(slept)
     }
 
     /// How the wait ended, if it did.
@@ -495,15 +515,24 @@ impl Drop for TaskRef {
     }
 }
 
+/// How an [`Event`] went.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Open,
+    Happened,
+    Never,
+}
+
 struct Happening {
-    happened: bool,
+    fate: Fate,
     waiting: List<WaiterPtr>,
 }
 
-/// Something that happens once, and may be waited for.
+/// Something that happens once or can never happen any more, and may be waited for.
 #[pin_data]
 pub(crate) struct Event {
-    happened: Atomic<u32>,
+    /// The fate is no longer open.
+    decided: Atomic<u32>,
     #[pin]
     inner: SpinLock<Happening>,
 }
@@ -511,10 +540,10 @@ pub(crate) struct Event {
 impl Event {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            happened: Atomic::new(0),
+            decided: Atomic::new(0),
             inner <- new_spinlock!(
                 Happening {
-                    happened: false,
+                    fate: Fate::Open,
                     waiting: List::new(),
                 },
                 "postbox_event"
@@ -524,15 +553,30 @@ impl Event {
 
     /// It happens.
     pub(crate) fn set(&self) {
-        if self.happened.load(Acquire) != 0 {
+        self.decide(Fate::Happened);
+    }
+
+    /// It will never happen, unless it has: its waiters fail with `EPIPE`.
+    pub(crate) fn give_up(&self) {
+        self.decide(Fate::Never);
+    }
+
+    fn decide(&self, fate: Fate) {
+        if self.decided.load(Acquire) != 0 {
             return;
         }
-        self.happened.store(1, Release);
         loop {
             let mut inner = self.inner.lock();
-            inner.happened = true;
+            if inner.fate == Fate::Open {
+                inner.fate = fate;
+                self.decided.store(1, Release);
+            }
+            let outcome = match inner.fate {
+                Fate::Never => Outcome::Never,
+                _ => Outcome::Happened,
+            };
             let waiter = inner.waiting.pop_front();
-            let wake = waiter.map(|waiter| waiter.finish(Outcome::Happened));
+            let wake = waiter.map(|waiter| waiter.finish(outcome));
             drop(inner);
             if wake.is_none() {
                 return;
@@ -540,32 +584,39 @@ impl Event {
         }
     }
 
-    /// Waits until it has happened.
+    /// Whether it can never happen.
+    pub(crate) fn is_hopeless(&self) -> bool {
+        self.decided.load(Acquire) != 0 && self.inner.lock().fate == Fate::Never
+    }
+
+    /// Waits until it has happened. `EPIPE`: it never will.
     pub(crate) fn wait(&self, wait: &Wait<'_>) -> Result {
-        if wait.resume().is_some() {
-            return Ok(());
+        if let Some(outcome) = wait.resume() {
+            return happened(Some(outcome));
         }
         let stack = pin!(Waiter::new());
-        let waiter = wait.waiter(stack.as_ref(), Parked::Peer)?;
+        let waiter = wait.waiter(stack.as_ref(), Parked::Peer(NonNull::from(self)))?;
         {
             let mut inner = self.inner.lock();
-            if inner.happened {
-                return Ok(());
-            }
-            if !wait.may_wait() {
-                return Err(EAGAIN);
+            match inner.fate {
+                Fate::Happened => return Ok(()),
+                Fate::Never => return Err(EPIPE),
+                Fate::Open if !wait.may_wait() => return Err(EAGAIN),
+                Fate::Open => {}
             }
             inner.waiting.push_back(waiter.pointer());
             wait.listed();
         }
         wait.parked()?;
         let slept = waiter.sleep(wait);
-        if let (None, Err(error)) = (waiter.outcome(), slept) {
-            if self.leave(waiter).is_none() {
+        let mut outcome = waiter.outcome();
+        if let (None, Err(error)) = (&outcome, slept) {
+            outcome = self.leave(waiter);
+            if outcome.is_none() {
                 return Err(error);
             }
         }
-        Ok(())
+        happened(outcome)
     }
 
     /// Ends a wait from its own side, unless it is done.
@@ -577,6 +628,14 @@ impl Event {
             unsafe { inner.waiting.remove(NonNull::from(waiter.get_ref())) };
         }
         outcome
+    }
+}
+
+/// What the end of a wait for an event means.
+fn happened(outcome: Option<Outcome>) -> Result {
+    match outcome {
+        Some(Outcome::Happened) => Ok(()),
+        _ => Err(EPIPE),
     }
 }
 

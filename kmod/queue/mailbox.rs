@@ -1009,6 +1009,17 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         }
     }
 
+    /// Another waiter waits for a message, or a request, in the place of its sender.
+    ///
+    /// # Safety
+    ///
+    /// `message` was sent to this mailbox with a waiter, which was not finished yet; `waiter` stays
+    /// valid as that one had to.
+    pub unsafe fn change_waiter(&mut self, message: Raw<M>, waiter: M::Sender) {
+        // SAFETY: A message that has a waiter is freed only after that was finished.
+        unsafe { message.as_ref() }.node().sender.set(Some(waiter));
+    }
+
     /// Lets in the sender that waits longest, if there is room for it now.
     pub fn admit(&mut self) -> Option<Admitted<M, Wake<M>, R::Wake>> {
         if self.refuses() {

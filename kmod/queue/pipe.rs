@@ -8,6 +8,25 @@
 //!
 //! Who has to wait for its turn, or for bytes or room, is in a list in the order of arrival. The
 //! first is given the turn when it can do something with it; the others are left asleep.
+//!
+//! A turn that was given to a waiter can be taken back until the waiter has begun to copy: a stopped
+//! process, or a ring that nobody enters, must not hold the others up. The waiter keeps its place.
+//!
+//! The turn of one side:
+//!
+//! ```text
+//!         1 claim                      3 claim
+//!  FREE ----------> BEGUN <------------------------- GIVEN
+//!   ^  <----------                                   |  ^
+//!   |     2 end                                      |  |
+//!   |------------------------------------------------+  |
+//!   |     5 revoke (others waited for long), give up    |
+//!   +---------------------------------------------------+
+//!         4 give to the first waiter that can use it
+//! ```
+//!
+//! The task or command that copies does 1, 2 and 3; whoever changes the pipe does 4; the pipe's timer
+//! does 5. After 5 every waiter of that side is called up, and the first that comes has the turn.
 
 use super::list::{List, Owner};
 use core::ptr::NonNull;
@@ -23,6 +42,15 @@ pub trait TurnWaiter: Owner {
     /// The bytes of room that it waits for, if it writes.
     fn wants(waiter: &Self::Target) -> u64;
 
+    /// Its place in the order of waiters.
+    fn place(waiter: &Self::Target) -> u64;
+
+    /// Sets its place, before it is listed.
+    fn seat(waiter: &Self::Target, place: u64);
+
+    /// Whether it is a task, which comes as soon as it is woken, or leaves where it is stopped.
+    fn is_task(waiter: &Self::Target) -> bool;
+
     /// Ends its wait.
     fn finish(self, turn: Turn) -> Self::Wake;
 }
@@ -30,8 +58,8 @@ pub trait TurnWaiter: Owner {
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// It has the turn, and there are bytes to read, or there is the room that it wanted.
-    Yours,
+    /// It was given the turn, or called up to take it, and keeps this place until it has.
+    Yours(u64),
     /// It has no turn: the other side is gone.
     Over,
 }
@@ -57,10 +85,12 @@ impl Region {
 /// What a reader or a writer gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// The turn, and this region to copy.
-    Granted(Region),
+    /// The turn, with the place that it is held by, and this region to copy.
+    Granted(Region, u64),
     /// Nothing now.
     Wait,
+    /// The turn was taken back between two pieces of a write.
+    Lost,
     /// Nothing any more: the other side is gone.
     Over,
 }
@@ -88,13 +118,35 @@ impl Iterator for Parts {
     }
 }
 
+/// Places of those that are served before all others: a change of the capacity, and then the rest of
+/// a write.
+const FIRST: u64 = 1 << 61;
+const MIDDLE: u64 = 2 << 61;
+const ORDINARY: u64 = 3 << 61;
+
+/// How often [`Pipe::revoke`] is called before it takes a turn back: soon from a command, later where a
+/// running system may just be slow, and never where a task would lose the rest of its write.
+const SOON: u32 = 1;
+const LATE: u32 = 100;
+const NEVER: u32 = u32::MAX;
+
 /// One of the two sides: who reads, or who writes.
 struct Side<W: TurnWaiter> {
     handles: u32,
     /// There is a handle, or there was one.
     came: bool,
-    /// One of them has the turn.
-    busy: bool,
+    /// The place by which the turn is held; 0: it is free.
+    turn: u64,
+    /// The holder of the turn copies; otherwise it was given the turn and has not come yet.
+    begun: bool,
+    /// How often the turn that was given was not yet taken back, and how often it is not.
+    age: u32,
+    patience: u32,
+    /// Waiters that are still to be called up.
+    calling: usize,
+    /// Counts places.
+    last: u64,
+    /// In the order of their places.
     waiting: List<W>,
     /// Something has become possible that pollers of this side have not been told of.
     untold: bool,
@@ -105,7 +157,12 @@ impl<W: TurnWaiter> Side<W> {
         Self {
             handles: 0,
             came: false,
-            busy: false,
+            turn: 0,
+            begun: false,
+            age: 0,
+            patience: 0,
+            calling: 0,
+            last: 0,
             waiting: List::new(),
             untold: false,
         }
@@ -120,9 +177,120 @@ impl<W: TurnWaiter> Side<W> {
         self.came && self.handles == 0
     }
 
-    /// Whether somebody else has the turn, or comes first.
-    fn taken(&self) -> bool {
-        self.busy || !self.waiting.is_empty()
+    /// Whether the turn is another's, or a waiter comes before this place (0: a new one).
+    #[inline]
+    fn taken(&self, place: u64) -> bool {
+        self.turn != 0
+            || self
+                .waiting
+                .front()
+                .is_some_and(|first| place == 0 || W::place(first) < place)
+    }
+
+    fn has(&self, place: u64) -> bool {
+        place != 0 && self.turn == place
+    }
+
+    /// A new place of a rank.
+    #[inline]
+    fn new_place(&mut self, rank: u64) -> u64 {
+        self.last += 1;
+        rank + self.last
+    }
+
+    /// Transitions 1 and 3.
+    #[inline]
+    fn begin(&mut self, place: u64) -> u64 {
+        if place == 0 {
+            self.turn = self.new_place(ORDINARY);
+        } else {
+            self.turn = place;
+        }
+        self.begun = true;
+        self.turn
+    }
+
+    /// Transition 2.
+    #[inline]
+    fn end(&mut self) {
+        self.turn = 0;
+        self.begun = false;
+    }
+
+    /// Transition 4, for the first waiter.
+    fn give(&mut self) -> Option<W::Wake> {
+        let first = self.waiting.front()?;
+        let place = W::place(first);
+        self.turn = place;
+        self.begun = false;
+        self.age = 0;
+        self.patience = match (W::is_task(first), place < ORDINARY) {
+            (false, false) => SOON,
+            (true, true) => NEVER,
+            _ => LATE,
+        };
+        Some(self.waiting.pop_front()?.finish(Turn::Yours(place)))
+    }
+
+    fn given(&self) -> bool {
+        self.turn != 0 && !self.begun
+    }
+
+    /// Transition 5, by a waiter that does not want the turn any more.
+    fn give_up(&mut self, place: u64) {
+        if self.has(place) && !self.begun {
+            self.turn = 0;
+        }
+    }
+
+    /// Transition 5, where the turn was given long enough ago.
+    fn revoke(&mut self) {
+        if !self.given() || self.patience == NEVER {
+            return;
+        }
+        self.age += 1;
+        if self.age > self.patience {
+            self.turn = 0;
+            self.calling = self.waiting.len();
+        }
+    }
+
+    /// Calls up one waiter: it looks for itself, and keeps its place.
+    fn call_up(&mut self) -> Option<W::Wake> {
+        if self.calling == 0 {
+            return None;
+        }
+        self.calling -= 1;
+        let place = self.waiting.front().map(W::place)?;
+        if place < ORDINARY {
+            // It is served before all others, and alone.
+            self.calling = 0;
+            return None;
+        }
+        Some(self.waiting.pop_front()?.finish(Turn::Yours(place)))
+    }
+
+    /// # Safety
+    ///
+    /// The waiter stays valid until it was finished or left.
+    unsafe fn wait(&mut self, waiter: W, place: u64) {
+        let raw = waiter.into_raw();
+        // SAFETY: By the contract it is valid.
+        W::seat(unsafe { raw.as_ref() }, place);
+        // SAFETY: It comes from `into_raw`, and is given back once.
+        let waiter = unsafe { W::from_raw(raw) };
+        let mut after = self.waiting.tail();
+        while let Some(other) = after {
+            // SAFETY: It is an element of the list.
+            unsafe {
+                if W::place(other.as_ref()) <= place {
+                    break;
+                }
+                after = self.waiting.prev(other);
+            }
+        }
+        // SAFETY: It is an element of the list, or there is none.
+        unsafe { self.waiting.insert_after(after, waiter) };
     }
 }
 
@@ -220,14 +388,14 @@ impl<W: TurnWaiter> Pipe<W> {
     /// Whether a read that does not wait gets bytes. Who was told otherwise hears of it by
     /// [`Pipe::news`].
     pub fn readable(&mut self) -> bool {
-        let taken = self.readers.taken();
+        let taken = self.readers.taken(0);
         self.readers.untold |= taken;
         !self.is_empty() && !taken
     }
 
     /// Whether a write of up to [`PIPE_ATOMIC`] bytes that does not wait succeeds. As above.
     pub fn writable(&mut self) -> bool {
-        let taken = self.writers.taken();
+        let taken = self.writers.taken(0);
         self.writers.untold |= taken;
         !self.closed() && self.room() >= PIPE_ATOMIC && !taken
     }
@@ -257,26 +425,43 @@ impl<W: TurnWaiter> Pipe<W> {
 
     /// Ends the next wait that can be ended. To be called after every change, until there is none.
     pub fn end_wait(&mut self) -> Option<W::Wake> {
-        if self.ended() {
-            if let Some(reader) = self.readers.waiting.pop_front() {
-                return Some(reader.finish(Turn::Over));
+        let wake = self.readers.call_up().or_else(|| self.writers.call_up());
+        if wake.is_some() {
+            return wake;
+        }
+        if let Some(first) = self.readers.waiting.front() {
+            if W::place(first) >= ORDINARY && self.ended() {
+                return Some(self.readers.waiting.pop_front()?.finish(Turn::Over));
             }
-        } else if !self.is_empty() && !self.readers.busy {
-            if let Some(reader) = self.readers.waiting.pop_front() {
-                self.readers.busy = true;
-                return Some(reader.finish(Turn::Yours));
+            if self.readers.turn == 0 && (W::place(first) < ORDINARY || !self.is_empty()) {
+                return self.readers.give();
             }
         }
-        if let Some(wants) = self.writers.waiting.front().map(W::wants) {
-            let closed = self.closed();
-            if closed || (!self.writers.busy && wants <= self.room()) {
-                let writer = self.writers.waiting.pop_front()?;
-                self.writers.busy |= !closed;
-                let turn = if closed { Turn::Over } else { Turn::Yours };
-                return Some(writer.finish(turn));
+        if let Some(first) = self.writers.waiting.front() {
+            if W::place(first) >= MIDDLE && self.closed() {
+                return Some(self.writers.waiting.pop_front()?.finish(Turn::Over));
+            }
+            let wants = W::wants(first);
+            if self.writers.turn == 0 && wants <= self.room() {
+                return self.writers.give();
             }
         }
         None
+    }
+
+    /// Whether a waiter that was given the turn, and has not come yet, keeps others waiting: then
+    /// [`Pipe::revoke`] is to be called after a time.
+    pub fn waits_for_given(&self) -> bool {
+        let waits = |side: &Side<W>| {
+            side.given() && side.patience != NEVER && (side.untold || !side.waiting.is_empty())
+        };
+        waits(&self.readers) || waits(&self.writers)
+    }
+
+    /// Takes turns back that were given, and not begun for so many calls of this.
+    pub fn revoke(&mut self) {
+        self.readers.revoke();
+        self.writers.revoke();
     }
 
     // Reading.
@@ -291,33 +476,44 @@ impl<W: TurnWaiter> Pipe<W> {
         }
     }
 
-    /// Claims up to `len` bytes to read, at least one. `turn`: the reader has the turn already.
-    pub fn begin_read(&mut self, len: u64, turn: bool) -> Claim {
-        if !turn && self.ended() {
+    /// Claims up to `len` bytes to read, at least one. `place` is that of a reader that waited; 0: it
+    /// did not.
+    pub fn begin_read(&mut self, len: u64, place: u64) -> Claim {
+        let has = self.readers.has(place);
+        if !has && self.ended() {
             return Claim::Over;
         }
-        if self.is_empty() || (!turn && self.readers.taken()) {
+        if self.is_empty() || (!has && self.readers.taken(place)) {
+            if has {
+                self.readers.end();
+            }
             self.readers.untold = true;
             return Claim::Wait;
         }
-        self.readers.busy = true;
-        Claim::Granted(self.region(self.read, len.min(self.len())))
+        let place = self.readers.begin(place);
+        Claim::Granted(self.region(self.read, len.min(self.len())), place)
     }
 
     /// Ends a turn, in which the first `len` bytes of the claim were read.
     pub fn end_read(&mut self, len: u64) {
-        self.readers.busy = false;
+        self.readers.end();
         self.read += len;
         self.writers.untold |= len > 0;
     }
 
-    /// Lets a reader wait, after [`Pipe::begin_read`] said so under the same lock.
+    /// Lets a reader wait, after [`Pipe::begin_read`] said so under the same lock: at its place, or
+    /// behind all others (0).
     ///
     /// # Safety
     ///
     /// It stays valid until it was finished or left.
-    pub unsafe fn wait_read(&mut self, reader: W) {
-        self.readers.waiting.push_back(reader);
+    pub unsafe fn wait_read(&mut self, reader: W, place: u64) {
+        let place = match place {
+            0 => self.readers.new_place(ORDINARY),
+            place => place,
+        };
+        // SAFETY: By the contract.
+        unsafe { self.readers.wait(reader, place) };
     }
 
     /// Ends a reader's wait from its own side.
@@ -338,20 +534,25 @@ impl<W: TurnWaiter> Pipe<W> {
     }
 
     /// Claims room for a write that has `len` bytes left, at least one: for all of them where it
-    /// is `atomic`, else for as many as there is. `turn`: the writer has the turn already, and
-    /// has it still if nothing is granted.
-    pub fn begin_write(&mut self, len: u64, atomic: bool, turn: bool) -> Claim {
+    /// is `atomic`, else for as many as there is. `place` is that of a writer that waited, or has the
+    /// turn already (0: neither); `middle`: a part of the write is done. Who has the turn has it still
+    /// if nothing is granted.
+    pub fn begin_write(&mut self, len: u64, atomic: bool, place: u64, middle: bool) -> Claim {
         if self.closed() {
             return Claim::Over;
         }
+        let has = self.writers.has(place);
+        if middle && !has {
+            return Claim::Lost;
+        }
         let room = self.room();
-        if room < if atomic { len } else { 1 } || (!turn && self.writers.taken()) {
+        if room < if atomic { len } else { 1 } || (!has && self.writers.taken(place)) {
             self.writers.untold = true;
-            self.full += u64::from(!turn);
+            self.full += u64::from(!has);
             return Claim::Wait;
         }
-        self.writers.busy = true;
-        Claim::Granted(self.region(self.written, len.min(room)))
+        let place = self.writers.begin(place);
+        Claim::Granted(self.region(self.written, len.min(room)), place)
     }
 
     /// The first `len` bytes of the claim are written. The writer keeps the turn.
@@ -363,22 +564,39 @@ impl<W: TurnWaiter> Pipe<W> {
 
     /// Ends a turn.
     pub fn end_write(&mut self) {
-        self.writers.busy = false;
+        self.writers.end();
     }
 
-    /// Lets a writer wait, after [`Pipe::begin_write`] said so under the same lock: before all
-    /// others where it has the turn, which it is then given again.
+    /// Gives up a turn that may have been given, and was not begun.
+    pub fn give_up(&mut self, reads: bool, place: u64) {
+        self.side(reads).give_up(place);
+    }
+
+    fn side(&mut self, reads: bool) -> &mut Side<W> {
+        match reads {
+            true => &mut self.readers,
+            false => &mut self.writers,
+        }
+    }
+
+    /// Lets a writer wait, after [`Pipe::begin_write`] said so under the same lock: at its place, or
+    /// behind all others (0). In the `middle` of a write it comes before all others, and gives its
+    /// turn up until there is room.
     ///
     /// # Safety
     ///
     /// It stays valid until it was finished or left.
-    pub unsafe fn wait_write(&mut self, writer: W, turn: bool) {
-        if turn {
-            self.writers.busy = false;
-            self.writers.waiting.push_front(writer);
-        } else {
-            self.writers.waiting.push_back(writer);
+    pub unsafe fn wait_write(&mut self, writer: W, place: u64, middle: bool) {
+        if self.writers.has(place) {
+            self.writers.end();
         }
+        let place = match (middle, place) {
+            (true, _) => self.writers.new_place(MIDDLE),
+            (false, 0) => self.writers.new_place(ORDINARY),
+            (false, place) => place,
+        };
+        // SAFETY: By the contract.
+        unsafe { self.writers.wait(writer, place) };
     }
 
     /// Ends a writer's wait from its own side.
@@ -393,15 +611,47 @@ impl<W: TurnWaiter> Pipe<W> {
 
     // Another capacity.
 
-    /// Takes the turns of both sides, to move the bytes to a ring of another size. `None`: one of
-    /// them is taken by a copy, or the bytes would not fit.
-    pub fn begin_resize(&mut self, capacity: u64) -> Option<Parts> {
-        if self.readers.busy || self.writers.busy || self.len() > capacity {
-            return None;
+    /// Takes the turn of a side, whether it has something to do or not. `false`: another has it.
+    pub fn begin_turn(&mut self, reads: bool, place: u64) -> bool {
+        let side = self.side(reads);
+        if side.turn != 0 && !side.has(place) {
+            return false;
         }
-        self.readers.busy = true;
-        self.writers.busy = true;
-        Some(Parts {
+        let place = match place {
+            0 => side.new_place(FIRST),
+            place => place,
+        };
+        side.begin(place);
+        true
+    }
+
+    /// Lets who changes the capacity wait, after [`Pipe::begin_turn`] said so under the same lock.
+    ///
+    /// # Safety
+    ///
+    /// It stays valid until it was finished or left.
+    pub unsafe fn wait_turn(&mut self, waiter: W, reads: bool, place: u64) {
+        let side = self.side(reads);
+        let place = match place {
+            0 => side.new_place(FIRST),
+            place => place,
+        };
+        // SAFETY: By the contract.
+        unsafe { side.wait(waiter, place) };
+    }
+
+    /// Ends a turn that was begun to change the capacity.
+    pub fn end_turn(&mut self, reads: bool) {
+        let side = self.side(reads);
+        side.end();
+        // Pollers and callers that do not wait may have come in between.
+        side.untold = true;
+    }
+
+    /// What is to be moved to a ring of another size, by who has the turns of both sides. `None`: it
+    /// would not fit.
+    pub fn begin_resize(&self, capacity: u64) -> Option<Parts> {
+        (self.len() <= capacity).then_some(Parts {
             next: self.read,
             end: self.written,
             from: self.capacity,
@@ -412,8 +662,5 @@ impl<W: TurnWaiter> Pipe<W> {
     /// The bytes have been moved to a ring of `capacity`, a power of two.
     pub fn end_resize(&mut self, capacity: u64) {
         self.capacity = capacity;
-        self.readers.busy = false;
-        self.writers.busy = false;
-        self.writers.untold = true;
     }
 }

@@ -3,7 +3,7 @@
 
 use super::{
     address, ensure,
-    pool::{with_leases, Leasing},
+    pool::{gone, with_leases, Leasing},
     with, Args, Place,
 };
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     helpers::{limits, Process, UserBytes},
     mailbox::{replied, sent, Failure, Mailbox, Origin, Receive, UNSETTLED_MAX},
     message::{Author, Message, Needs},
+    pause::{erestartnointr, Caller, Pause},
     pool::Outgoing,
     uapi,
     wait::{How, Wait, Wake},
@@ -537,13 +538,54 @@ pub(super) fn call(
             return answered_later(handle, mailbox, at, reply, answer);
         }
     }
+    let caller = match how {
+        How::Call(caller) => Some(caller),
+        _ => None,
+    };
+    if let Some(caller) = caller {
+        if let Some(pause) = caller.paused_call() {
+            return call_again(caller, mailbox, at, request, reply, &wait, pause);
+        }
+    }
     if (request.flags | reply.flags) & LEASES != 0 {
-        return call_leases(handle, mailbox, at, request, reply, &wait);
+        return call_leases(handle, mailbox, at, request, reply, &wait, caller);
     }
     let mut message = Content::of(request).compose(handle, mailbox, true, None)?;
     message.make_request();
-    let answer = mailbox.call(message, &wait)?;
+    let answer = mailbox.call(message, &wait, caller)?;
     answered(handle, mailbox, at, reply, answer, None)
+}
+
+/// Goes on with a call that was paused, and so made again.
+#[cold]
+fn call_again(
+    caller: &Caller<'_>,
+    mailbox: &Mailbox,
+    at: Place,
+    request: &uapi::postbox_send,
+    reply: &mut uapi::postbox_recv,
+    wait: &Wait<'_>,
+    mut pause: KBox<Pause>,
+) -> Result {
+    let leases = pause.take_leases();
+    match mailbox.resume_call(pause, wait, caller) {
+        Ok(answer) => {
+            if let Some(leases) = leases {
+                leases.settle(true);
+            }
+            answered_later(caller.handle, mailbox, at, reply, answer)
+        }
+        Err(error) if error == erestartnointr() => {
+            caller.keep_leases(leases);
+            Err(error)
+        }
+        Err(error) => {
+            if leases.is_some_and(|leases| !leases.settle(false)) {
+                gone(request.fds);
+            }
+            Err(error)
+        }
+    }
 }
 
 /// Calls `f` with what a request says of leases, if it does.
@@ -570,6 +612,7 @@ fn call_leases(
     request: &uapi::postbox_send,
     reply: &mut uapi::postbox_recv,
     wait: &Wait<'_>,
+    caller: Option<&Caller<'_>>,
 ) -> Result {
     optionally(request.flags, request.fds, |mut leasing| {
         optionally(reply.flags, reply.fds, |incoming| {
@@ -584,8 +627,15 @@ fn call_leases(
             if let (Wait::Parks(issue), Some(leasing)) = (wait, &leasing) {
                 issue.take_along(leases.take().and_then(|leases| leases.keep(leasing.pool)));
             }
-            let answer = mailbox.call(message, wait);
+            let answer = mailbox.call(message, wait, caller);
             match (answer, leases) {
+                (Err(error), leases) if error == erestartnointr() => {
+                    if let (Some(leases), Some(leasing), Some(caller)) = (leases, &leasing, caller)
+                    {
+                        caller.keep_leases(leases.keep(leasing.pool));
+                    }
+                    Err(error)
+                }
                 (Ok(answer), leases) => {
                     if let Some(leases) = leases {
                         leases.sent();

@@ -223,7 +223,7 @@ pub(crate) fn dispatch(handle: &Handle, request: u32, arg: usize, how: How<'_>) 
     match request {
         uapi::POSTBOX_SEND => with(arg, |_, args| message::send(handle, args, how)),
         uapi::POSTBOX_RECV => with(arg, |at, args| message::recv(handle, at, args, how)),
-        uapi::POSTBOX_CALL => call(handle, arg),
+        uapi::POSTBOX_CALL => call(handle, arg, how),
         uapi::POSTBOX_REPLY_RECV => reply_recv(handle, arg, how),
         uapi::POSTBOX_ACQUIRE => acquire(handle, arg, how),
         uapi::POSTBOX_RELEASE => release(handle, arg),
@@ -234,8 +234,8 @@ pub(crate) fn dispatch(handle: &Handle, request: u32, arg: usize, how: How<'_>) 
 // Each apart, so that the stack frames of the others stay small.
 
 #[inline(never)]
-fn call(handle: &Handle, arg: usize) -> Result {
-    with(arg, |at, args| message::call(handle, at, args, How::Call))
+fn call(handle: &Handle, arg: usize, how: How<'_>) -> Result {
+    with(arg, |at, args| message::call(handle, at, args, how))
 }
 
 #[inline(never)]
@@ -284,7 +284,9 @@ fn dispatch_other(handle: &Handle, request: u32, arg: usize, how: How<'_>) -> Re
         uapi::POSTBOX_PEER => with(arg, |at, args| link::peer(handle, at, args)),
         uapi::POSTBOX_READ => with(arg, |at, args| pipe::read(handle, at, args, how)),
         uapi::POSTBOX_WRITE => with(arg, |at, args| pipe::write(handle, at, args, how)),
-        uapi::POSTBOX_SET_CAPACITY => with(arg, |at, args| pipe::set_capacity(handle, at, args)),
+        uapi::POSTBOX_SET_CAPACITY => {
+            with(arg, |at, args| pipe::set_capacity(handle, at, args, how))
+        }
         uapi::POSTBOX_SHUTDOWN => with(arg, |_, args| link::shutdown(handle, args)),
         uapi::POSTBOX_COUNT_DOWN => with(arg, |_, args| sync::count_down(handle, args)),
         uapi::POSTBOX_WAIT => with(arg, |at, args| sync::wait(handle, at, args, how)),

@@ -90,11 +90,13 @@ pub(super) fn set_capacity(
     handle: &Handle,
     at: Place,
     args: &mut uapi::postbox_capacity,
+    how: How<'_>,
 ) -> Result {
     ensure(args.reserved == 0)?;
+    let wait = Wait::new(0, 0, how)?;
     let pipe = pipe(handle, uapi::POSTBOX_RIGHT_SEND | uapi::POSTBOX_RIGHT_ADMIN)?;
     let user = handle.shared.users.current(handle.scope)?;
-    pipe.set_capacity(args.capacity, &user, |capacity| {
+    pipe.set_capacity(args.capacity, &user, &wait, |capacity| {
         args.capacity = capacity;
         at.write(args)
     })

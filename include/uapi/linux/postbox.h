@@ -33,7 +33,7 @@
  *   EDQUOT     a quota of this user, or a limit of this handle, is used up
  *   EEXIST     POSTBOX_O_EXCL, and the name is taken
  *   EFAULT     a pointer is bad; a message that was to be received stays
- *   EINTR      a signal ended the wait; nothing was sent or taken
+ *   EINTR      a signal handler ended the wait; nothing was sent or taken
  *   EINVAL     a size, flag, reserved field or value is not valid
  *   EISCONN    the handle is bound already
  *   ELOOP      the handle would be kept by a message that only it can receive

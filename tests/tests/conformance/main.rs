@@ -17,6 +17,7 @@ mod library;
 mod links;
 mod many;
 mod objects;
+mod pauses;
 mod permissions;
 mod pipes;
 mod polling;

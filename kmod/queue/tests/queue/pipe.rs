@@ -21,7 +21,11 @@ enum Call {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
     Waits,
-    /// It was woken, and has the turn.
+    /// It was given the turn, which can be taken back.
+    Given,
+    /// It was called up, or its turn was taken back.
+    Called,
+    /// It has the turn.
     Turn,
     /// It copies so many bytes.
     Copies(u64),
@@ -54,6 +58,12 @@ enum Step {
     Leave {
         id: usize,
     },
+    /// Who was given the turn, or called up, does not want it.
+    GiveUp {
+        id: usize,
+    },
+    /// Some time has passed.
+    Revoke,
     Resize {
         capacity: u64,
     },
@@ -68,6 +78,7 @@ enum Event {
     Waits,
     Refused,
     Over,
+    Lost,
     Read(Vec<u8>),
     Woken(usize, Turn),
     Resized(bool),
@@ -97,9 +108,14 @@ struct Doing {
     done: u64,
     state: State,
     wait: bool,
+    place: u64,
 }
 
 impl Doing {
+    fn has(&self) -> bool {
+        matches!(self.state, State::Given | State::Turn)
+    }
+
     fn left(&self) -> u64 {
         match self.call {
             Call::Read { len } | Call::Write { len } => len - self.done,
@@ -114,6 +130,9 @@ impl Doing {
         matches!(self.call, Call::Write { len } if len <= PIPE_ATOMIC)
     }
 }
+
+/// The place is seen by who waits alone.
+const YOURS: Turn = Turn::Yours(0);
 
 /// The bytes that a write puts in: each tells whose it is, and where in it.
 fn byte(id: usize, at: u64) -> u8 {
@@ -138,6 +157,9 @@ struct Model {
     full: u64,
     high: u64,
     untold: (bool, bool),
+    places: u64,
+    age: (u32, u32),
+    calling: (usize, usize),
 }
 
 impl Model {
@@ -160,7 +182,85 @@ impl Model {
     /// Whether a task of that side has its turn.
     fn busy(&self, reads: bool) -> bool {
         let mut calls = self.calls.values();
-        calls.any(|c| c.reads() == reads && c.state != State::Waits)
+        calls.any(|c| c.reads() == reads && !matches!(c.state, State::Waits | State::Called))
+    }
+
+    /// Whether a call may take the turn: it has it, or it is free and nobody comes before.
+    fn first(&self, call: &Doing) -> bool {
+        let queue = match call.reads() {
+            true => &self.read_queue,
+            false => &self.write_queue,
+        };
+        let before = |other: &usize| {
+            let other = &self.calls[other];
+            call.place == 0 || other.done > 0 || other.place < call.place
+        };
+        call.has() || (!self.busy(call.reads()) && !queue.front().is_some_and(before))
+    }
+
+    /// Puts a call into its queue, at its place.
+    fn enqueue(&mut self, id: usize, mut call: Doing) {
+        if call.place == 0 {
+            self.places += 1;
+            call.place = self.places;
+        }
+        let queue = match call.reads() {
+            true => &self.read_queue,
+            false => &self.write_queue,
+        };
+        let after = |other: &&usize| {
+            let other = &self.calls[*other];
+            other.done > 0 || (call.done == 0 && other.place < call.place)
+        };
+        let at = queue.iter().take_while(after).count();
+        let queue = match call.reads() {
+            true => &mut self.read_queue,
+            false => &mut self.write_queue,
+        };
+        queue.insert(at, id);
+        call.state = State::Waits;
+        self.calls.insert(id, call);
+    }
+
+    fn revoke(&mut self, reads: bool) {
+        let given = self
+            .calls
+            .values_mut()
+            .find(|c| c.reads() == reads && c.state == State::Given);
+        let (age, calling, queue) = match reads {
+            true => (&mut self.age.0, &mut self.calling.0, &self.read_queue),
+            false => (&mut self.age.1, &mut self.calling.1, &self.write_queue),
+        };
+        match given {
+            None => {}
+            Some(call) => {
+                *age += 1;
+                if *age > if call.done > 0 { 100 } else { 1 } {
+                    call.state = State::Called;
+                    *calling = queue.len();
+                }
+            }
+        }
+    }
+
+    /// Calls up those who are to be.
+    fn call_up(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        for reads in [true, false] {
+            let (calling, queue) = match reads {
+                true => (&mut self.calling.0, &mut self.read_queue),
+                false => (&mut self.calling.1, &mut self.write_queue),
+            };
+            for _ in 0..std::mem::take(calling) {
+                if queue.front().is_none_or(|id| self.calls[id].done > 0) {
+                    break;
+                }
+                let id = queue.pop_front().expect("it is there");
+                self.calls.get_mut(&id).expect("it waits").state = State::Called;
+                events.push(Event::Woken(id, YOURS));
+            }
+        }
+        events
     }
 
     fn free(&self, reads: bool) -> bool {
@@ -200,20 +300,24 @@ impl Model {
     }
 
     fn attempt(&mut self, id: usize) -> Event {
-        let call = &self.calls[&id];
+        let call = self.calls.remove(&id).expect("it is there");
         let (reads, left, atomic) = (call.reads(), call.left(), call.atomic());
-        let (turn, wait) = (call.state == State::Turn, call.wait);
+        let has = call.has();
         let over = if reads {
-            self.ended() && !turn
+            self.ended() && !has
         } else {
             self.closed()
         };
         if over {
-            self.calls.remove(&id);
             return Event::Over;
         }
-        let waits = self.calls.remove(&id).expect("it is there");
-        let first = turn || self.free(reads);
+        if call.done > 0 && !has {
+            return Event::Lost;
+        }
+        // Others look at it while it is not in the list.
+        self.calls.insert(id, call);
+        let call = &self.calls[&id];
+        let first = self.first(call);
         let possible = if reads {
             left.min(self.bytes.len() as u64)
         } else if atomic && left > self.room() {
@@ -221,32 +325,27 @@ impl Model {
         } else {
             left.min(self.room())
         };
+        let mut call = self.calls.remove(&id).expect("it is there");
         if first && possible > 0 {
-            let state = State::Copies(possible);
-            self.calls.insert(id, Doing { state, ..waits });
+            call.state = State::Copies(possible);
+            self.calls.insert(id, call);
             return Event::Granted(possible);
         }
         if reads {
             self.untold.0 = true;
         } else {
             self.untold.1 = true;
-            self.full += u64::from(!turn);
+            self.full += u64::from(!has);
         }
-        if !wait {
+        if !call.wait {
             return Event::Refused;
         }
-        match (reads, turn) {
-            (true, _) => self.read_queue.push_back(id),
-            (false, false) => self.write_queue.push_back(id),
-            (false, true) => self.write_queue.push_front(id),
-        }
-        let state = State::Waits;
-        self.calls.insert(id, Doing { state, ..waits });
+        self.enqueue(id, call);
         Event::Waits
     }
 
     fn settle(&mut self) -> Vec<Event> {
-        let mut events = Vec::new();
+        let mut events = self.call_up();
         if self.ended() {
             for id in std::mem::take(&mut self.read_queue) {
                 self.calls.remove(&id);
@@ -254,8 +353,9 @@ impl Model {
             }
         } else if !self.bytes.is_empty() && !self.busy(true) {
             if let Some(id) = self.read_queue.pop_front() {
-                self.calls.get_mut(&id).expect("it waits").state = State::Turn;
-                events.push(Event::Woken(id, Turn::Yours));
+                self.calls.get_mut(&id).expect("it waits").state = State::Given;
+                self.age.0 = 0;
+                events.push(Event::Woken(id, YOURS));
             }
         }
         if self.closed() {
@@ -267,8 +367,9 @@ impl Model {
             let enough = self.calls[&id].left().min(PIPE_ATOMIC) <= self.room();
             if enough && !self.busy(false) {
                 self.write_queue.pop_front();
-                self.calls.get_mut(&id).expect("it waits").state = State::Turn;
-                events.push(Event::Woken(id, Turn::Yours));
+                self.calls.get_mut(&id).expect("it waits").state = State::Given;
+                self.age.1 = 0;
+                events.push(Event::Woken(id, YOURS));
             }
         }
         events.sort_by_key(|event| match event {
@@ -306,6 +407,7 @@ impl Model {
                         done,
                         state,
                         wait,
+                        place: 0,
                     },
                 );
                 vec![self.attempt(id)]
@@ -346,14 +448,24 @@ impl Model {
                 self.write_queue.retain(|other| *other != id);
                 vec![]
             }
+            Step::GiveUp { id } => {
+                self.calls.remove(&id);
+                vec![]
+            }
+            Step::Revoke => {
+                self.revoke(true);
+                self.revoke(false);
+                vec![]
+            }
             Step::Resize { capacity } => {
-                let possible =
-                    !self.busy(true) && !self.busy(false) && self.bytes.len() as u64 <= capacity;
+                let (reads, writes) = (!self.busy(true), !self.busy(false));
+                let possible = reads && writes && self.bytes.len() as u64 <= capacity;
                 if possible {
                     self.capacity = capacity;
-                    // Somebody asked in between.
-                    self.untold = (true, true);
                 }
+                // Somebody may have asked in between.
+                self.untold.0 |= reads && writes;
+                self.untold.1 |= writes;
                 vec![Event::Resized(possible)]
             }
             Step::Settle => self.settle(),
@@ -395,15 +507,16 @@ impl World {
 
     fn attempt(&mut self, id: usize) -> Event {
         let (mut doing, _) = self.calls.remove(&id).expect("it is there");
-        let turn = doing.state == State::Turn;
-        let left = doing.left();
+        let (left, middle) = (doing.left(), doing.done > 0);
         let claim = if doing.reads() {
-            self.pipe.begin_read(left, turn)
+            self.pipe.begin_read(left, doing.place)
         } else {
-            self.pipe.begin_write(left, doing.atomic(), turn)
+            self.pipe
+                .begin_write(left, doing.atomic(), doing.place, middle)
         };
         match claim {
-            Claim::Granted(region) => {
+            Claim::Granted(region, place) => {
+                doing.place = place;
                 let len = region.bytes() as u64;
                 assert!(region.at + region.first <= self.ring.len());
                 assert!(region.second == 0 || region.at + region.first == self.ring.len());
@@ -424,9 +537,9 @@ impl World {
                 // SAFETY: It stays in `tasks` until it is finished or has left.
                 unsafe {
                     if doing.reads() {
-                        self.pipe.wait_read(pointer);
+                        self.pipe.wait_read(pointer, doing.place);
                     } else {
-                        self.pipe.wait_write(pointer, turn);
+                        self.pipe.wait_write(pointer, doing.place, middle);
                     }
                 }
                 doing.state = State::Waits;
@@ -434,12 +547,13 @@ impl World {
                 Event::Waits
             }
             refused => {
-                if turn {
-                    assert!(!doing.reads(), "who was woken to read can read");
-                    self.pipe.end_write();
+                match doing.state {
+                    State::Turn => self.pipe.end_write(),
+                    _ => self.pipe.give_up(doing.reads(), doing.place),
                 }
                 match refused {
                     Claim::Over => Event::Over,
+                    Claim::Lost => Event::Lost,
                     _ => Event::Refused,
                 }
             }
@@ -489,10 +603,17 @@ impl World {
             let task = self.tasks.remove(&id).expect("it waits");
             assert_eq!(task.end.get(), Some(end));
             match turn {
-                Turn::Yours => self.calls.get_mut(&id).expect("it waits").0.state = State::Turn,
-                Turn::Over => drop(self.calls.remove(&id)),
+                Turn::Yours(place) => {
+                    let doing = &mut self.calls.get_mut(&id).expect("it waits").0;
+                    // Given or called up makes no difference to it.
+                    (doing.state, doing.place) = (State::Given, place);
+                    events.push(Event::Woken(id, YOURS));
+                }
+                Turn::Over => {
+                    self.calls.remove(&id);
+                    events.push(Event::Woken(id, turn));
+                }
             }
-            events.push(Event::Woken(id, turn));
         }
         events.sort_by_key(|event| match event {
             Event::Woken(id, _) => *id,
@@ -521,6 +642,7 @@ impl World {
                     done: 0,
                     state: State::Waits,
                     wait,
+                    place: 0,
                 };
                 self.calls.insert(id, (doing, None));
                 vec![self.attempt(id)]
@@ -542,7 +664,23 @@ impl World {
                 assert_eq!(left.pointer(), pointer);
                 vec![]
             }
+            Step::GiveUp { id } => {
+                let (doing, _) = self.calls.remove(&id).expect("it was woken");
+                self.pipe.give_up(doing.reads(), doing.place);
+                vec![]
+            }
+            Step::Revoke => {
+                self.pipe.revoke();
+                vec![]
+            }
             Step::Resize { capacity } => {
+                if !self.pipe.begin_turn(false, 0) {
+                    return vec![Event::Resized(false)];
+                }
+                if !self.pipe.begin_turn(true, 0) {
+                    self.pipe.end_turn(false);
+                    return vec![Event::Resized(false)];
+                }
                 let parts = self.pipe.begin_resize(capacity);
                 let begun = parts.is_some();
                 if let Some(parts) = parts {
@@ -558,6 +696,8 @@ impl World {
                     self.pipe.end_resize(capacity);
                     self.ring = ring;
                 }
+                self.pipe.end_turn(false);
+                self.pipe.end_turn(true);
                 vec![Event::Resized(begun)]
             }
             Step::Settle => self.settle(),
@@ -687,7 +827,10 @@ impl Pair {
                 }
             }
             Op::Resume { which } => Step::Resume {
-                id: *pick(&calls(|s| *s == State::Turn), which)?,
+                id: *pick(
+                    &calls(|s| matches!(s, State::Given | State::Called | State::Turn)),
+                    which,
+                )?,
             },
             Op::Copied { which, well } => Step::Copied {
                 id: *pick(&calls(|s| matches!(s, State::Copies(_))), which)?,
@@ -696,6 +839,10 @@ impl Pair {
             Op::Leave { which } => Step::Leave {
                 id: *pick(&calls(|s| *s == State::Waits), which)?,
             },
+            Op::GiveUp { which } => Step::GiveUp {
+                id: *pick(&calls(|s| matches!(s, State::Given | State::Called)), which)?,
+            },
+            Op::Revoke => Step::Revoke,
             Op::Resize { capacity } => Step::Resize { capacity },
         })
     }
@@ -756,6 +903,8 @@ enum Op {
     Resume { which: usize },
     Copied { which: usize, well: bool },
     Leave { which: usize },
+    GiveUp { which: usize },
+    Revoke,
     Resize { capacity: u64 },
 }
 
@@ -779,6 +928,8 @@ fn op() -> impl Strategy<Value = Op> {
         14 => (which(), prop::bool::weighted(0.85))
             .prop_map(|(which, well)| Op::Copied { which, well }),
         3 => which().prop_map(|which| Op::Leave { which }),
+        1 => which().prop_map(|which| Op::GiveUp { which }),
+        6 => Just(Op::Revoke),
         2 => capacity().prop_map(|capacity| Op::Resize { capacity }),
     ]
 }
@@ -870,12 +1021,12 @@ fn nothing_comes_between_the_pieces_of_a_large_write() {
     let (id, granted) = pair.begin(read(K4), false);
     assert_eq!(granted, Event::Granted(K4 - 10));
     let events = pair.done(Step::Copied { id, well });
-    assert_eq!(events[1..], [Event::Woken(large, Turn::Yours)]);
+    assert_eq!(events[1..], [Event::Woken(large, YOURS)]);
     assert_eq!(pair.step(Step::Resume { id: large }), [Event::Granted(K4)]);
     assert_eq!(pair.done(Step::Copied { id: large, well }), []);
     let (id, _) = pair.begin(read(1), false);
     let events = pair.done(Step::Copied { id, well });
-    assert_eq!(events[1..], [Event::Woken(small, Turn::Yours)]);
+    assert_eq!(events[1..], [Event::Woken(small, YOURS)]);
 }
 
 #[test]
@@ -893,7 +1044,7 @@ fn who_faults_leaves_the_bytes_and_the_turn() {
     assert_eq!(waits, Event::Waits);
     let (id, well) = (first, false);
     let events = pair.done(Step::Copied { id, well });
-    assert_eq!(events, [Event::Woken(second, Turn::Yours)]);
+    assert_eq!(events, [Event::Woken(second, YOURS)]);
     let id = second;
     assert_eq!(pair.step(Step::Resume { id }), [Event::Granted(4)]);
 }
@@ -956,7 +1107,7 @@ fn a_copy_forbids_another_size() {
     assert_eq!(pair.done(less), [Event::Resized(false)]);
     let waiting = pair.begin(write(K4), true).0;
     let events = pair.done(Step::Resize { capacity });
-    let woken = Event::Woken(waiting, Turn::Yours);
+    let woken = Event::Woken(waiting, YOURS);
     assert_eq!(events, [Event::Resized(true), woken]);
 }
 
@@ -969,12 +1120,59 @@ fn pollers_hear_of_what_a_copy_hid() {
     pair.world.copied(id, true);
     assert_eq!(news(&mut pair), (true, true));
     assert_eq!(news(&mut pair), (false, false));
-    assert_eq!(pair.world.pipe.begin_read(4, false), {
-        let (at, first, second) = (0, 4, 0);
-        Claim::Granted(Region { at, first, second })
-    });
+    let Claim::Granted(region, _) = pair.world.pipe.begin_read(4, 0) else {
+        panic!("there are bytes");
+    };
+    let (at, first, second) = (0, 4, 0);
+    assert_eq!(region, Region { at, first, second });
     assert!(!pair.world.pipe.readable());
     pair.world.pipe.end_read(4);
     assert_eq!(news(&mut pair), (true, true));
     assert!(pair.world.pipe.readable() && pair.world.pipe.writable());
+}
+
+#[test]
+fn given_turn_not_begun_goes_to_next_waiter() {
+    let mut pair = Pair::open(K4);
+    let stopped = pair.begin(read(4), true).0;
+    let waits = pair.begin(read(4), true).0;
+    let (id, _) = pair.begin(write(10), false);
+    let well = true;
+    let events = pair.done(Step::Copied { id, well });
+    assert_eq!(events, [Event::Woken(stopped, YOURS)]);
+    assert_eq!(pair.done(Step::Revoke), []);
+    let events = pair.done(Step::Revoke);
+    assert_eq!(events, [Event::Woken(waits, YOURS)]);
+    let id = waits;
+    assert_eq!(pair.step(Step::Resume { id }), [Event::Granted(4)]);
+    // A turn that has begun is not taken back, and the stopped one keeps its place.
+    pair.done(Step::Revoke);
+    pair.done(Step::Revoke);
+    let later = pair.begin(read(4), true).0;
+    assert_eq!(pair.step(Step::Resume { id: stopped }), [Event::Waits]);
+    let events = pair.done(Step::Copied { id, well });
+    assert_eq!(events[1..], [Event::Woken(stopped, YOURS)]);
+    pair.step(Step::Resume { id: stopped });
+    let id = stopped;
+    let events = pair.done(Step::Copied { id, well });
+    assert_eq!(events[1..], [Event::Woken(later, YOURS)]);
+}
+
+#[test]
+fn turn_revoked_between_pieces_ends_the_write() {
+    let mut pair = Pair::open(K4);
+    let well = true;
+    let (large, _) = pair.begin(write(2 * K4), true);
+    pair.done(Step::Copied { id: large, well });
+    pair.step(Step::Resume { id: large });
+    let (id, _) = pair.begin(read(K4), false);
+    let events = pair.done(Step::Copied { id, well });
+    assert_eq!(events[1..], [Event::Woken(large, YOURS)]);
+    for _ in 0..100 {
+        pair.done(Step::Revoke);
+    }
+    assert_eq!(pair.begin(write(1), false).1, Event::Refused);
+    pair.done(Step::Revoke);
+    assert_eq!(pair.begin(write(1), false).1, Event::Granted(1));
+    assert_eq!(pair.step(Step::Resume { id: large }), [Event::Lost]);
 }

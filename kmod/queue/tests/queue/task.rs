@@ -23,6 +23,7 @@ pub struct Task {
     links: Links<Task>,
     pub id: usize,
     pub wants: u64,
+    place: Cell<u64>,
     pub end: Cell<Option<End>>,
 }
 
@@ -32,6 +33,7 @@ impl Task {
             links: Links::new(),
             id,
             wants,
+            place: Cell::new(0),
             end: Cell::new(None),
         })
     }
@@ -110,6 +112,18 @@ impl TurnWaiter for TaskPtr {
 
     fn wants(waiting: &Task) -> u64 {
         waiting.wants
+    }
+
+    fn place(waiting: &Task) -> u64 {
+        waiting.place.get()
+    }
+
+    fn seat(waiting: &Task, place: u64) {
+        waiting.place.set(place);
+    }
+
+    fn is_task(_: &Task) -> bool {
+        false
     }
 
     fn finish(self, turn: Turn) -> Woken {
