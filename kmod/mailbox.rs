@@ -516,8 +516,8 @@ impl Mailbox {
                     at: helpers::now().saturating_add(PATIENCE),
                     realtime: false,
                 };
-                let slept = waiter.sleep(&patience);
-                slept.map_err(|error| if error == ETIMEDOUT { EAGAIN } else { error })
+                // A signal makes nobody repeat what does not wait.
+                waiter.sleep(&patience).map_err(|_| EAGAIN)
             }
             wait => waiter.sleep(wait),
         };

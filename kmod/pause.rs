@@ -12,6 +12,7 @@
 use crate::{
     handle::Handle,
     helpers::{self, c},
+    mailbox::UNSETTLED_MAX,
     message::Message,
     pool::Kept,
     queue::{self, Linked, Links},
@@ -216,9 +217,13 @@ impl<'a> Caller<'a> {
         Some(pause)
     }
 
-    /// A pause of this call. `None`: there is no memory for it.
+    /// A pause of this call. `None`: there is no memory for it, or there are too many that were never
+    /// gone on with: finding one takes a bounded time.
     #[cold]
     pub(crate) fn pause(&self) -> Option<KBox<Pause>> {
+        if self.handle.pauses.count.load(Relaxed) as usize >= UNSETTLED_MAX {
+            return None;
+        }
         let pause = Pause {
             links: Links::new(),
             thread: helpers::thread(),
@@ -270,7 +275,13 @@ impl<'a> Caller<'a> {
 
     #[cold]
     fn interrupted(&self) -> Result {
-        let pause = self.paused.take();
+        let pause = match self.paused.take() {
+            Some(pause) if pause.place.is_some() => {
+                pause.end(self.handle);
+                None
+            }
+            pause => pause,
+        };
         if self.until.get().is_none() {
             return Err(ERESTARTSYS);
         }

@@ -2,12 +2,15 @@ use crate::error::{Action, Error, Result};
 use crate::object::Subject;
 use crate::wait::Wait;
 use rustix::buffer::spare_capacity;
-use rustix::event::PollFlags;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use rustix::io::Errno;
-use rustix::time::Timespec;
-use std::time::Duration;
+use rustix::io::{Errno, retry_on_intr};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// One of several objects that is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,6 +167,13 @@ impl WaitSet {
     /// Waits for up to `max` events.
     fn ready(&self, wait: Wait, max: usize) -> Result<Vec<Event>> {
         let mut events = Vec::with_capacity(max);
+        let wait = match wait {
+            Wait::RealtimeDeadline(deadline) => {
+                wait_until_realtime(&self.epoll, deadline).map_err(error)?;
+                Wait::Never
+            }
+            wait => wait,
+        };
         loop {
             // A time out of the kernel's range is as good as none.
             let left = wait.left().and_then(|left| Timespec::try_from(left).ok());
@@ -174,6 +184,29 @@ impl WaitSet {
             }
         }
     }
+}
+
+/// Waits until there are events, or the clock that can be set says so: an epoll does not notice
+/// that it is set.
+fn wait_until_realtime(epoll: &OwnedFd, deadline: SystemTime) -> rustix::io::Result<()> {
+    let time = deadline.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let Ok(mut value) = Timespec::try_from(time) else {
+        let mut fds = [PollFd::new(epoll, PollFlags::IN)];
+        return retry_on_intr(|| poll(&mut fds, None)).map(drop);
+    };
+    // A timer that is set to 0 never expires.
+    value.tv_nsec += i64::from(value.tv_sec == 0 && value.tv_nsec == 0);
+    let timer = timerfd_create(TimerfdClockId::Realtime, TimerfdFlags::CLOEXEC)?;
+    let setting = Itimerspec {
+        it_interval: Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        },
+        it_value: value,
+    };
+    timerfd_settime(&timer, TimerfdTimerFlags::ABSTIME, &setting)?;
+    let mut fds = [epoll, &timer].map(|fd| PollFd::new(fd, PollFlags::IN));
+    retry_on_intr(|| poll(&mut fds, None)).map(drop)
 }
 
 fn flags(events: PollFlags) -> EventFlags {

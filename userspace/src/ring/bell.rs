@@ -10,8 +10,12 @@ use rustix::io::{Errno, retry_on_intr};
 #[cfg(not(miri))]
 use rustix::{thread::futex, time::Timespec};
 use std::fmt;
+#[cfg(not(miri))]
+use std::num::NonZeroU32;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, fence};
+#[cfg(not(miri))]
+use std::time::UNIX_EPOCH;
 
 /// The doorbell of a ring of the kernel's.
 pub struct KernelDoorbell {
@@ -94,8 +98,20 @@ pub struct FutexDoorbell(pub(super) ());
 /// Sleeps while `word` is 1.
 #[cfg(not(miri))]
 fn sleep(word: &AtomicU32, wait: Wait) -> Result<(), Stop> {
-    let left = wait.left().and_then(|left| Timespec::try_from(left).ok());
-    match futex::wait(word, futex::Flags::empty(), 1, left.as_ref()) {
+    let slept = match wait {
+        // A clock that is set ends the sleep earlier or later.
+        Wait::RealtimeDeadline(deadline) => {
+            let until = deadline.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let until = Timespec::try_from(until).ok();
+            let flags = futex::Flags::CLOCK_REALTIME;
+            futex::wait_bitset(word, flags, 1, until.as_ref(), NonZeroU32::MAX)
+        }
+        wait => {
+            let left = wait.left().and_then(|left| Timespec::try_from(left).ok());
+            futex::wait(word, futex::Flags::empty(), 1, left.as_ref())
+        }
+    };
+    match slept {
         // A signal handler has run, or the word has changed: it is looked at again.
         Ok(()) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
         Err(Errno::TIMEDOUT) => Err(Stop::Timeout),
