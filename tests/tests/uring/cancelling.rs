@@ -599,3 +599,34 @@ fn dropping_and_forgetting_in_any_order() {
         }
     }
 }
+
+/// What a dropped receive had taken for good is no delivery: nothing would put it back into the mailbox.
+#[test]
+fn take_gets_nothing_that_a_dropped_recv_has() {
+    each(|driver| {
+        let (sender, receiver) = split(4);
+        let receiver = driver.attach(receiver);
+        let late = receiver.recv();
+        driver.submit().expect("the ring works");
+        sender.send("late").expect("there is room");
+        wait_until("it to be received", || {
+            driver.turn(Wait::Never).expect("the ring works");
+            late.is_done()
+        });
+        drop(late);
+        assert_eq!(
+            kind(receiver.take_with(Wait::Never).wait()),
+            ErrorKind::Empty
+        );
+        sender.send("job").expect("there is room");
+        let job = receiver.take().wait().expect("it is there");
+        assert_eq!((&**job, job.redelivered), (&b"job"[..], false));
+        let info = receiver.handle().info().expect("bound");
+        assert_eq!(info.unacknowledged, 1);
+        job.requeue().expect("it is ours");
+        // Of the mailbox's, another handle gets it; the late one is for the next plain receive.
+        let other = receiver.handle().try_clone().expect("a descriptor");
+        assert!(other.try_recv().expect("it is back").redelivered);
+        assert_eq!(&*receiver.recv().wait().expect("it was kept"), b"late");
+    });
+}

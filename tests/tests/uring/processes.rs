@@ -366,3 +366,85 @@ fn values_dropped_in_forked_child_stay_with_parent() {
         assert_eq!(&*job.ack().expect("it is the parent's"), b"job");
     });
 }
+
+#[test]
+fn operations_begun_before_fork_end_in_child() {
+    isolated(|| {
+        let driver = Sort::Plain.driver();
+        let (sender, receiver) = split(4);
+        let attached = driver.attach(receiver);
+        let buffers = driver.buffers(4, 64).expect("there is memory");
+        let mut stream = attached.messages(&buffers);
+        let context = &mut std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(stream.poll_next(context).is_pending());
+        let (waited, awaited) = (
+            Cell::new(Some(attached.recv())),
+            Cell::new(Some(attached.take())),
+        );
+        driver.submit().expect("the ring works");
+        let child = spawn(|| {
+            let op = waited.take().expect("a copy");
+            assert!(op.is_done());
+            assert_eq!(kind(op.wait()), ErrorKind::Unsupported);
+            let op = awaited.take().expect("a copy");
+            assert_eq!(kind(driver.block_on(op)), ErrorKind::Unsupported);
+            let next = stream.wait_next().expect("an error comes first");
+            assert_eq!(kind(next), ErrorKind::Unsupported);
+            assert!(stream.wait_next().is_none());
+        });
+        assert_eq!(child.wait(), Exit::Code(0));
+        // The parent's go on.
+        for number in 0..3u8 {
+            sender.send([number]).expect("there is room");
+        }
+        let first = stream.wait_next().expect("it goes on").expect("it came");
+        let second = waited.take().expect("it is there").wait().expect("it came");
+        let third = awaited
+            .take()
+            .expect("it is there")
+            .wait()
+            .expect("it came");
+        assert_eq!((first[0], second[0], third[0]), (0, 1, 2));
+        third.ack().expect("it is ours");
+    });
+}
+
+#[test]
+fn operations_of_an_ended_single_issuer_fail() {
+    let (sender, receiver) = split(4);
+    let made = std::thread::spawn(move || {
+        let driver = Sort::Single.driver();
+        let attached = driver.attach(receiver);
+        let begun = attached.recv();
+        (driver, attached, begun)
+    });
+    let (driver, attached, begun) = made.join().expect("it does not panic");
+    assert_eq!(kind(begun.wait()), ErrorKind::Unsupported);
+    sender.send("there").expect("there is room");
+    let late = attached.recv_with(Wait::Timeout(std::time::Duration::from_millis(500)));
+    assert_eq!(kind(late.wait()), ErrorKind::Unsupported);
+    assert_eq!(driver.pending(), 0);
+    assert_eq!(attached.handle().info().expect("bound").messages, 1);
+}
+
+#[test]
+fn fixed_handle_dropped_by_another_thread_is_closed_by_issuer() {
+    let driver = Sort::Single.driver();
+    let (sender, receiver) = split(4);
+    let attached = driver.attach_fixed(receiver).expect("there is a place");
+    std::thread::spawn(move || drop(attached))
+        .join()
+        .expect("it does not panic");
+    driver.turn(Wait::Never).expect("the ring works");
+    wait_until("the receiver to go", || {
+        sender
+            .try_send("x")
+            .is_err_and(|error| error.error.is_disconnected())
+    });
+    // All places are free again.
+    let (_sender, receiver) = split(4);
+    let all: Vec<_> = (0..8)
+        .map(|_| driver.attach_fixed(receiver.try_clone().expect("a descriptor")))
+        .collect();
+    assert!(all.iter().all(Result::is_ok));
+}

@@ -13,7 +13,7 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU16, Ordering::Release};
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Anonymous memory of this process, zeroed.
@@ -52,6 +52,8 @@ pub(super) struct Registered {
     groups: BTreeSet<u16>,
     fixed: bool,
     files: Vec<u32>,
+    /// Files that are not used any more and are still registered.
+    closing: Vec<u32>,
 }
 
 impl Registered {
@@ -60,6 +62,7 @@ impl Registered {
             groups: BTreeSet::new(),
             fixed: false,
             files: (0..files).rev().collect(),
+            closing: Vec::new(),
         }
     }
 }
@@ -97,9 +100,30 @@ impl Drop for FixedFile {
         let Some(shared) = self.shared.upgrade() else {
             return;
         };
-        let submitter = shared.ring().submitter();
-        if shared.is_own() && submitter.register_files_update(self.index, &[-1]).is_ok() {
-            shared.registered().files.push(self.index);
+        if !shared.is_own() {
+            return;
+        }
+        shared.registered().closing.push(self.index);
+        if shared.may_register() {
+            shared.close_files();
+        } else {
+            // The thread that may does it when it submits next.
+            shared.closing.store(true, Relaxed);
+            shared.kick();
+        }
+    }
+}
+
+impl Shared {
+    /// Removes the registered files that are not used any more.
+    pub(super) fn close_files(&self) {
+        self.closing.store(false, Relaxed);
+        let closing = std::mem::take(&mut self.registered().closing);
+        for index in closing {
+            let submitter = self.ring().submitter();
+            if submitter.register_files_update(index, &[-1]).is_ok() {
+                self.registered().files.push(index);
+            }
         }
     }
 }

@@ -20,8 +20,9 @@ use std::io;
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
@@ -116,9 +117,10 @@ pub(super) struct Core {
     leader: bool,
     /// A poll of the eventfd is in the ring.
     armed: bool,
-    /// To be done when the lock is given up.
+    /// To be done when the lock is given up: wakers and handles have code of others.
     wake: Vec<Waker>,
-    drops: Vec<Box<dyn Erased>>,
+    stale: Vec<Waker>,
+    drops: Vec<Task>,
     notify: bool,
     /// Completions that were taken.
     completions: u64,
@@ -132,6 +134,10 @@ pub(super) struct Shared {
     kick: OwnedFd,
     /// Not 0 in the process that made it.
     own: OwnPage,
+    /// The thread that made it, where the kernel lets no other change what is registered.
+    issuer: Option<Weak<()>>,
+    /// Registered files that the issuer is to remove.
+    pub(super) closing: AtomicBool,
     pub(super) settings: Settings,
     pub(super) registered: Mutex<super::buffers::Registered>,
     pub(super) closed: Arc<Closed>,
@@ -145,6 +151,13 @@ pub(super) struct Settings {
     pub(super) room: usize,
     /// Its queue is read by a thread of the kernel.
     pub(super) sqpoll: bool,
+    /// It is used by the thread alone that makes it.
+    pub(super) single_issuer: bool,
+}
+
+thread_local! {
+    /// There as long as its thread.
+    static THREAD: Arc<()> = Arc::default();
 }
 
 /// Tells who drives the driver that it has ended.
@@ -180,6 +193,7 @@ impl Drop for Locked<'_> {
             return;
         };
         let wake = std::mem::take(&mut core.wake);
+        let stale = std::mem::take(&mut core.stale);
         let drops = std::mem::take(&mut core.drops);
         let notify = std::mem::take(&mut core.notify);
         drop(core);
@@ -187,12 +201,30 @@ impl Drop for Locked<'_> {
             self.shared.changed.notify_all();
         }
         // These may come back here.
-        wake.into_iter().for_each(Waker::wake);
-        drop(drops);
+        wake_all(wake);
+        drop((stale, drops));
+    }
+}
+
+/// Wakes all of them, also where one panics, which goes on afterwards.
+fn wake_all(wake: Vec<Waker>) {
+    let mut panic = None;
+    for waker in wake {
+        // A waker is not used again, whatever it has left undone.
+        let woken = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        panic = panic.or(woken.err());
+    }
+    if let Some(panic) = panic.filter(|_| !std::thread::panicking()) {
+        resume_unwind(panic);
     }
 }
 
 impl Core {
+    #[cfg(test)]
+    pub(super) fn has_leader(&self) -> bool {
+        self.leader
+    }
+
     fn task(&mut self, key: Key) -> Option<&mut Task> {
         let slot = self.slots.get_mut(key.index as usize)?;
         slot.task
@@ -226,8 +258,71 @@ impl Core {
         self.free.push(key.index);
         if let Some(mut task) = task {
             self.wake.extend(task.waker.take());
-            self.drops.push(task.op);
+            self.drops.push(task);
         }
+    }
+
+    /// Ends a task, unless it has its output already, with an error.
+    ///
+    /// # Safety
+    /// No command of it is in the kernel's hands or in a queue, nor ever will be; or this is a child made
+    /// by `fork`, whose memory the kernel does not know.
+    unsafe fn refuse(&mut self, key: Key, errno: Errno) {
+        let Some(task) = self.task(key) else { return };
+        let was_busy = std::mem::take(&mut task.busy);
+        let (on, ready) = (task.on.clone(), task.ready);
+        if was_busy {
+            self.busy -= 1;
+        }
+        if ready {
+            return;
+        }
+        // SAFETY: The caller guarantees that the kernel does not use the task's memory.
+        let idle = unsafe { Idle::new() };
+        let done = Done {
+            result: Err(errno),
+            cancelled: true,
+        };
+        if let Some(task) = self.task(key) {
+            task.op.complete(on.inner(), done, &idle);
+        }
+        self.ended(key);
+    }
+
+    /// Ends the tasks whose commands nobody will ever submit.
+    fn refuse_backlog(&mut self) {
+        for entry in std::mem::take(&mut self.backlog) {
+            match Key::of(entry.get_user_data()) {
+                // SAFETY: The task's one command, or the time before the next, was in the backlog.
+                (Some(Of::Task | Of::Later), key) => unsafe { self.refuse(key, Errno::OPNOTSUPP) },
+                (Some(Of::Cancel | Of::Retry), key) => {
+                    if let Some(task) = self.task(key) {
+                        task.cancelling = false;
+                    }
+                }
+                (Some(Of::Kick), _) => self.armed = false,
+                (None, _) => {}
+            }
+        }
+    }
+
+    /// Has a task wake `waker`; `made` is a clone of it, or none yet. Cloning and dropping a waker are code
+    /// of others, which is not run under the lock: returns whether a clone is needed for it.
+    fn wakes(&mut self, key: Key, waker: &Waker, made: &mut Option<Waker>) -> bool {
+        let Some(task) = self.task(key) else {
+            return false;
+        };
+        if task
+            .waker
+            .as_ref()
+            .is_some_and(|there| there.will_wake(waker))
+        {
+            return false;
+        }
+        let Some(made) = made.take() else { return true };
+        let old = task.waker.replace(made);
+        self.stale.extend(old);
+        false
     }
 
     /// Hands what nobody wants to whoever waits for the like through this handle, or keeps it for who
@@ -457,6 +552,7 @@ impl Shared {
         let kick = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let own = OwnPage::new()?;
         own.store(1);
+        let issuer = settings.single_issuer.then(|| THREAD.with(Arc::downgrade));
         Ok(Shared {
             ring: ManuallyDrop::new(ring),
             core: Mutex::new(Core {
@@ -468,6 +564,7 @@ impl Shared {
                 leader: false,
                 armed: false,
                 wake: Vec::new(),
+                stale: Vec::new(),
                 drops: Vec::new(),
                 notify: false,
                 completions: 0,
@@ -475,6 +572,8 @@ impl Shared {
             changed: Condvar::new(),
             kick,
             own,
+            issuer,
+            closing: AtomicBool::new(false),
             settings,
             registered: Mutex::new(registered),
             closed: Arc::default(),
@@ -489,6 +588,45 @@ impl Shared {
     /// not its own.
     pub(super) fn is_own(&self) -> bool {
         self.own.load() != 0
+    }
+
+    /// Whether this thread may change what is registered with the ring.
+    pub(super) fn may_register(&self) -> bool {
+        self.issuer.as_ref().is_none_or(|issuer| {
+            let here = |thread: &Arc<()>| std::ptr::eq(Arc::as_ptr(thread), issuer.as_ptr());
+            THREAD.try_with(here).unwrap_or(false)
+        })
+    }
+
+    /// Whether one thread alone submits and waits. With a thread of the kernel that submits, all can.
+    pub(super) fn is_restricted(&self) -> bool {
+        self.issuer.is_some() && !self.settings.sqpoll
+    }
+
+    /// Whether this thread may submit and wait.
+    pub(super) fn may_enter(&self) -> bool {
+        !self.is_restricted() || self.may_register()
+    }
+
+    /// In place of submitting, where another thread alone may: has that one come out of the kernel. If it
+    /// has ended, so do the operations that wait for it.
+    fn defer(&self, core: &mut Core) {
+        let ended = |issuer: &Weak<()>| issuer.strong_count() == 0;
+        if self.issuer.as_ref().is_some_and(ended) {
+            core.refuse_backlog();
+        } else if !core.backlog.is_empty() && (core.leader || core.armed) {
+            self.kick();
+        }
+    }
+
+    /// The lock, to look at a task. In a child made by `fork` it ends: nothing will come of its command there.
+    fn look_at(&self, key: Key) -> Locked<'_> {
+        let mut core = self.lock();
+        if !self.is_own() {
+            // SAFETY: The kernel has the memory of the process that made the driver.
+            unsafe { core.refuse(key, Errno::OPNOTSUPP) };
+        }
+        core
     }
 
     pub(super) fn lock(&self) -> Locked<'_> {
@@ -518,6 +656,13 @@ impl Shared {
     pub(super) fn flush(&self, core: &mut Core) -> io::Result<()> {
         if !self.is_own() {
             return Err(Errno::OPNOTSUPP.into());
+        }
+        if !self.may_enter() {
+            self.defer(core);
+            return Ok(());
+        }
+        if self.closing.load(Relaxed) {
+            self.close_files();
         }
         while self.fill(core) {
             let submitted = match self.ring.submit() {
@@ -563,7 +708,7 @@ impl Shared {
                 let queue = unsafe { self.ring.submission_shared() };
                 queue.cq_overflow() || queue.taskrun()
             };
-            if !waits {
+            if !waits || !self.may_enter() {
                 break;
             }
             // What had no room in the queue, and work that was deferred, comes with the next call.
@@ -596,13 +741,31 @@ impl Shared {
 
     /// Submits what is queued, and takes completions if nobody else does.
     pub(super) fn advance(&self, core: &mut Core) -> io::Result<()> {
+        // What other threads begin has to reach the one that submits, also where it waits for the ring's
+        // descriptor.
+        if self.is_restricted() && self.may_register() {
+            self.arm(core);
+        }
         let flushed = self.flush(core);
         self.collect(core);
         flushed
     }
 
+    /// Has a poll of the eventfd in the ring.
+    fn arm(&self, core: &mut Core) {
+        if !std::mem::replace(&mut core.armed, true) {
+            let poll = opcode::PollAdd::new(
+                types::Fd(self.kick.as_raw_fd()),
+                // Its type is another one with the C library.
+                PollFlags::IN.bits() as u32,
+            );
+            let poll = poll.build().user_data(Key::NONE.user_data(Of::Kick));
+            core.backlog.push_back(poll);
+        }
+    }
+
     /// Has the waiting thread come out of the kernel.
-    fn kick(&self) {
+    pub(super) fn kick(&self) {
         // It can only fail if it is there already, which does as well.
         let _ = rustix::io::write(&self.kick, &1u64.to_ne_bytes());
     }
@@ -616,8 +779,17 @@ impl Shared {
         if !self.is_own() {
             return Err(Errno::OPNOTSUPP.into());
         }
-        if !core.wake.is_empty() || !core.drops.is_empty() {
+        if !core.wake.is_empty() || !core.stale.is_empty() || !core.drops.is_empty() {
             return Ok(());
+        }
+        if !self.may_enter() {
+            self.flush(&mut core)?;
+            // The thread that may has completions come in while it does other things, and tells nobody.
+            const LOOK: Duration = Duration::from_millis(10);
+            let left = deadline.map_or(LOOK, |deadline| {
+                LOOK.min(deadline.saturating_duration_since(Instant::now()))
+            });
+            return self.follow(core, Some(left));
         }
         if std::mem::take(&mut core.notify) {
             self.changed.notify_all();
@@ -627,16 +799,7 @@ impl Shared {
             self.flush(&mut core)?;
             return self.follow(core, left);
         }
-        if !core.armed {
-            let poll = opcode::PollAdd::new(
-                types::Fd(self.kick.as_raw_fd()),
-                // Its type is another one with the C library.
-                PollFlags::IN.bits() as u32,
-            );
-            let poll = poll.build().user_data(Key::NONE.user_data(Of::Kick));
-            core.backlog.push_back(poll);
-            core.armed = true;
-        }
+        self.arm(&mut core);
         self.fill(&mut core);
         if !core.backlog.is_empty() {
             self.flush(&mut core)?;
@@ -656,6 +819,7 @@ impl Shared {
         core.notify = true;
         self.collect(&mut core);
         if !core.armed {
+            // Before the next poll of it.
             let mut count = [0; 8];
             // It is non-blocking, and it does not matter what was there.
             let _ = rustix::io::read(&self.kick, &mut count);
@@ -664,8 +828,6 @@ impl Shared {
             Ok(_) => Ok(()),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EINTR | libc::ETIME | libc::EBUSY | libc::EAGAIN) => Ok(()),
-                // A ring of another thread: that one has to wait.
-                Some(libc::EEXIST) => self.follow(core, Some(Duration::from_millis(10))),
                 _ => Err(error),
             },
         }
@@ -696,11 +858,18 @@ impl Shared {
         self.advance(&mut core)
     }
 
-    /// Takes all completions that are there; returns whether that was possible.
+    /// Takes all completions that are there; returns whether none is left.
     pub(super) fn drain(&self) -> bool {
         let mut core = self.lock();
         self.collect(&mut core);
-        !core.leader
+        if !core.leader {
+            return true;
+        }
+        // The leader takes them. It waits in the kernel, and has the lock before it looks.
+        // SAFETY: The lock is held, and nothing else makes queues of this ring.
+        let (completions, submissions) =
+            unsafe { (self.ring.completion_shared(), self.ring.submission_shared()) };
+        completions.is_empty() && !submissions.cq_overflow() && !submissions.taskrun()
     }
 
     /// How many completions were taken so far.
@@ -740,8 +909,11 @@ impl Shared {
         });
         if !ready && self.is_own() {
             core.go(key, self.settings.always_async);
-            // Not to be submitted yet, but where the kernel's thread would find it.
-            self.fill(&mut core);
+            // Not to be submitted yet, but where the kernel's thread would find it. Where one thread alone
+            // submits, what is not submitted stays in the backlog, to be refused when that has ended.
+            if !self.is_restricted() {
+                self.fill(&mut core);
+            }
         }
         drop(core);
         Op {
@@ -751,16 +923,11 @@ impl Shared {
         }
     }
 
-    /// Hands what nobody wants to whoever waits for the like.
-    pub(super) fn give(&self, on: &Arc<dyn Hold>, taken: Taken) {
-        let mut core = self.lock();
-        core.give(on, taken);
-        // What cannot be submitted now is later.
-        let _ = self.advance(&mut core);
-    }
-
     /// Cancels all operations of a handle that are under way.
     pub(super) fn cancel_all(&self, on: &Arc<dyn Hold>) {
+        if !self.is_own() {
+            return;
+        }
         let mut core = self.lock();
         for index in 0..core.slots.len() as u32 {
             let slot = &core.slots[index as usize];
@@ -780,6 +947,14 @@ impl Shared {
     pub(super) fn busy(&self) -> usize {
         self.lock().busy
     }
+}
+
+/// Whether the kernel has said that submitting is to be tried again: it is short of something for now.
+pub(super) fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAGAIN | libc::EBUSY | libc::EINTR | libc::ENOMEM)
+    )
 }
 
 /// Whether a new task gets what is left of another one.
@@ -854,6 +1029,11 @@ impl Shared {
             if core.busy == 0 {
                 return true;
             }
+            if !self.may_enter() {
+                // Nobody else can: whoever could has no reference to this.
+                core.refuse_backlog();
+                return core.busy == 0;
+            }
             if Instant::now() >= end {
                 return false;
             }
@@ -901,7 +1081,7 @@ impl fmt::Debug for Shared {
 ///
 /// Dropping it cancels the operation. What then is of a message is said where the operation is begun:
 /// receives lose none. To know how it ended, [`cancel`](Self::cancel) it, and wait.
-/// [`std::mem::forget`] loses the output and nothing else.
+/// [`std::mem::forget`] loses the output, and keeps the driver for good.
 #[must_use = "dropping it cancels the operation"]
 pub struct Op<T: 'static> {
     shared: Arc<Shared>,
@@ -913,6 +1093,9 @@ impl<T: 'static> Op<T> {
     /// Asks for its end. It ends as [`Cancelled`](crate::ErrorKind::Cancelled), or as it would
     /// otherwise if that was faster; never both.
     pub fn cancel(&self) {
+        if !self.shared.is_own() {
+            return;
+        }
         let mut core = self.shared.lock();
         core.cancel(self.key);
         // What cannot be submitted now is later.
@@ -921,10 +1104,8 @@ impl<T: 'static> Op<T> {
 
     /// Whether the output is there. It only looks at what has been completed so far.
     pub fn is_done(&self) -> bool {
-        self.shared
-            .lock()
-            .task(self.key)
-            .is_none_or(|task| task.ready)
+        let mut core = self.shared.look_at(self.key);
+        core.task(self.key).is_none_or(|task| task.ready)
     }
 
     /// Waits for the output. The thread drives the driver meanwhile, if no other thread does.
@@ -933,7 +1114,7 @@ impl<T: 'static> Op<T> {
     /// If it has given its output as a future.
     pub fn wait(self) -> T {
         loop {
-            let mut core = self.shared.lock();
+            let mut core = self.shared.look_at(self.key);
             if let Some(output) = self.take(&mut core) {
                 return output;
             }
@@ -950,7 +1131,7 @@ impl<T: 'static> Op<T> {
 
     /// Waits until something has happened that may have to do with it.
     pub(super) fn park(&self) {
-        let mut core = self.shared.lock();
+        let mut core = self.shared.look_at(self.key);
         self.shared.collect(&mut core);
         let ready = core.task(self.key).is_none_or(|task| task.ready);
         if !ready && self.shared.park(core, None).is_err() {
@@ -979,20 +1160,27 @@ impl<T: 'static> Future for Op<T> {
     type Output = T;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        let mut core = self.shared.lock();
+        let mut made = None;
+        let mut core = self.shared.look_at(self.key);
         if let Some(output) = self.take(&mut core) {
             return Poll::Ready(output);
         }
-        // An error is of the ring, and comes out where it is driven.
-        let _ = self.shared.advance(&mut core);
-        if let Some(output) = self.take(&mut core) {
-            return Poll::Ready(output);
-        }
-        if let Some(task) = core.task(self.key) {
-            match &mut task.waker {
-                Some(waker) => waker.clone_from(cx.waker()),
-                none => *none = Some(cx.waker().clone()),
+        let advanced = self.shared.advance(&mut core);
+        loop {
+            if let Some(output) = self.take(&mut core) {
+                return Poll::Ready(output);
             }
+            if !core.wakes(self.key, cx.waker(), &mut made) {
+                break;
+            }
+            drop(core);
+            made = Some(cx.waker().clone());
+            core = self.shared.look_at(self.key);
+        }
+        drop(core);
+        // Other errors are of the ring, and come out where it is driven.
+        if advanced.is_err_and(|error| is_passing(&error)) {
+            cx.waker().wake_by_ref();
         }
         Poll::Pending
     }
@@ -1016,16 +1204,23 @@ impl<T: 'static> fmt::Debug for Op<T> {
 impl Shared {
     /// Nobody wants the output.
     fn abandon(&self, key: Key) {
+        // What a child made by `fork` has is a copy: the operation is its parent's.
+        if !self.is_own() {
+            return;
+        }
         let mut core = self.lock();
         let Some(task) = core.task(key) else { return };
         if task.detached {
             return;
         }
         task.detached = true;
-        task.waker = None;
-        if !task.busy {
+        let waker = task.waker.take();
+        let busy = task.busy;
+        core.stale.extend(waker);
+        if !busy {
             return core.dispose(key);
         }
+        let Some(task) = core.task(key) else { return };
         let on = task.on.clone();
         let left = task.op.disown();
         for taken in left {
@@ -1070,8 +1265,10 @@ impl Shots {
         waker: Option<&Waker>,
         mut look: impl FnMut(&mut Multishot) -> Option<T>,
     ) -> Shot<T, E> {
-        let mut core = self.shared.lock();
-        for round in 0..2 {
+        let mut made = None;
+        let mut core = self.shared.look_at(self.key);
+        let (mut advanced, mut passing) = (false, false);
+        loop {
             let Some(task) = core.task(self.key) else {
                 return Shot::None;
             };
@@ -1086,19 +1283,33 @@ impl Shots {
                     None => Shot::None,
                 };
             }
-            if round == 0 {
-                // An error is of the ring, and comes out where it is driven.
-                let _ = self.shared.advance(&mut core);
-            } else if let Some(waker) = waker {
-                task.waker = Some(waker.clone());
+            if !std::mem::replace(&mut advanced, true) {
+                // Other errors are of the ring, and come out where it is driven.
+                passing = self
+                    .shared
+                    .advance(&mut core)
+                    .is_err_and(|error| is_passing(&error));
+                continue;
             }
+            match waker {
+                Some(waker) if core.wakes(self.key, waker, &mut made) => {
+                    drop(core);
+                    made = Some(waker.clone());
+                    core = self.shared.look_at(self.key);
+                }
+                _ => break,
+            }
+        }
+        drop(core);
+        if let Some(waker) = waker.filter(|_| passing) {
+            waker.wake_by_ref();
         }
         Shot::None
     }
 
     /// Waits until something has happened.
     pub(super) fn park(&self, deadline: Option<Instant>) {
-        let mut core = self.shared.lock();
+        let mut core = self.shared.look_at(self.key);
         self.shared.collect(&mut core);
         let there = core.task(self.key).is_none_or(|task| {
             task.ready

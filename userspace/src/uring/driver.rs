@@ -92,9 +92,14 @@ impl DriverOptions {
 
     /// Only the thread that makes the driver submits and waits (`IORING_SETUP_SINGLE_ISSUER`), and what
     /// comes is dealt with when it does so (`IORING_SETUP_DEFER_TASKRUN`): it is not interrupted. What
-    /// other threads begin stays in the queue until then.
+    /// other threads begin wakes it where it waits, for the driver or its descriptor, and is submitted when it
+    /// does so next otherwise. When it has ended, operations fail as
+    /// [`Unsupported`](ErrorKind::Unsupported); but those that it had submitted never end, as the kernel
+    /// says nothing more of them.
     ///
-    /// Where the driver ends in another thread with operations under way, their memory is leaked.
+    /// Where the driver ends in another thread with operations under way, their memory is leaked. A
+    /// [registered](Driver::attach_fixed) handle that another thread drops last is closed by this one, when it
+    /// submits next. With [`sqpoll`](Self::sqpoll) all threads can submit and wait.
     pub fn single_issuer(&mut self, single_issuer: bool) -> &mut Self {
         self.single_issuer = single_issuer;
         self
@@ -157,6 +162,7 @@ impl DriverOptions {
             always_async: self.always_async,
             room: self.room,
             sqpoll: self.sqpoll.is_some(),
+            single_issuer: self.single_issuer,
         };
         let shared = Shared::new(ring, settings, Numbers::new(self.files))?;
         Ok(Driver {
@@ -171,8 +177,8 @@ impl DriverOptions {
 /// of its clones, of its [`Attached`] handles, operations or streams. At its end everything is cancelled
 /// and waited for.
 ///
-/// A child made by `fork` cannot use it: its operations fail there as
-/// [`Unsupported`](ErrorKind::Unsupported).
+/// A child made by `fork` cannot use it: operations fail there as [`Unsupported`](ErrorKind::Unsupported), also
+/// those that its parent has begun.
 #[derive(Clone)]
 pub struct Driver {
     pub(super) shared: Arc<Shared>,
@@ -200,7 +206,7 @@ impl Driver {
             target: Arc::new(Target {
                 handle,
                 fixed: None,
-                stash: Stash::new(&self.shared),
+                stash: Stash::default(),
             }),
         }
     }
@@ -223,7 +229,7 @@ impl Driver {
             target: Arc::new(Target {
                 handle,
                 fixed: Some(fixed),
-                stash: Stash::new(&self.shared),
+                stash: Stash::default(),
             }),
         })
     }
@@ -339,7 +345,7 @@ impl Driver {
     fn hold(&self, inner: Inner) -> Arc<dyn Hold> {
         Arc::new(Raw {
             inner,
-            stash: Stash::new(&self.shared),
+            stash: Stash::default(),
         })
     }
 
@@ -370,7 +376,8 @@ impl Driver {
     /// wakes whoever waits for them. Spawn it, once; it ends with the driver. It does not keep the
     /// driver.
     ///
-    /// Call it in the runtime. It works on current-thread and multi-thread runtimes.
+    /// Call it in the runtime. It works on current-thread and multi-thread runtimes; but a driver for a
+    /// [single issuer](DriverOptions::single_issuer) works on a current-thread runtime in that thread alone.
     ///
     /// ```
     /// use postbox::{Mailbox, uring::Driver};
@@ -386,7 +393,8 @@ impl Driver {
     /// ```
     ///
     /// # Errors
-    /// No descriptor is left, or what tokio says.
+    /// No descriptor is left, or what tokio says. [`Unsupported`](io::ErrorKind::Unsupported): the driver has a
+    /// single issuer, which is another thread, or could be.
     ///
     /// # Panics
     /// Outside of a runtime with I/O, as tokio does.
@@ -586,7 +594,9 @@ impl<A: CanSend> Attached<A> {
 /// A receive that is dropped loses no message. Where the message came before it could be cancelled,
 /// it is handed to the receive that waits longest with this [`Attached`] or a clone of it, or kept for the
 /// next one. It goes with the last of the clones: where it must survive that, and the process,
-/// [`take`](Self::take) it.
+/// [`take`](Self::take) it. It was received for good, so that no `take` or [`deliveries`](Self::deliveries) gets it,
+/// which would promise more: do not mix the two on one handle. A request that was taken so waits, and its
+/// caller with it, for the next receive.
 impl<A: CanReceive> Attached<A> {
     /// Receives a message of whatever size.
     pub fn recv(&self) -> Op<Result<Message>> {

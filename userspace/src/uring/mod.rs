@@ -72,8 +72,8 @@
 //! The kernel writes to memory at times that no borrow knows of. So the memory of an operation is the
 //! driver's from its beginning to the kernel's last word on it: payloads are moved in and out as vectors.
 //! Dropping an [`Op`] cancels it, and the driver keeps the memory until that is done. Forgetting it
-//! (`std::mem::forget`) leaks its output at most. At its end the driver cancels what is left and waits for
-//! it; what does not end is leaked and not freed. An operation has a reference to its handle, which stays
+//! (`std::mem::forget`) leaks its output, and the driver, which does not end any more. At its end the driver
+//! cancels what is left and waits for it; what does not end is leaked and not freed. An operation has a reference to its handle, which stays
 //! open.
 //!
 //! # Cancelling

@@ -129,6 +129,10 @@ fn not_received(on: &Inner, done: Done, errno: Errno, args: &sys::postbox_recv) 
 pub(super) trait Want: Send + 'static {
     type Item: Send + 'static;
     const FLAGS: u32;
+    /// Whether a message that another receive has taken out, with that token, is as good as one of its own.
+    fn takes(_token: u64) -> bool {
+        true
+    }
     fn make(message: Message, token: u64, on: &Arc<dyn Hold>) -> Self::Item;
     /// Nobody wants it.
     fn unmake(item: Self::Item) -> Option<Taken>;
@@ -160,6 +164,11 @@ impl Want for Acknowledged {
     type Item = Delivery;
     const FLAGS: u32 = sys::POSTBOX_RECV_ACK;
 
+    /// Without a token it was received for good: it could not go back to the mailbox.
+    fn takes(token: u64) -> bool {
+        token != 0
+    }
+
     fn make(message: Message, token: u64, on: &Arc<dyn Hold>) -> Delivery {
         Delivery {
             message,
@@ -171,10 +180,8 @@ impl Want for Acknowledged {
     }
 
     fn unmake(delivery: Delivery) -> Option<Taken> {
-        if delivery.token == 0 {
-            return Some(Taken::Message(Box::new(delivery.into_message()), 0));
-        }
         // It goes back to the head.
+        drop(delivery);
         None
     }
 }
@@ -257,7 +264,9 @@ impl<W: Want> Operation for Recv<W> {
 
     fn adopt(&mut self, taken: Taken, _: Option<&Idle>) -> Result<Self::Output, Taken> {
         match taken {
-            Taken::Message(message, token) => Ok(Ok(W::make(*message, token, &self.on))),
+            Taken::Message(message, token) if W::takes(token) => {
+                Ok(Ok(W::make(*message, token, &self.on)))
+            }
             other => Err(other),
         }
     }
@@ -1677,7 +1686,6 @@ impl Operation for Settle {
 pub struct Delivery {
     message: Message,
     on: Arc<dyn Hold>,
-    /// 0: the kernel has no more to do with it.
     token: u64,
     /// It is to be settled.
     open: bool,
@@ -1709,7 +1717,7 @@ impl Delivery {
 
     /// Whether the kernel has nothing to acknowledge.
     fn is_done(&self) -> bool {
-        self.token == 0 || self.message.call
+        self.message.call
     }
 
     fn into_message(mut self) -> Message {
@@ -1728,23 +1736,11 @@ impl Delivery {
         }
         if self.message.call {
             // It is not acknowledged but answered, which nobody does.
-            if self.token != 0 {
-                self.on.inner().drop_request(self.token);
-            }
+            self.on.inner().drop_request(self.token);
             return Ok(());
         }
-        if self.token != 0 {
-            let on = self.on.inner();
-            return raw::ack(&on.fd, self.token, flags)
-                .map_err(|errno| on.error(Action::Settle, errno));
-        }
-        if flags == sys::POSTBOX_ACK_REQUEUE {
-            // Another receive had taken it for good; so it is for who receives with this handle.
-            let mut message = self.take_message();
-            message.redelivered = true;
-            Stash::put(&self.on, Taken::Message(Box::new(message), 0));
-        }
-        Ok(())
+        let on = self.on.inner();
+        raw::ack(&on.fd, self.token, flags).map_err(|errno| on.error(Action::Settle, errno))
     }
 }
 

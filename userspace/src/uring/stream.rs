@@ -75,7 +75,10 @@ impl Multishot {
     }
 
     pub(super) fn adopt(&mut self, taken: Taken) -> Result<(), Taken> {
+        // What is to be acknowledged needs something to acknowledge.
+        let takes = |token| self.flags & sys::POSTBOX_RECV_ACK == 0 || Acknowledged::takes(token);
         match (&taken, self.request) {
+            (Taken::Message(_, token), sys::POSTBOX_RECV) if !takes(*token) => Err(taken),
             (Taken::Message(..), sys::POSTBOX_RECV) | (Taken::Link(_), sys::POSTBOX_ACCEPT) => {
                 self.adopted.push_back(taken);
                 Ok(())

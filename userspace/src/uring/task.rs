@@ -1,7 +1,6 @@
 //! What an operation is to the driver: a task that has the memory, and says what to do with what the
 //! kernel answers.
 
-use super::core::Shared;
 use super::sqe::{Command, File};
 use super::stream::Multishot;
 use crate::object::Inner;
@@ -11,7 +10,7 @@ use rustix::io::Errno;
 use std::any::Any;
 use std::collections::VecDeque;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A handle that commands go to. Every task has a reference to its own, so that it stays open.
 pub(super) trait Hold: Send + Sync {
@@ -25,27 +24,11 @@ pub(super) trait Hold: Send + Sync {
 #[derive(Default)]
 pub(super) struct Stash {
     taken: Mutex<VecDeque<Taken>>,
-    shared: Weak<Shared>,
 }
 
 impl Stash {
-    pub(super) fn new(shared: &Arc<Shared>) -> Self {
-        Stash {
-            taken: Mutex::default(),
-            shared: Arc::downgrade(shared),
-        }
-    }
-
     pub(super) fn lock(&self) -> MutexGuard<'_, VecDeque<Taken>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// For whoever waits for it, or comes next.
-    pub(super) fn put(on: &Arc<dyn Hold>, taken: Taken) {
-        match on.stash().shared.upgrade() {
-            Some(shared) => shared.give(on, taken),
-            None => on.stash().lock().push_front(taken),
-        }
     }
 }
 

@@ -32,14 +32,45 @@ fn driver(entries: u32, completions: u32) -> Option<Arc<Shared>> {
             return None;
         }
     };
+    Some(shared(ring, false))
+}
+
+/// One that the thread alone uses that makes it.
+fn single() -> Option<Arc<Shared>> {
+    let mut builder = IoUring::builder();
+    builder.setup_submit_all().setup_single_issuer();
+    builder.setup_defer_taskrun().setup_taskrun_flag();
+    match builder.build(8) {
+        Ok(ring) => Some(shared(ring, true)),
+        Err(error) => {
+            eprintln!("left out: {error}");
+            None
+        }
+    }
+}
+
+fn shared(ring: IoUring, single_issuer: bool) -> Arc<Shared> {
     let settings = Settings {
         always_async: false,
         room: 64,
         sqpoll: false,
+        single_issuer,
     };
-    Some(Arc::new(
-        Shared::new(ring, settings, Registered::new(0)).expect("there are descriptors"),
-    ))
+    Arc::new(Shared::new(ring, settings, Registered::new(0)).expect("there are descriptors"))
+}
+
+/// Runs it, and fails where it does not end: it waits for what never comes.
+fn in_time<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, ended) = std::sync::mpsc::channel();
+    let thread = thread::spawn(move || done.send(run()));
+    match ended.recv_timeout(Duration::from_secs(60)) {
+        Ok(value) => value,
+        Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("it waits for ever"),
+        Err(_) => match thread.join() {
+            Err(panic) => std::panic::resume_unwind(panic),
+            Ok(_) => unreachable!("it has sent what it returned"),
+        },
+    }
 }
 
 fn pipe() -> (Arc<dyn Hold>, OwnedFd) {
@@ -496,4 +527,211 @@ fn types_can_go_where_they_are_wanted() {
     unpin::<super::Links>();
     #[cfg(feature = "tokio")]
     unpin::<super::Background>();
+}
+
+#[test]
+fn panicking_waker_leaves_others_woken() {
+    let Some(driver) = driver(8, 64) else { return };
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("a waker of somebody");
+        }
+    }
+    let (on, writer) = pipe();
+    let (other_on, other_writer) = pipe();
+    let (mut bad, mut good) = (read(&driver, &on), read(&driver, &other_on));
+    let panics = Waker::from(Arc::new(Panics));
+    assert!(
+        Pin::new(&mut bad)
+            .poll(&mut Context::from_waker(&panics))
+            .is_pending()
+    );
+    let count = Arc::new(Count::default());
+    let counts = Waker::from(count.clone());
+    assert!(
+        Pin::new(&mut good)
+            .poll(&mut Context::from_waker(&counts))
+            .is_pending()
+    );
+    write(&writer, b"one");
+    write(&other_writer, b"two");
+    let end = Instant::now() + Duration::from_secs(60);
+    let mut panicked = false;
+    while count.0.load(SeqCst) == 0 {
+        assert!(Instant::now() < end, "the other is woken");
+        let driven = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| driver.drive()));
+        panicked |= driven.is_err();
+    }
+    assert!(
+        panicked || !bad.is_done(),
+        "who drives is told of the panic"
+    );
+    assert_eq!(got(good.wait()), b"two");
+    assert_eq!(got(bad.wait()), b"one");
+}
+
+#[derive(Default)]
+struct Count(AtomicUsize);
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+/// A waker that has an operation of the driver, and drops it with itself.
+struct Owner(#[allow(dead_code)] std::sync::Mutex<Option<Read>>);
+
+impl Wake for Owner {
+    fn wake(self: Arc<Self>) {}
+}
+
+#[test]
+fn waker_that_owns_an_operation_is_dropped_without_the_lock() {
+    in_time(|| {
+        let Some(driver) = driver(8, 64) else { return };
+        let (on, _writer) = pipe();
+        let owner = || Waker::from(Arc::new(Owner(Some(read(&driver, &on)).into())));
+        // Dropped with its operation.
+        let mut op = read(&driver, &on);
+        assert!(
+            Pin::new(&mut op)
+                .poll(&mut Context::from_waker(&owner()))
+                .is_pending()
+        );
+        drop(op);
+        // Replaced by another.
+        let mut op = read(&driver, &on);
+        assert!(
+            Pin::new(&mut op)
+                .poll(&mut Context::from_waker(&owner()))
+                .is_pending()
+        );
+        assert!(
+            Pin::new(&mut op)
+                .poll(&mut Context::from_waker(Waker::noop()))
+                .is_pending()
+        );
+        // Of a stream.
+        let buffers = Buffers::new(&driver, 4, 8).expect("there is memory");
+        let mut messages = Messages::new(&driver, on.clone(), &buffers);
+        assert!(
+            messages
+                .poll_next(&mut Context::from_waker(&owner()))
+                .is_pending()
+        );
+        assert!(
+            messages
+                .poll_next(&mut Context::from_waker(Waker::noop()))
+                .is_pending()
+        );
+        drop((op, messages));
+        settle(&driver);
+    });
+}
+
+#[test]
+fn waiting_issuer_submits_for_other_threads() {
+    in_time(|| {
+        let Some(driver) = single() else { return };
+        let (on, writer) = pipe();
+        let (idle, end) = pipe();
+        let other = thread::spawn({
+            let driver = driver.clone();
+            move || {
+                // The issuer is in the kernel, or will be.
+                while !driver.lock().has_leader() {
+                    thread::yield_now();
+                }
+                write(&writer, b"for another");
+                let taken = got(read(&driver, &on).wait());
+                write(&end, b"end");
+                taken
+            }
+        });
+        let ended = read(&driver, &idle);
+        assert_eq!(got(driver.block_on(ended)), b"end");
+        assert_eq!(other.join().expect("it does not panic"), b"for another");
+    });
+}
+
+#[test]
+fn operations_fail_when_their_single_issuer_has_ended() {
+    in_time(|| {
+        let (made, driver) = std::sync::mpsc::channel();
+        let (on, writer) = pipe();
+        let issuer = thread::spawn({
+            let on = on.clone();
+            move || {
+                let driver = single()?;
+                let begun = read(&driver, &on);
+                made.send((driver, begun)).expect("it is waited for");
+                Some(())
+            }
+        });
+        if issuer.join().expect("it does not panic").is_none() {
+            return;
+        }
+        let (driver, begun) = driver.recv().expect("it was made");
+        let kind = |(result, _): (Result<usize>, Vec<u8>)| result.expect_err("it cannot be").kind;
+        // What it had begun, and what comes now.
+        assert_eq!(kind(begun.wait()), ErrorKind::Unsupported);
+        write(&writer, b"x");
+        assert_eq!(kind(read(&driver, &on).wait()), ErrorKind::Unsupported);
+        assert_eq!(
+            kind(driver.block_on(read(&driver, &on))),
+            ErrorKind::Unsupported
+        );
+        assert_eq!(driver.busy(), 0);
+    });
+}
+
+#[test]
+fn buffers_lost_while_another_thread_leads_are_found() {
+    in_time(|| {
+        // A completion queue that is full at once, so that buffers are used up without a word.
+        let Some(driver) = driver(8, 8) else { return };
+        let (idle, end) = pipe();
+        let leader = thread::spawn({
+            let driver = driver.clone();
+            move || got(driver.block_on(read(&driver, &idle)))
+        });
+        while !driver.lock().has_leader() {
+            thread::yield_now();
+        }
+        assert!(driver.drain(), "nothing is left to be taken");
+        write(&end, b"end");
+        assert_eq!(leader.join().expect("it does not panic"), b"end");
+    });
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn background_refuses_a_single_issuer_that_may_move() {
+    let Some(driver) = single() else { return };
+    let refused = |flavor: &mut tokio::runtime::Builder| {
+        let runtime = flavor.enable_io().build().expect("a runtime");
+        let driver = driver.clone();
+        runtime.block_on(async move { super::Background::new(&driver).err() })
+    };
+    let error = refused(tokio::runtime::Builder::new_multi_thread().worker_threads(1));
+    assert_eq!(
+        error.expect("refused").kind(),
+        std::io::ErrorKind::Unsupported
+    );
+    assert!(refused(&mut tokio::runtime::Builder::new_current_thread()).is_none());
+    let driver = driver.clone();
+    let elsewhere = thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build();
+        let runtime = runtime.expect("a runtime");
+        runtime.block_on(async move { super::Background::new(&driver).err() })
+    });
+    let error = elsewhere.join().expect("it does not panic");
+    assert_eq!(
+        error.expect("refused").kind(),
+        std::io::ErrorKind::Unsupported
+    );
 }
