@@ -59,6 +59,10 @@ unsigned long postbox_max_user_shared = 1 << 30;
 module_param_named(max_user_shared, postbox_max_user_shared, ulong, 0644);
 MODULE_PARM_DESC(max_user_shared, "Bytes of the shared memory that a user may have made");
 
+unsigned long postbox_max_user_commands = 1 << 16;
+module_param_named(max_user_commands, postbox_max_user_commands, ulong, 0644);
+MODULE_PARM_DESC(max_user_commands, "io_uring commands that wait on handles that a user has opened");
+
 unsigned long postbox_max_message = 16 << 20;
 module_param_named(max_message, postbox_max_message, ulong, 0644);
 MODULE_PARM_DESC(max_message, "Bytes of the largest message");

@@ -64,6 +64,7 @@ extern unsigned long postbox_max_user_files;
 extern unsigned long postbox_max_message;
 extern unsigned long postbox_max_pipe;
 extern unsigned long postbox_max_user_shared;
+extern unsigned long postbox_max_user_commands;
 
 int postbox_read_args(void *args, size_t args_size, size_t min_size,
 		      const void __user *from, size_t *user_size);

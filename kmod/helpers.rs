@@ -465,6 +465,7 @@ pub(crate) mod limits {
         static postbox_max_pipe: usize;
         static postbox_max_ring: usize;
         static postbox_max_user_shared: usize;
+        static postbox_max_user_commands: usize;
     }
 
     /// # Safety
@@ -503,6 +504,12 @@ pub(crate) mod limits {
     pub(crate) fn user_shared() -> u64 {
         // SAFETY: As above.
         unsafe { read(&raw const postbox_max_user_shared) }
+    }
+
+    /// Parked commands of one user.
+    pub(crate) fn user_commands() -> u64 {
+        // SAFETY: It is a parameter.
+        unsafe { read(&raw const postbox_max_user_commands) }
     }
 
     /// Bytes of one pipe: a power of two.

@@ -189,6 +189,8 @@ pub(crate) struct User {
     pipes: Account,
     /// Pages of shared memory, counted as bytes.
     shared: Account,
+    /// io_uring commands that wait.
+    commands: Account,
 }
 
 /// What a user has in use, and may.
@@ -212,6 +214,7 @@ impl User {
             files: Account::new(),
             pipes: Account::new(),
             shared: Account::new(),
+            commands: Account::new(),
         }
     }
 
@@ -222,6 +225,7 @@ impl User {
             && self.files.get() == (0, 0)
             && self.pipes.get() == (0, 0)
             && self.shared.get() == (0, 0)
+            && self.commands.get() == (0, 0)
     }
 
     /// Charges one thing of `bytes` bytes to an account of the user, and to those above it.
@@ -468,6 +472,12 @@ impl Pinned {
         Ok(SharedCharge(self.0.clone(), pages))
     }
 
+    /// Charges an io_uring command that waits.
+    pub(crate) fn charge_command(&self) -> Result<CommandCharge> {
+        self.charge(|user| &user.commands, 0, limits::user_commands(), 0)?;
+        Ok(CommandCharge(self.0.clone()))
+    }
+
     /// Charges the files of one message.
     pub(crate) fn charge_files(&self, files: usize) -> Result<FilesCharge> {
         let files = files as u64;
@@ -496,6 +506,15 @@ impl FilesCharge {
 impl Drop for FilesCharge {
     fn drop(&mut self) {
         self.0.uncharge(|user| &user.files, self.1);
+    }
+}
+
+/// A command that is charged to a user. Dropping this gives it back.
+pub(crate) struct CommandCharge(Arc<User>);
+
+impl Drop for CommandCharge {
+    fn drop(&mut self) {
+        self.0.uncharge(|user| &user.commands, 0);
     }
 }
 

@@ -30,6 +30,7 @@ use crate::{
     object::Object,
     pool::Kept,
     queue::{Arrival, Gate, Received, RingSide, Sent, Turn},
+    quota::CommandCharge,
     request::{self, ensure, pipe},
     uapi,
     wait::{Event, How, Outcome, Wait, Waiter},
@@ -119,6 +120,8 @@ pub(crate) struct Command {
     task: *mut bindings::task_struct,
     /// Those that it was issued with, and acts with when it is resumed.
     credentials: Credentials,
+    /// Who opened the handle pays for it.
+    _charge: CommandCharge,
     /// 1: somebody has kicked it, or it is not listed yet.
     kicked: Atomic<u32>,
     reason: Atomic<u32>,
@@ -158,6 +161,7 @@ impl Command {
             )
         };
         let credentials = Credentials::current()?;
+        let charge = issue.handle.user.charge_command()?;
         let command = Arc::pin_init(
             pin_init!(Self {
                 // SAFETY: It is the field of a command here.
@@ -166,6 +170,7 @@ impl Command {
                 cmd,
                 task,
                 credentials,
+                _charge: charge,
                 kicked: Atomic::new(1),
                 reason: Atomic::new(0),
                 timer: Opaque::zeroed(),

@@ -36,6 +36,7 @@ fn parameters() -> String {
         "max_user_objects",
         "max_user_files",
         "max_user_shared",
+        "max_user_commands",
         "max_message",
         "max_pipe",
     ]
@@ -473,7 +474,7 @@ fn g12_parameters_can_be_given_at_load() {
     assert_eq!(
         module.load(
             "max_user_messages=7 max_user_bytes=5000 max_user_objects=3 max_user_files=2 \
-             max_user_shared=8192 max_message=1000 max_pipe=4096"
+             max_user_shared=8192 max_user_commands=9 max_message=1000 max_pipe=4096"
         ),
         Ok(())
     );

@@ -13,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use postbox::{raw, sys};
+use postbox_tests::uring::{Kept, Ring, Sqe};
 use postbox_tests::*;
 
 /// Module parameters that are put back when this is dropped.
@@ -1239,5 +1240,44 @@ fn g10_full_memory_cgroup_fails_every_allocation_of_a_send() {
         });
         limited.ok();
         assert_eq!(cgroup.events("oom_kill"), 0, "the OOM killer was called");
+    });
+}
+
+/// io_uring commands that wait count, of whatever handle of the user; one that completes gives its place back.
+#[test]
+fn g10_parked_commands_count() {
+    limited(&[("max_user_commands", 4)], || {
+        let handles = [Handle::anonymous(8), Handle::anonymous(8)];
+        let mut ring = Ring::new(16, 0).expect("io_uring is there");
+        let room = Kept::new([0u8; 64]);
+        let recv = |at: usize, wait| {
+            let fd = handles[at % 2].as_raw_fd();
+            Sqe::direct(fd, sys::POSTBOX_RECV, room.address(), 64, wait)
+        };
+        for at in 0..4 {
+            ring.push(&recv(at, FOREVER).tag(at as u64));
+        }
+        ring.park();
+        let refused = -Errno::DQUOT.raw_os_error();
+        assert_eq!(ring.run(&recv(4, FOREVER).tag(4)), refused);
+        // What need not wait does not count.
+        assert_eq!(
+            ring.run(&recv(4, NEVER).tag(5)),
+            -Errno::AGAIN.raw_os_error()
+        );
+        handles[0].put("x");
+        let cqe = ring.wait();
+        assert_eq!((cqe.user_data, cqe.res), (0, 1));
+        ring.push(&recv(0, FOREVER).tag(6));
+        ring.park();
+        assert_eq!(ring.run(&recv(4, FOREVER).tag(7)), refused);
+        // Closed, the ring gives all of them back.
+        drop(ring);
+        handles[0].wait_receivers(0);
+        handles[1].wait_receivers(0);
+        let mut ring = Ring::new(16, 0).expect("io_uring is there");
+        wait_until("the places to be free", || {
+            ring.run(&recv(1, within(1)).tag(8)) == -Errno::TIMEDOUT.raw_os_error()
+        });
     });
 }
