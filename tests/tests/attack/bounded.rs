@@ -41,7 +41,7 @@ fn last_close_ends_calls_behind_many_messages() {
         for _ in 0..20_000 {
             tx.send_priority("", 1, NEVER).expect("room");
         }
-        std::thread::scope(|scope| {
+        scope(|scope| {
             let calls: Vec<_> = (0..16)
                 .map(|_| {
                     scope.spawn(|| {

@@ -654,7 +654,7 @@ fn every_operation_in_every_end_reports_what_is_true() {
 
 /// Has what was begun submitted by a thread that ends.
 fn submit_elsewhere(driver: &Driver) {
-    std::thread::scope(|scope| {
+    scope(|scope| {
         scope
             .spawn(|| driver.turn(postbox::Wait::Never).map(drop))
             .join()
