@@ -886,27 +886,57 @@ unsigned long postbox_unmapped_area(struct file *file, unsigned long addr,
 	return mm_get_unmapped_area(file, addr, len, pgoff, flags);
 }
 
+/*
+ * The folio of a byte of a memfd, with a reference. It is allocated if need be,
+ * which fails rather than have somebody killed.
+ */
+static struct folio *folio_at(struct file *file, loff_t offset)
+{
+	struct folio *folio;
+	pgoff_t within;
+	long ret;
+
+	if (!is_file_hugepages(file))
+		return shmem_read_folio_gfp(file->f_mapping, offset >> PAGE_SHIFT,
+					    mapping_gfp_mask(file->f_mapping) |
+					    __GFP_RETRY_MAYFAIL | __GFP_NOWARN);
+	ret = memfd_pin_folios(file, offset, offset, &folio, 1, &within);
+	if (ret < 1)
+		return ERR_PTR(ret ?: -ENOMEM);
+	folio_get(folio);
+	unpin_folio(folio);
+	return folio;
+}
+
+/*
+ * Allocates all pages of a memfd, charged to the memory cgroup of the current
+ * task. Where that fails, those that are there stay.
+ */
+int postbox_memory_reserve(struct file *file, const struct postbox_memory *memory)
+{
+	u64 at;
+
+	for (at = 0; at < memory->size; at += memory->page_size) {
+		struct folio *folio;
+
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		folio = folio_at(file, at);
+		if (IS_ERR(folio))
+			return -ENOMEM;
+		folio_put(folio);
+		cond_resched();
+	}
+	return 0;
+}
+
 /* Where a byte of a memfd is in the kernel, until it is unpinned. */
 void *postbox_memory_pin(struct file *file, loff_t offset, void **pinned)
 {
-	struct folio *folio;
+	struct folio *folio = folio_at(file, offset);
 
-	if (is_file_hugepages(file)) {
-		pgoff_t within;
-		long ret;
-
-		ret = memfd_pin_folios(file, offset, offset, &folio, 1, &within);
-		if (ret < 1)
-			return ERR_PTR(ret ?: -ENOMEM);
-		folio_get(folio);
-		unpin_folio(folio);
-	} else {
-		folio = shmem_read_folio_gfp(file->f_mapping,
-					     offset >> PAGE_SHIFT,
-					     mapping_gfp_mask(file->f_mapping));
-		if (IS_ERR(folio))
-			return ERR_CAST(folio);
-	}
+	if (IS_ERR(folio))
+		return ERR_CAST(folio);
 	*pinned = folio;
 	return kmap_local_folio(folio, offset_in_folio(folio, offset));
 }

@@ -195,6 +195,7 @@ int postbox_memory_map(struct vm_area_struct *vma, struct file *file, u64 size,
 unsigned long postbox_unmapped_area(struct file *file, unsigned long addr,
 				    unsigned long len, unsigned long pgoff,
 				    unsigned long flags);
+int postbox_memory_reserve(struct file *file, const struct postbox_memory *memory);
 void *postbox_memory_pin(struct file *file, loff_t offset, void **pinned);
 void postbox_memory_unpin(void *pinned, const void *address);
 

@@ -208,6 +208,10 @@ pub(crate) mod c {
             pgoff: usize,
             flags: usize,
         ) -> usize;
+        pub(crate) fn postbox_memory_reserve(
+            file: *mut bindings::file,
+            memory: *const RawMemory,
+        ) -> i32;
         pub(crate) fn postbox_memory_pin(
             file: *mut bindings::file,
             offset: i64,

@@ -68,6 +68,14 @@ impl Memory {
         Ok(Self { file, raw })
     }
 
+    /// Allocates every page of it, which the memory cgroup of the current task pays for.
+    pub(crate) fn reserve(&self) -> Result {
+        // SAFETY: `self` holds the file, which is a memfd, and `raw` is what it is like.
+        kernel::error::to_result(unsafe {
+            c::postbox_memory_reserve(self.file.as_ptr(), &self.raw)
+        })
+    }
+
     /// Its bytes: whole pages, at least one.
     pub(crate) fn size(&self) -> u64 {
         self.raw.size

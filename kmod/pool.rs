@@ -64,6 +64,7 @@ impl Pool {
     /// for.
     pub(crate) fn new(
         memfd: i32,
+        reserve: bool,
         blocks: u64,
         block_bytes: u64,
         user: &Pinned,
@@ -74,6 +75,9 @@ impl Pool {
         let needed = blocks.checked_mul(block_bytes).ok_or(EINVAL)?;
         ensure(memory.writable() && needed <= memory.size())?;
         let charge = user.charge_shared(memory.size())?;
+        if reserve {
+            memory.reserve()?;
+        }
         let blocks = blocks as usize;
         // As many again for sharing, and as many as one block of a small pool can need.
         let leases = 2 * blocks + SHARES_MAX as usize;

@@ -43,10 +43,14 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// One with the memory of a descriptor of the current task, which `user` pays for.
-    pub(crate) fn new(memfd: i32, user: &Pinned) -> Result<impl PinInit<Self>> {
+    /// One with the memory of a descriptor of the current task, which `user` pays for. With
+    /// `reserve` all of that is allocated.
+    pub(crate) fn new(memfd: i32, reserve: bool, user: &Pinned) -> Result<impl PinInit<Self>> {
         let memory = Memory::new(memfd)?;
         let charge = user.charge_shared(memory.size())?;
+        if reserve {
+            memory.reserve()?;
+        }
         Ok(pin_init!(Self {
             memory,
             inner <- new_spinlock!(

@@ -32,6 +32,7 @@ pub const POSTBOX_O_PORT: u32 = 8;
 pub const POSTBOX_O_NO_BACK: u32 = 16;
 pub const POSTBOX_O_NO_FORWARD: u32 = 32;
 pub const POSTBOX_O_MANY: u32 = 64;
+pub const POSTBOX_O_RESERVE: u32 = 128;
 pub const POSTBOX_UNLINK_ID: u32 = 2147483648;
 pub const POSTBOX_ATTR_MODE: u32 = 1;
 pub const POSTBOX_ATTR_UID: u32 = 2;

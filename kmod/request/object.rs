@@ -138,6 +138,7 @@ fn make(args: &uapi::postbox_open, user: &Pinned) -> Result<Object> {
         },
     };
     let persistent = args.flags & uapi::POSTBOX_O_PERSIST != 0;
+    let reserve = args.flags & uapi::POSTBOX_O_RESERVE != 0;
     let message_max = match args.message_max {
         0 => limits::message(),
         max => max,
@@ -187,11 +188,17 @@ fn make(args: &uapi::postbox_open, user: &Pinned) -> Result<Object> {
             Object::Ring(Arc::pin_init(ring, GFP_MAYFAIL)?)
         }
         uapi::POSTBOX_KIND_SEGMENT => {
-            let segment = Segment::new(args.memfd, user)?;
+            let segment = Segment::new(args.memfd, reserve, user)?;
             Object::Segment(Arc::pin_init(segment, GFP_MAYFAIL)?)
         }
         uapi::POSTBOX_KIND_POOL => {
-            let pool = Pool::new(args.memfd, args.capacity, args.capacity_bytes, user)?;
+            let pool = Pool::new(
+                args.memfd,
+                reserve,
+                args.capacity,
+                args.capacity_bytes,
+                user,
+            )?;
             Object::Pool(Arc::pin_init(pool, GFP_MAYFAIL)?)
         }
         _ => return Err(eopnotsupp()),
@@ -210,7 +217,9 @@ fn check_kind(args: &uapi::postbox_open) -> Result {
     ensure(!many || args.kind == uapi::POSTBOX_KIND_RING)?;
     // Only what is made has memory.
     let memory = [uapi::POSTBOX_KIND_SEGMENT, uapi::POSTBOX_KIND_POOL].contains(&args.kind);
-    ensure(args.memfd == 0 || (memory && args.flags & uapi::POSTBOX_O_CREATE != 0))?;
+    let reserve = args.flags & uapi::POSTBOX_O_RESERVE != 0;
+    let made = memory && args.flags & uapi::POSTBOX_O_CREATE != 0;
+    ensure((args.memfd == 0 && !reserve) || made)?;
     match args.kind {
         uapi::POSTBOX_KIND_LINK | uapi::POSTBOX_KIND_LISTENER => {
             // A link is opened by its port, or made in another way.
@@ -279,6 +288,7 @@ pub(super) fn open(handle: &Handle, at: Place, args: &mut uapi::postbox_open) ->
         | uapi::POSTBOX_O_PERSIST
         | uapi::POSTBOX_O_PORT
         | uapi::POSTBOX_O_MANY
+        | uapi::POSTBOX_O_RESERVE
         | link::ONE_WAY;
     ensure(args.flags & !FLAGS == 0)?;
     ensure(args.rights != 0 && args.rights & !RIGHTS == 0 && args.mode <= 0o777)?;

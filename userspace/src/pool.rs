@@ -243,6 +243,7 @@ pub struct Pool<T: Trust = Copying> {
 pub struct PoolOptions {
     args: sys::postbox_open,
     admin: bool,
+    reserve: bool,
     pages: Pages,
     keep: Option<usize>,
 }
@@ -263,6 +264,7 @@ impl PoolOptions {
                 ..Default::default()
             },
             admin: false,
+            reserve: false,
             pages: Pages::Normal,
             keep: None,
         }
@@ -289,6 +291,14 @@ impl PoolOptions {
     /// [`Handle::chown`].
     pub fn admin(&mut self, admin: bool) -> &mut Self {
         self.admin = admin;
+        self
+    }
+
+    /// Allocate all of its pages when it is made, charged to the memory cgroup of this process: it
+    /// fails ([`Os`](crate::ErrorKind::Os) with `ENOMEM`) where they do not fit. Without this, pages
+    /// are allocated and charged when they are first touched, by whoever does that.
+    pub fn reserve(&mut self, reserve: bool) -> &mut Self {
+        self.reserve = reserve;
         self
     }
 
@@ -389,6 +399,9 @@ impl PoolOptions {
             args.flags = flags;
         } else {
             args.flags |= flags;
+        }
+        if self.reserve && args.memfd != 0 {
+            args.flags |= sys::POSTBOX_O_RESERVE;
         }
         rights.set(Rights::ADMIN, self.admin);
         let subject = Subject::new(Kind::Pool, name);

@@ -89,6 +89,7 @@ pub type SegmentReader = Handle<SegmentReading>;
 pub struct SegmentOptions {
     args: sys::postbox_open,
     admin: bool,
+    reserve: bool,
     pages: Pages,
 }
 
@@ -108,6 +109,7 @@ impl SegmentOptions {
                 ..Default::default()
             },
             admin: false,
+            reserve: false,
             pages: Pages::Normal,
         }
     }
@@ -132,6 +134,14 @@ impl SegmentOptions {
     /// [`Handle::chown`].
     pub fn admin(&mut self, admin: bool) -> &mut Self {
         self.admin = admin;
+        self
+    }
+
+    /// Allocate all of its pages when it is made, charged to the memory cgroup of this process: it
+    /// fails ([`Os`](crate::ErrorKind::Os) with `ENOMEM`) where they do not fit. Without this, pages
+    /// are allocated and charged when they are first touched, by whoever does that.
+    pub fn reserve(&mut self, reserve: bool) -> &mut Self {
+        self.reserve = reserve;
         self
     }
 
@@ -253,6 +263,9 @@ impl SegmentOptions {
             args.flags = flags & sys::POSTBOX_O_CREATE;
         } else {
             args.flags |= flags;
+        }
+        if self.reserve && memfd.is_some() {
+            args.flags |= sys::POSTBOX_O_RESERVE;
         }
         let admin = if self.admin {
             Rights::ADMIN

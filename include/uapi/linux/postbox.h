@@ -204,6 +204,7 @@ struct postbox_version {
 #define POSTBOX_O_NO_BACK	(1U << 4)	/* a link: only the first end sends */
 #define POSTBOX_O_NO_FORWARD	(1U << 5)	/* a link: only the second end sends */
 #define POSTBOX_O_MANY		(1U << 6)	/* a ring: many producers */
+#define POSTBOX_O_RESERVE	(1U << 7)	/* with CREATE, a segment or pool: all pages exist first */
 
 /**
  * struct postbox_open - bind a handle to an object, new or existing
@@ -236,7 +237,9 @@ struct postbox_version {
  *	whatever is asked for; 0: a connect waits for its accept
  * @memfd: a new segment or pool: a descriptor of its memory, which is a memfd of
  *	whole pages with the seals SHRINK, GROW and SEAL, for a pool writable and
- *	large enough. Otherwise zero
+ *	large enough. Otherwise zero. With POSTBOX_O_RESERVE each of its pages is
+ *	allocated now, and charged to the caller's memory cgroup; ENOMEM where
+ *	they do not fit, and no object is made
  *
  * What is persistent goes with its IPC namespace: when no process is in it, and
  * no descriptor and no mount of it is left, its names are taken away, within a

@@ -314,23 +314,25 @@ fn open_nonblocking() -> Handle {
     handle
 }
 
-/// Runs every operation on a handle of each kind against `other`, as a user of its own, who must have no object left.
+/// Runs every operation on a handle of each kind against `other`, as a user of its own, who must have no object left. A
+/// slow kernel tries each operation on some of the kinds.
 fn every_operation(other: impl Fn(u32, &OwnedFd, Op, &mut uring::Ring)) {
+    let every = KINDS.len() / scaled(KINDS.len());
     isolated(|| {
-        spawn_as(fresh_user(), || {
-            let memfd = memory(PAGE, 0, SEALS);
-            let mut ring = uring::Ring::new(4, 0).expect("a ring");
-            for kind in KINDS {
-                let before = Handle::unbound().usage();
-                for op in Op::all() {
+        for (number, kind) in KINDS.into_iter().enumerate() {
+            spawn_as(fresh_user(), || {
+                let memfd = memory(PAGE, 0, SEALS);
+                let mut ring = uring::Ring::new(4, 0).expect("a ring");
+                let some = Op::all().into_iter().enumerate();
+                for (_, op) in some.filter(|(at, _)| (at + number).is_multiple_of(every)) {
                     other(kind, &memfd, op, &mut ring);
                 }
                 wait_until("all objects to be gone", || {
-                    Handle::unbound().usage().2 == before.2
+                    Handle::unbound().usage().2 == 0
                 });
-            }
-        })
-        .ok();
+            })
+            .ok();
+        }
     });
 }
 
