@@ -5,12 +5,12 @@
 //! handle's [`Shares`].
 
 use crate::{
-    compat::{ealready, eoverflow, eownerdead},
+    compat::{eoverflow, eownerdead},
     helpers,
     latch::{ended, passed},
     mailbox::IN,
     queue::{self, Arrival, Gate},
-    share::{Handles, Shares},
+    share::{Handles, Leaving, Shares},
     uapi,
     uring::Parked,
     wait::{Outcome, Pollers, Wait, Waiter, WaiterPtr},
@@ -76,19 +76,16 @@ impl Barrier {
     }
 
     /// A handle was closed for the last time.
-    pub(crate) fn close(&self, sends: bool, receives: bool, shares: &Shares) {
-        self.process_closed(shares, None);
+    pub(crate) fn close(&self, sends: bool, receives: bool) {
         self.inner.lock().handles.close(sends, receives);
     }
 
-    /// Breaks if `process`, or anyone, has joined through a handle, and takes back its arrival.
-    pub(crate) fn process_closed(&self, shares: &Shares, process: Option<usize>) {
+    /// Breaks if a process, or any, has joined through a handle, and takes back its arrival.
+    pub(crate) fn process_closed(&self, shares: &Shares, leaving: Leaving) {
         loop {
             let mut inner = self.inner.lock();
-            let mut table = shares.lock();
-            let arrival = table.settle_arrival(process);
-            let share = table.settle(process);
-            drop(table);
+            let arrival = shares.lock().settle_arrival(leaving.process);
+            let share = shares.settle(leaving);
             if let Some(arrival) = arrival {
                 inner.barrier.withdraw(&arrival);
             }
@@ -177,13 +174,13 @@ impl Barrier {
 
     /// Arrives without waiting.
     pub(crate) fn arrive(&self, shares: &Shares) -> Result {
+        let process = helpers::process();
+        shares.enter(process)?;
         let mut inner = self.inner.lock();
         if inner.barrier.broken() {
             return Err(eownerdead());
         }
-        if !shares.arrive(helpers::process(), || inner.barrier.arrive()) {
-            return Err(ealready());
-        }
+        shares.lock().arrive(process, || inner.barrier.arrive())?;
         self.settle(inner);
         Ok(())
     }

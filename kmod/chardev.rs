@@ -12,6 +12,7 @@ use crate::{
     message::{Author, Message, Source},
     pause::Caller,
     request::{self, pipe},
+    share::Leaving,
     uapi, uring,
     wait::{How, Wait},
 };
@@ -131,8 +132,12 @@ pub(crate) fn new_file(handle: Foreign) -> Result<ARef<File>> {
     // SAFETY: The operations are ours, and `private` is what they expect.
     let file = unsafe { c::postbox_file_new(&FOPS.0, private) };
     match kernel::error::from_err_ptr(file) {
-        // SAFETY: It is a new file, to which this is the only reference.
-        Ok(file) => Ok(unsafe { ARef::from_raw(NonNull::new_unchecked(file.cast())) }),
+        // SAFETY: It is a new file of ours, to which this is the only reference.
+        Ok(file) => unsafe {
+            let file = NonNull::new_unchecked(file);
+            self::handle(file.as_ptr()).state.shares.belongs_to(file);
+            Ok(ARef::from_raw(file.cast()))
+        },
         Err(error) => {
             // SAFETY: There is no file that would do so.
             drop(unsafe { Foreign::from_foreign(private) });
@@ -153,6 +158,9 @@ unsafe extern "C" fn fop_open(inode: *mut bindings::inode, file: *mut bindings::
     // `Device`, which is registered.
     let shared = unsafe { (*(*file).private_data.cast::<Device>()).shared.clone() };
     code(Handle::new(shared, Scope::current()).map(|handle| {
+        if let Some(file) = NonNull::new(file) {
+            handle.state.shares.belongs_to(file);
+        }
         // SAFETY: The file is being opened, by us alone.
         unsafe {
             (*file).private_data = handle.into_foreign();
@@ -164,13 +172,18 @@ unsafe extern "C" fn fop_open(inode: *mut bindings::inode, file: *mut bindings::
 /// # Safety
 ///
 /// Called as the file operation of that name, with what belongs to it.
-unsafe extern "C" fn fop_flush(file: *mut bindings::file, owner: bindings::fl_owner_t) -> i32 {
+unsafe extern "C" fn fop_flush(file: *mut bindings::file, _: bindings::fl_owner_t) -> i32 {
+    let process = helpers::process();
     // SAFETY: The file is one of ours, and open.
     unsafe {
         let handle = handle(file);
         // Looking through all descriptors is worth it only for who has something to give back.
-        if handle.holds() && c::postbox_closed(file) {
-            handle.process_closed(owner as usize);
+        let has = handle.state.shares.has(process) || !handle.pauses.is_empty();
+        if has && c::postbox_closed(file) {
+            handle.process_closed(Leaving {
+                process: Some(process),
+                died: helpers::exiting(),
+            });
         }
     }
     0
@@ -206,7 +219,11 @@ unsafe extern "C" fn fop_poll(
     };
     // SAFETY: `file` is the one that is polled, and the tables are of this poll, of the relay, or
     // NULL. The handle keeps the object and the relay, and the file the handle.
-    let poll = |table| unsafe { bound.object.poll(bound.side(), &handle.shares, file, table) };
+    let poll = |table| unsafe {
+        bound
+            .object
+            .poll(bound.side(), &handle.state.shares, file, table)
+    };
     handle.relay.start(|relay| {
         poll(relay);
     });

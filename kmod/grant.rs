@@ -70,17 +70,25 @@ impl Grant {
     }
 }
 
-/// What a handle has through a grant.
+/// The rights that can be granted.
+const RIGHTS: [u32; 2] = [uapi::POSTBOX_RIGHT_SEND, uapi::POSTBOX_RIGHT_RECEIVE];
+
+/// What a handle has through grants.
 #[derive(Clone)]
 pub(crate) struct Granted {
-    grant: Arc<Grant>,
-    rights: u32,
+    /// The grant of each of [`RIGHTS`], if it has that through one.
+    grants: [Option<Arc<Grant>>; 2],
 }
 
 impl Granted {
     /// Those of its rights that were taken back.
     pub(crate) fn revoked(&self) -> u32 {
-        self.rights & !self.grant.rights()
+        let grants = RIGHTS.into_iter().zip(&self.grants);
+        let revoked = grants.filter_map(|(right, grant)| {
+            let grant = grant.as_ref()?;
+            Some(right & !grant.rights())
+        });
+        revoked.fold(0, |all, right| all | right)
     }
 }
 
@@ -143,13 +151,19 @@ impl Grants {
         Ok(())
     }
 
-    /// What lets the current task have all of these rights.
+    /// What lets the current task have all of these rights, each through any grant.
     pub(crate) fn permit(&self, rights: u32) -> Option<Granted> {
-        let mut grants = self.0.iter();
-        let grant = grants.find(|grant| rights & !grant.rights() == 0 && grant.to.is_current())?;
-        Some(Granted {
-            grant: grant.clone(),
-            rights,
-        })
+        let mut granted = Granted {
+            grants: [None, None],
+        };
+        for (right, slot) in RIGHTS.into_iter().zip(&mut granted.grants) {
+            if rights & right != 0 {
+                let mut grants = self.0.iter();
+                let grant =
+                    grants.find(|grant| grant.rights() & right != 0 && grant.to.is_current());
+                *slot = Some(grant?.clone());
+            }
+        }
+        Some(granted)
     }
 }

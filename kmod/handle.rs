@@ -10,11 +10,10 @@ use crate::{
     mapping::Area,
     object::{Object, Side},
     pause::Pauses,
-    queue::HandleState,
     quota::{Pinned, Users},
     registry::{Opened, Registry},
     relay::Relay,
-    share::Shares,
+    share::Leaving,
     uapi,
     uring::Commands,
 };
@@ -22,7 +21,7 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{Atomic, Full, Release},
-        new_spinlock, Arc, SetOnce,
+        Arc, SetOnce,
     },
 };
 
@@ -163,12 +162,9 @@ pub(crate) struct Handle {
     /// Those who polled it while it was unbound.
     #[pin]
     pub(crate) relay: Relay,
-    /// What it has of mailboxes. After the mailbox's lock.
+    /// What it, and each process through it, has of the object. After the object's lock.
     #[pin]
     pub(crate) state: State,
-    /// What each process has of a wait object through it. After the object's lock.
-    #[pin]
-    pub(crate) shares: Shares,
     /// The io_uring commands that are parked by it.
     #[pin]
     pub(crate) commands: Commands,
@@ -191,8 +187,7 @@ impl Handle {
                 bound: SetOnce::new(),
                 claimed: Atomic::new(0),
                 relay <- Relay::new(),
-                state <- new_spinlock!(HandleState::new(), "postbox_handle"),
-                shares <- Shares::new(),
+                state <- State::new(),
                 commands <- Commands::new(),
                 pauses <- Pauses::new(),
             }),
@@ -282,23 +277,14 @@ impl Handle {
         f(&self.shared.users.current(self.scope)?)
     }
 
-    /// Whether a process may have something of the object that it has to give back.
-    pub(crate) fn holds(&self) -> bool {
-        if !self.shares.is_empty() || !self.pauses.is_empty() {
-            return true;
-        }
-        let state = self.state.lock();
-        state.leases() > 0 || state.owed() > 0
-    }
-
     /// Gives back what a process took and cannot settle any more: it exits, or has closed its last
     /// descriptor of the handle.
-    pub(crate) fn process_closed(&self, process: usize) {
-        self.pauses.end(self, Some(process));
+    pub(crate) fn process_closed(&self, leaving: Leaving) {
+        self.pauses.end(self, leaving.process);
         if let Some(bound) = self.bound.as_ref() {
             bound
                 .object
-                .process_closed(bound.side(), &self.state, &self.shares, process);
+                .process_closed(bound.side(), &self.state, leaving);
         }
     }
 }
@@ -309,7 +295,11 @@ impl PinnedDrop for Handle {
         self.relay.stop();
         self.pauses.end(&self, None);
         if let Some(bound) = self.bound.as_ref() {
-            bound.object.close(bound.side(), &self.state, &self.shares);
+            self.process_closed(Leaving {
+                process: None,
+                died: helpers::exiting(),
+            });
+            bound.object.close(bound.side(), &self.state);
             let registry = &self.shared.registry;
             registry.close(bound.id, bound.end, bound.rights);
         }

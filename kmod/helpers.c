@@ -618,6 +618,20 @@ struct pid *postbox_process_get(u32 nr, u64 *ino)
 	return pid;
 }
 
+/* The effective user of a process; -1 if it is gone. */
+u32 postbox_process_euid(struct pid *pid)
+{
+	struct task_struct *task;
+	u32 uid = -1;
+
+	rcu_read_lock();
+	task = pid_task(pid, PIDTYPE_TGID);
+	if (task)
+		uid = __kuid_val(task_cred_xxx(task, euid));
+	rcu_read_unlock();
+	return uid;
+}
+
 void postbox_process_put(struct pid *pid)
 {
 	put_pid(pid);
@@ -751,10 +765,10 @@ bool postbox_dying(void)
 	return fatal_signal_pending(current);
 }
 
-/* What ->flush says when this process closes a file. */
-unsigned long postbox_process(void)
+/* What stands for this process, with all of its threads, and never for another. */
+u64 postbox_process(void)
 {
-	return (unsigned long)current->files;
+	return task_tgid(current)->ino;
 }
 
 static int is_file(const void *wanted, struct file *file, unsigned int fd)
@@ -763,13 +777,94 @@ static int is_file(const void *wanted, struct file *file, unsigned int fd)
 }
 
 /*
- * Whether the process, which has just closed a descriptor of @file or is
- * exiting, has no other one.
+ * Whether the process, of which a thread has just closed a descriptor of @file
+ * or is exiting, has no other one. Threads need not share their descriptors.
  */
-bool postbox_closed(const struct file *file)
+bool postbox_closed(struct file *file)
 {
-	return (current->flags & PF_EXITING) || !current->files ||
-	       !iterate_fd(current->files, 0, is_file, file);
+	struct task_struct *task;
+	bool found;
+
+	/* The one that is being closed has the only reference. */
+	if (file_count(file) == 1)
+		return true;
+	if (iterate_fd(current->files, 0, is_file, file))
+		return false;
+	found = false;
+	rcu_read_lock();
+	for_each_thread(current, task) {
+		task_lock(task);
+		if (task->files != current->files)
+			found = iterate_fd(task->files, 0, is_file, file);
+		task_unlock(task);
+		if (found)
+			break;
+	}
+	rcu_read_unlock();
+	return !found;
+}
+
+static struct workqueue_struct *exits;
+
+int postbox_exits_init(void)
+{
+	exits = alloc_workqueue("postbox", WQ_UNBOUND, 0);
+	return exits ? 0 : -ENOMEM;
+}
+
+void postbox_exits_fini(void)
+{
+	destroy_workqueue(exits);
+}
+
+bool postbox_exit_happened(const struct postbox_exit *watch)
+{
+	return postbox_exited(watch->process);
+}
+
+static void exit_work(struct work_struct *work)
+{
+	struct postbox_exit *watch = container_of(work, struct postbox_exit, work);
+
+	/* A leader that is traced wakes its pidfds while its threads live. */
+	if (postbox_exit_happened(watch))
+		postbox_process_exited(watch);
+}
+
+static int exit_wake(struct wait_queue_entry *entry, unsigned int mode,
+		     int flags, void *key)
+{
+	struct postbox_exit *watch = container_of(entry, struct postbox_exit, entry);
+
+	/* Under locks of the exiting task: nothing more can be done here. */
+	queue_work(exits, &watch->work);
+	return 0;
+}
+
+/* Has postbox_process_exited() called when the current process has exited. */
+void postbox_exit_watch(struct postbox_exit *watch)
+{
+	INIT_WORK(&watch->work, exit_work);
+	init_waitqueue_func_entry(&watch->entry, exit_wake);
+	watch->process = get_pid(task_tgid(current));
+	add_wait_queue(&watch->process->wait_pidfd, &watch->entry);
+}
+
+void postbox_exit_stop(struct postbox_exit *watch)
+{
+	remove_wait_queue(&watch->process->wait_pidfd, &watch->entry);
+	/* Nobody queues the work any more. */
+	if (current_work() == &watch->work)
+		cancel_work(&watch->work);
+	else
+		cancel_work_sync(&watch->work);
+	put_pid(watch->process);
+}
+
+/* Takes a reference to a file that is not freed, unless it is being released. */
+bool postbox_file_try_get(struct file *file)
+{
+	return file_ref_get(&file->f_ref);
 }
 
 s64 postbox_now(void)

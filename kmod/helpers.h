@@ -9,6 +9,7 @@
 #include <linux/rbtree_types.h>
 #include <linux/types.h>
 #include <linux/wait.h>
+#include <linux/workqueue.h>
 
 struct cred;
 struct file;
@@ -111,6 +112,7 @@ struct task_struct *postbox_task_get(struct task_struct *task);
 void postbox_task_wake(struct task_struct *task);
 u64 postbox_task_hand_over(struct task_struct *task, bool stay);
 struct pid *postbox_process_get(u32 nr, u64 *ino);
+u32 postbox_process_euid(struct pid *pid);
 void postbox_process_put(struct pid *pid);
 bool postbox_exited(struct pid *pid);
 int postbox_wait(const u32 *done, bool timed, s64 until, bool realtime);
@@ -130,8 +132,9 @@ struct dentry *postbox_debugfs_new(const void *shared);
 void postbox_debugfs_remove(struct dentry *dir);
 /* In Rust. */
 void postbox_show_objects(struct seq_file *seq, const void *shared);
-unsigned long postbox_process(void);
-bool postbox_closed(const struct file *file);
+u64 postbox_process(void);
+bool postbox_closed(struct file *file);
+bool postbox_file_try_get(struct file *file);
 s64 postbox_now(void);
 u64 postbox_thread(void);
 bool postbox_interrupted(void);
@@ -260,8 +263,21 @@ void postbox_watch_stop(struct postbox_watch *watch);
 void postbox_delay_init(struct delayed_work *delay);
 void postbox_delay_start(struct delayed_work *delay, u32 ms);
 void postbox_delay_stop(struct delayed_work *delay);
+/* Tells of the exit of a process. */
+struct postbox_exit {
+	struct wait_queue_entry entry;
+	struct work_struct work;
+	struct pid *process;
+};
+
+int postbox_exits_init(void);
+void postbox_exits_fini(void);
+void postbox_exit_watch(struct postbox_exit *watch);
+bool postbox_exit_happened(const struct postbox_exit *watch);
+void postbox_exit_stop(struct postbox_exit *watch);
 
 /* In Rust. */
+void postbox_process_exited(struct postbox_exit *watch);
 void postbox_uring_run(struct io_uring_cmd *cmd, unsigned int issue_flags,
 		       bool dead);
 void postbox_uring_time_up(struct hrtimer *timer);

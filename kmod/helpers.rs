@@ -93,6 +93,14 @@ pub(crate) struct RawWatch {
     exited: bool,
 }
 
+/// Tells of the exit of a process.
+#[repr(C)]
+pub(crate) struct RawExit {
+    entry: bindings::wait_queue_entry,
+    work: bindings::work_struct,
+    process: *mut bindings::pid,
+}
+
 /// An io_uring command as it was submitted.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -155,7 +163,13 @@ pub(crate) mod c {
         ) -> *mut bindings::file;
         pub(crate) fn postbox_file_get(fd: u32, refused: *mut bool) -> *mut bindings::file;
         pub(crate) fn postbox_may_receive(file: *mut bindings::file) -> i32;
-        pub(crate) fn postbox_closed(file: *const bindings::file) -> bool;
+        pub(crate) fn postbox_closed(file: *mut bindings::file) -> bool;
+        pub(crate) fn postbox_file_try_get(file: *mut bindings::file) -> bool;
+        pub(crate) fn postbox_exits_init() -> i32;
+        pub(crate) fn postbox_exits_fini();
+        pub(crate) fn postbox_exit_watch(watch: *mut RawExit);
+        pub(crate) fn postbox_exit_happened(watch: *const RawExit) -> bool;
+        pub(crate) fn postbox_exit_stop(watch: *mut RawExit);
         pub(crate) fn postbox_poll_init(head: *mut bindings::wait_queue_head);
         pub(crate) fn postbox_poll_add(
             file: *mut bindings::file,
@@ -311,6 +325,7 @@ pub(crate) mod c {
         pub(super) fn postbox_exiting() -> bool;
 
         pub(super) fn postbox_process_get(nr: u32, ino: *mut u64) -> *mut bindings::pid;
+        pub(super) fn postbox_process_euid(pid: *mut bindings::pid) -> u32;
         pub(super) fn postbox_process_put(pid: *mut bindings::pid);
         pub(super) fn postbox_exited(pid: *mut bindings::pid) -> bool;
 
@@ -349,7 +364,7 @@ pub(crate) mod c {
         pub(crate) fn postbox_debugfs_new(shared: *const c_void) -> *mut bindings::dentry;
         pub(crate) fn postbox_debugfs_remove(dir: *mut bindings::dentry);
         pub(super) fn postbox_dying() -> bool;
-        pub(super) fn postbox_process() -> usize;
+        pub(super) fn postbox_process() -> u64;
         pub(super) fn postbox_now() -> i64;
         pub(super) fn postbox_thread() -> u64;
         pub(super) fn postbox_interrupted() -> bool;
@@ -630,6 +645,15 @@ impl Process {
         self.pid.as_ptr()
     }
 
+    /// Its effective user now, as the kernel keeps it.
+    pub(crate) fn euid(&self) -> Result<u32> {
+        // SAFETY: It holds a reference.
+        match unsafe { c::postbox_process_euid(self.as_ptr()) } {
+            u32::MAX => Err(ESRCH),
+            uid => Ok(uid),
+        }
+    }
+
     /// Whether it has exited.
     pub(crate) fn exited(&self) -> bool {
         // SAFETY: It holds a reference.
@@ -810,8 +834,10 @@ pub(crate) fn page_size() -> usize {
     unsafe { c::postbox_page_size() }
 }
 
-/// What stands for the current process, and for its closing of a file.
-pub(crate) fn process() -> usize {
+/// What stands for the current process, with all of its threads, and never for another one: as
+/// [`Identity::process`].
+#[inline]
+pub(crate) fn process() -> u64 {
     // SAFETY: As above.
     unsafe { c::postbox_process() }
 }

@@ -9,7 +9,7 @@ use crate::{
     helpers,
     mailbox::IN,
     queue::{self, Gate, GateWaiter},
-    share::{Handles, Shares},
+    share::{Handles, Leaving, Shares},
     uapi,
     uring::Parked,
     wait::{Outcome, Pollers, Wait, Waiter, WaiterPtr, Wake},
@@ -87,21 +87,20 @@ impl Latch {
     }
 
     /// A handle was closed for the last time.
-    pub(crate) fn close(&self, sends: bool, receives: bool, shares: &Shares) {
-        self.process_closed(shares, None);
+    pub(crate) fn close(&self, sends: bool, receives: bool) {
         self.inner.lock().handles.close(sends, receives);
     }
 
-    /// Breaks if `process`, or anyone, owes something through a handle.
-    pub(crate) fn process_closed(&self, shares: &Shares, process: Option<usize>) {
+    /// Breaks if a process, or any, owes something through a handle that nobody else has promised.
+    pub(crate) fn process_closed(&self, shares: &Shares, leaving: Leaving) {
         loop {
             let mut inner = self.inner.lock();
-            let share = shares.lock().settle(process);
+            let share = shares.settle(leaving);
             let Some(share) = share else {
                 return;
             };
             if share.count > 0 {
-                inner.latch.break_now();
+                inner.latch.broke_promise(share.count);
             }
             self.settle(inner);
         }
@@ -145,7 +144,8 @@ impl Latch {
             return Err(eoverflow());
         }
         if !shares.unused() {
-            shares.lock().subtract_some(helpers::process(), count);
+            let kept = shares.lock().subtract_some(helpers::process(), count);
+            inner.latch.kept_promise(kept);
         }
         if inner.latch.gate().is_some() {
             self.settle(inner);
@@ -214,25 +214,27 @@ impl Latch {
     pub(crate) fn join(&self, count: u64, shares: &Shares) -> Result {
         let process = helpers::process();
         shares.enter(process)?;
-        let inner = self.inner.lock();
-        if count > inner.latch.count() {
+        let mut inner = self.inner.lock();
+        if !inner.latch.promise(count) {
             return Err(eoverflow());
         }
         if shares.lock().add(process, count) {
             Ok(())
         } else {
             // Another thread has closed the last descriptor.
+            inner.latch.kept_promise(count);
             Err(EBADF)
         }
     }
 
     /// The process is not going to do so after all.
     pub(crate) fn leave(&self, count: u64, shares: &Shares) -> Result {
-        if shares.lock().subtract(helpers::process(), count) {
-            Ok(())
-        } else {
-            Err(EINVAL)
+        let mut inner = self.inner.lock();
+        if !shares.lock().subtract(helpers::process(), count) {
+            return Err(EINVAL);
         }
+        inner.latch.kept_promise(count);
+        Ok(())
     }
 
     /// Ends the waits that are over.

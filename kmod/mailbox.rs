@@ -14,6 +14,7 @@ use crate::{
         self, Capacity, Commit, HandleState, List, Received, Reserving, Returned, Search, Sending,
         Sent, Take, Withdrawn,
     },
+    share::{Leaving, Shares},
     uapi,
     uring::Parked,
     wait::{Event, Haste, Outcome, Pollers, Wait, Waiter, WaiterPtr, Wake},
@@ -79,8 +80,64 @@ const PATIENCE: i64 = 1_000_000_000;
 pub(crate) const IN: u32 = bindings::POLLIN | bindings::POLLRDNORM;
 pub(crate) const OUT: u32 = bindings::POLLOUT | bindings::POLLWRNORM;
 
-/// What a handle has of the mailbox. The mailbox's lock is taken first.
-pub(crate) type State = SpinLock<HandleState<KBox<Message>>>;
+/// What a handle has of its mailboxes, and what each process has through it. The object's lock is
+/// taken first.
+#[pin_data]
+pub(crate) struct State {
+    #[pin]
+    inner: SpinLock<HandleState<KBox<Message>>>,
+    #[pin]
+    pub(crate) shares: Shares,
+}
+
+impl State {
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            inner <- new_spinlock!(HandleState::new(), "postbox_handle"),
+            shares <- Shares::new(),
+        })
+    }
+
+    #[inline]
+    pub(crate) fn lock(&self) -> SpinLockGuard<'_, HandleState<KBox<Message>>> {
+        self.inner.lock()
+    }
+}
+
+/// Gives back what a process, or every process, has through a handle of these mailboxes: `tx` if it
+/// sends, `rx` if it receives.
+pub(crate) fn process_closed(
+    tx: Option<&Mailbox>,
+    rx: Option<&Mailbox>,
+    state: &State,
+    leaving: Leaving,
+) {
+    loop {
+        let share = {
+            // Under it a message is leased, or a request owed, by a process that has an entry.
+            let _inner = rx.map(|rx| rx.inner.lock());
+            state.shares.settle(leaving)
+        };
+        let Some(share) = share else {
+            break;
+        };
+        if let (Some(tx), true) = (tx, share.count > 0) {
+            let mut inner = tx.inner.lock();
+            inner.unreserve_some(&mut state.lock(), share.count, share.bytes);
+            tx.settle(inner);
+        }
+    }
+    if let Some(rx) = rx {
+        rx.reclaim(state, leaving.process);
+    }
+    let mut from = 0;
+    loop {
+        let kept = state.lock().forget(leaving.process, &mut from);
+        if let Search::None = kept {
+            return;
+        }
+    }
+}
 
 /// How many messages a handle may have that are not acknowledged, or not answered, or answers that
 /// were not fetched: so that finding one takes a bounded time.
@@ -314,9 +371,6 @@ impl Mailbox {
 
     /// A handle was closed for the last time.
     pub(crate) fn close(&self, sends: bool, receives: bool, state: &State) {
-        if receives {
-            self.reclaim(state, None);
-        }
         let mut inner = self.inner.lock();
         inner.close(sends, receives, &mut state.lock());
         let idle = inner.senders() == 0 && inner.receivers() == 0;
@@ -368,7 +422,7 @@ impl Mailbox {
 
     /// Puts back what `holder`, or anyone, received through a handle and did not acknowledge, and
     /// tells those who wait for an answer that there will be none.
-    pub(crate) fn reclaim(&self, state: &State, holder: Option<usize>) {
+    pub(crate) fn reclaim(&self, state: &State, holder: Option<u64>) {
         let mut from = 0;
         loop {
             let mut inner = self.inner.lock();
@@ -668,7 +722,7 @@ impl Mailbox {
         reply: Option<KBox<Message>>,
     ) -> Result<Wake> {
         let mut inner = self.inner.lock();
-        let answered = inner.answer(&mut state.lock(), token);
+        let answered = inner.answer(&mut state.lock(), token, helpers::process());
         let (mut request, caller) = answered.ok_or(ENOENT)?;
         let Some(caller) = caller else {
             drop(inner);
@@ -690,7 +744,11 @@ impl Mailbox {
 
     /// Whether the caller of a request still waits.
     pub(crate) fn caller_waits(&self, state: &State, token: u64) -> Result {
-        let waits = self.inner.lock().caller_waits(&state.lock(), token);
+        let process = helpers::process();
+        let waits = self
+            .inner
+            .lock()
+            .caller_waits(&state.lock(), token, process);
         match waits {
             Some(true) => Ok(()),
             Some(false) => Err(estale()),
@@ -712,11 +770,12 @@ impl Mailbox {
         if self.rendezvous {
             return Err(eopnotsupp());
         }
+        let process = helpers::process();
         if let Some(outcome) = wait.resume() {
             sent(Some(outcome))?;
-            state.lock().add_reservation(len);
-            return Ok(());
+            return self.reserved(state, process, len);
         }
+        state.shares.enter(process)?;
         let stand_in = Message::stand_in(len)?;
         let stack = pin!(Waiter::new());
         let place = NonNull::from(&*stand_in);
@@ -736,20 +795,40 @@ impl Mailbox {
             Reserving::Full(_) => return Err(EAGAIN),
             Reserving::Closed(_) => return Err(EPIPE),
         }
+        self.reserved(state, process, len)
+    }
+
+    /// Notes a reservation that came through for a process.
+    fn reserved(&self, state: &State, process: u64, len: u64) -> Result {
         state.lock().add_reservation(len);
-        Ok(())
+        if state.shares.lock().add_bytes(process, 1, len) {
+            return Ok(());
+        }
+        // Another thread has closed the last descriptor.
+        let mut inner = self.inner.lock();
+        inner.unreserve_some(&mut state.lock(), 1, len);
+        self.settle(inner);
+        Err(EBADF)
+    }
+
+    /// Gives back a reservation that came through and was not noted.
+    pub(crate) fn give_back_reservation(&self, state: &State, len: u64) {
+        state.lock().add_reservation(len);
+        let mut inner = self.inner.lock();
+        inner.unreserve_some(&mut state.lock(), 1, len);
+        self.settle(inner);
     }
 
     /// Gives a reservation of `len` bytes back.
     pub(crate) fn unreserve(&self, state: &State, len: u64) -> Result {
         let mut inner = self.inner.lock();
-        let done = inner.unreserve(&mut state.lock(), len);
+        let bytes = state.shares.lock().unreserve(helpers::process(), len);
+        let Some(bytes) = bytes else {
+            return Err(EINVAL);
+        };
+        inner.unreserve_some(&mut state.lock(), 1, bytes);
         self.settle(inner);
-        if done {
-            Ok(())
-        } else {
-            Err(EINVAL)
-        }
+        Ok(())
     }
 
     /// Sends a message into room that was reserved for `reserved` bytes.
@@ -759,8 +838,18 @@ impl Mailbox {
         message: KBox<Message>,
         reserved: u64,
     ) -> Result {
+        let process = helpers::process();
         let mut inner = self.inner.lock();
-        let sending = inner.send_reserved(&mut state.lock(), message, reserved);
+        let bytes = match !inner.refuses() && message.node().len() <= reserved {
+            true => state.shares.lock().unreserve(process, reserved),
+            false => None,
+        };
+        // Without one it is refused, as it is by who does not receive any more.
+        let sending = match bytes {
+            Some(bytes) => inner.send_reserved(&mut state.lock(), message, bytes),
+            None if inner.refuses() => Sending::Closed(message),
+            None => Sending::Full(message),
+        };
         // What was reserved and not needed is room for others.
         self.settle(inner);
         match sending {
@@ -945,6 +1034,15 @@ impl Mailbox {
                 self.put_back(message);
                 return Err(Failure::TooSmall(needs));
             }
+            let mut process = 0;
+            if how.lease || (message.node().is_request() && how.answers) {
+                // It is known from now on, so that it comes back when the process exits.
+                process = helpers::process();
+                if let Err(error) = how.handle.state.shares.enter(process) {
+                    self.put_back(message);
+                    return Err(error.into());
+                }
+            }
             let copied = match copy(&message) {
                 Ok(_) if helpers::dying() && !message.accepted() && !how.posts => Err(EINTR),
                 copied => copied,
@@ -960,7 +1058,7 @@ impl Mailbox {
                         .leases
                         .filter(|_| !how.lease || message.node().is_request());
                     let leases = room.and_then(|_| message.take_leases());
-                    if self.commit(message, how) {
+                    if self.commit(message, how, process) {
                         if let (Some(leases), Some(room)) = (leases, room) {
                             leases.receive(&room.access);
                         }
@@ -1116,17 +1214,23 @@ impl Mailbox {
         outcome
     }
 
-    /// Ends a receive whose bytes were copied. `false`: the sender withdrew the message.
-    fn commit(&self, mut message: KBox<Message>, how: &Receive<'_>) -> bool {
+    /// Ends a receive whose bytes were copied, by a process that has an entry if it has to settle it.
+    /// `false`: the sender withdrew the message.
+    fn commit(&self, mut message: KBox<Message>, how: &Receive<'_>, process: u64) -> bool {
         if message.node().is_request() {
-            return self.owe(message, how);
+            return self.owe(message, how, process);
         }
         if how.lease {
             let mut inner = self.inner.lock();
             message.not_received();
             let state = &how.handle.state;
-            let commit = inner.lease(&mut state.lock(), message, helpers::process());
+            let commit = inner.lease(&mut state.lock(), message, process);
+            let entered = state.shares.has(process);
             self.settle(inner);
+            if !entered {
+                // Another thread has closed the last descriptor meanwhile, and it goes back as with that.
+                self.reclaim(state, Some(process));
+            }
             return matches!(commit, Commit::Done(_));
         }
         let mut inner = self.inner.lock();
@@ -1143,39 +1247,45 @@ impl Mailbox {
 
     /// Ends a receive of a request. One that is received without a handle to answer it through is
     /// dropped. It never goes back, and what was in it is not kept until it is answered.
-    fn owe(&self, mut request: KBox<Message>, how: &Receive<'_>) -> bool {
+    fn owe(&self, mut request: KBox<Message>, how: &Receive<'_>, process: u64) -> bool {
         let token = request.node().token();
         let mut inner = self.inner.lock();
         let remains = request.owed();
         let (commit, dropped) = match how.state() {
             Some(state) => {
                 let mut state = state.lock();
-                (inner.owe(&mut state, request, helpers::process()), None)
+                (inner.owe(&mut state, request, process), None)
             }
             None => {
                 let mut nobody = HandleState::new();
                 let commit = inner.owe(&mut nobody, request, 0);
-                (commit, inner.answer(&mut nobody, token))
+                (commit, inner.answer(&mut nobody, token, 0))
             }
         };
         let dropped = dropped.map(|(request, caller)| {
             let wake = caller.map(|caller| caller.finish(Outcome::Sent(Sent::Dropped)));
             (request, wake)
         });
+        let entered = how.state().is_none_or(|state| state.shares.has(process));
         self.settle(inner);
         drop((dropped, remains));
+        if let (Some(state), false) = (how.state(), entered) {
+            // As of a lease.
+            self.reclaim(state, Some(process));
+        }
         matches!(commit, Commit::Done(_))
     }
 
     /// Settles a message that was leased: it is done with, or goes back.
     pub(crate) fn acknowledge(&self, state: &State, token: u64, requeue: bool) -> Result {
+        let process = helpers::process();
         let mut inner = self.inner.lock();
         if requeue {
-            let returned = inner.requeue_leased(&mut state.lock(), token);
+            let returned = inner.requeue_leased(&mut state.lock(), token, process);
             drop(inner);
             self.returned(returned.ok_or(ENOENT)?);
         } else {
-            let message = inner.acknowledge(&mut state.lock(), token);
+            let message = inner.acknowledge(&mut state.lock(), token, process);
             self.settle(inner);
             drop(message.ok_or(ENOENT)?);
         }

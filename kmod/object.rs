@@ -5,14 +5,14 @@ use crate::{
     barrier::Barrier,
     latch::Latch,
     link::{Link, Listener},
-    mailbox::{Mailbox, State},
+    mailbox::{self, Mailbox, State},
     mapping::{Area, Memory},
     pipe::Pipe,
     pool::Pool,
     ring::Ring,
     segment::Segment,
     semaphore::Semaphore,
-    share::Shares,
+    share::{Leaving, Shares},
     uapi,
     wait::Event,
 };
@@ -103,9 +103,8 @@ impl Object {
         }
     }
 
-    /// A handle was closed for the last time. `state` is what it had of mailboxes, and `shares` of
-    /// wait objects.
-    pub(crate) fn close(&self, side: Side, state: &State, shares: &Shares) {
+    /// A handle was closed for the last time. What processes had through it is settled.
+    pub(crate) fn close(&self, side: Side, state: &State) {
         match self {
             Self::Mailbox(mailbox) | Self::Endpoint(mailbox) => {
                 mailbox.close(side.sends, side.receives, state);
@@ -125,36 +124,31 @@ impl Object {
                 listener.queue.purge();
             }
             Self::Pipe(pipe) => pipe.close(side.sends, side.receives),
-            Self::Semaphore(semaphore) => semaphore.close(side.sends, side.receives, shares),
-            Self::Latch(latch) => latch.close(side.sends, side.receives, shares),
-            Self::Barrier(barrier) => barrier.close(side.sends, side.receives, shares),
-            Self::Segment(segment) => segment.close(side.sends, side.receives, shares),
-            Self::Pool(pool) => pool.close(side.sends, side.receives, shares),
-            Self::Ring(ring) => ring.close(side.sends, side.receives, shares),
+            Self::Semaphore(semaphore) => semaphore.close(side.sends, side.receives),
+            Self::Latch(latch) => latch.close(side.sends, side.receives),
+            Self::Barrier(barrier) => barrier.close(side.sends, side.receives),
+            Self::Segment(segment) => segment.close(side.sends, side.receives),
+            Self::Pool(pool) => pool.close(side.sends, side.receives),
+            Self::Ring(ring) => ring.close(side.sends, side.receives),
         }
     }
 
-    /// A process has closed its last descriptor of a handle, or exits.
-    pub(crate) fn process_closed(
-        &self,
-        side: Side,
-        state: &State,
-        shares: &Shares,
-        process: usize,
-    ) {
+    /// A process has closed its last descriptor of a handle, or has exited; or all that have
+    /// something through it have closed it.
+    pub(crate) fn process_closed(&self, side: Side, state: &State, leaving: Leaving) {
+        let shares = &state.shares;
         match self {
-            Self::Semaphore(semaphore) => semaphore.process_closed(shares, Some(process)),
-            Self::Latch(latch) => latch.process_closed(shares, Some(process)),
-            Self::Barrier(barrier) => barrier.process_closed(shares, Some(process)),
-            Self::Segment(segment) => segment.process_closed(shares, Some(process)),
-            Self::Pool(pool) => pool.process_closed(shares, Some(process)),
-            Self::Ring(ring) => ring.process_closed(shares, Some(process)),
+            Self::Semaphore(semaphore) => semaphore.process_closed(shares, leaving),
+            Self::Latch(latch) => latch.process_closed(shares, leaving),
+            Self::Barrier(barrier) => barrier.process_closed(shares, leaving),
+            Self::Segment(segment) => segment.process_closed(shares, leaving),
+            Self::Pool(pool) => pool.process_closed(shares, leaving),
+            Self::Ring(ring) => ring.process_closed(shares, leaving),
             _ => {
-                if let (_, Some(rx)) = self.mailboxes(side.end) {
-                    if side.receives {
-                        rx.reclaim(state, Some(process));
-                    }
-                }
+                let (tx, rx) = self.mailboxes(side.end);
+                let tx = tx.filter(|_| side.sends);
+                let rx = rx.filter(|_| side.receives);
+                mailbox::process_closed(tx.map(|tx| &**tx), rx.map(|rx| &**rx), state, leaving);
             }
         }
     }

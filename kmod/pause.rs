@@ -49,7 +49,7 @@ pub(crate) struct Pause {
     links: Links<Pause>,
     /// The thread, by a number that is never used again, and its process.
     thread: u64,
-    process: usize,
+    process: u64,
     request: u32,
     arg: usize,
     until: Option<i64>,
@@ -129,7 +129,7 @@ impl Pauses {
     }
 
     /// Ends those of `process`, or of anyone.
-    pub(crate) fn end(&self, handle: &Handle, process: Option<usize>) {
+    pub(crate) fn end(&self, handle: &Handle, process: Option<u64>) {
         while let Some(pause) =
             self.take(|pause| process.is_none_or(|process| pause.process == process))
         {

@@ -16,7 +16,7 @@ use crate::{
     queue::{self, Block, Borrower, Flight, Holder, Lease, Refusal, SHARES_MAX},
     quota::{Pinned, SharedCharge},
     request::{address, ensure, Place},
-    share::{Handles, Shares},
+    share::{Handles, Leaving, Shares},
     uapi,
     wait::{Outcome, Pollers, Wait, Waiter, WaiterPtr, Wake},
 };
@@ -107,18 +107,17 @@ impl Pool {
     }
 
     /// A handle was closed for the last time.
-    pub(crate) fn close(&self, sends: bool, receives: bool, shares: &Shares) {
-        self.process_closed(shares, None);
+    pub(crate) fn close(&self, sends: bool, receives: bool) {
         self.inner.lock().handles.close(sends, receives);
     }
 
-    /// Ends the leases that `process`, or anyone, holds through a handle.
-    pub(crate) fn process_closed(&self, shares: &Shares, process: Option<usize>) {
+    /// Ends the leases that a process, or any, holds through a handle.
+    pub(crate) fn process_closed(&self, shares: &Shares, leaving: Leaving) {
         let mut held = false;
         loop {
             let share = {
                 let _inner = self.inner.lock();
-                let share = shares.lock().settle(process);
+                let share = shares.settle(leaving);
                 share
             };
             let Some(share) = share else {
@@ -130,7 +129,9 @@ impl Pool {
         let mut done = !held;
         while !done {
             let mut inner = self.inner.lock();
-            done = inner.table.settle(number_of(shares), process, &mut at);
+            done = inner
+                .table
+                .settle(number_of(shares), leaving.process, &mut at);
             self.settle(inner);
         }
     }
@@ -244,9 +245,9 @@ impl<'a> Access<'a> {
         Ok(Self {
             pool,
             id: bound.id,
-            shares: &handle.shares,
+            shares: &handle.state.shares,
             holder: Holder {
-                handle: number_of(&handle.shares),
+                handle: number_of(&handle.state.shares),
                 process: helpers::process(),
             },
             sends: bound.side().sends,

@@ -48,6 +48,7 @@ mod share;
 mod uapi;
 mod uring;
 mod wait;
+mod watch;
 
 module! {
     type: Postbox,
@@ -60,14 +61,18 @@ module! {
 struct Postbox {
     _device: Pin<KBox<chardev::Device>>,
     _debugfs: inspect::Debugfs,
+    // Goes last.
+    _works: watch::Works,
 }
 
 impl kernel::Module for Postbox {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         let shared = handle::Shared::new()?;
+        let works = watch::Works::new()?;
         Ok(Self {
             _debugfs: inspect::Debugfs::new(shared.clone()),
             _device: KBox::try_pin_init(chardev::Device::new(shared), GFP_KERNEL)?,
+            _works: works,
         })
     }
 }

@@ -21,6 +21,7 @@ use crate::{
     object::Object,
     quota::{ObjectCharge, Pinned},
     uapi,
+    watch::{Target, Watch},
 };
 use kernel::{
     ffi::c_void,
@@ -73,8 +74,9 @@ impl Name {
 pub(crate) enum Key {
     Name(Name),
     Port(u16),
-    /// The process that stands for it in [`Identity::process`].
-    Process(u64),
+    /// The process that stands for it in [`Identity::process`], and its effective user: a process that
+    /// has become another user is not found by what it was.
+    Process(u64, u32),
 }
 
 /// What an object is made with.
@@ -99,6 +101,8 @@ struct Entry {
     grants: Grants,
     /// Who made it, where it is found by its process.
     maker: Option<Identity>,
+    /// Closes it when that process exits, whoever has handles.
+    _watch: Option<Pin<KBox<Watch>>>,
     persistent: bool,
     /// Handles, of a link's two ends apart; of others, the first counts.
     handles: [u32; 2],
@@ -123,6 +127,15 @@ impl Entry {
             }
         }
         self.grants.permit(rights)
+    }
+
+    /// Fails unless the current task owns it now: a handle may have been passed on, and the owner may
+    /// have changed.
+    fn own(&self) -> Result {
+        match self.owner.owned(self.ipc_ns) {
+            true => Ok(()),
+            false => Err(EPERM),
+        }
     }
 
     /// Counts a handle with these rights at an end.
@@ -182,7 +195,7 @@ impl Entry {
                 }
             }
             Some(Key::Port(port)) => info.number = (*port).into(),
-            Some(Key::Process(_)) => {
+            Some(Key::Process(..)) => {
                 info.number = self.maker.as_ref().map_or(0, |maker| maker.see().pid);
             }
             None => {}
@@ -279,9 +292,12 @@ impl Inner {
                 _ => eopnotsupp(),
             });
         }
-        // Who joins a link both sends and receives.
-        let joins = matches!(entry.object, Object::Link(_));
-        let wants = |right| joins || want.rights & right != 0;
+        // Who joins a link does what the directions of its end let it do.
+        let rights = match &entry.object {
+            Object::Link(link) => link.rights(1),
+            _ => want.rights,
+        };
+        let wants = |right| rights & right != 0;
         let bits = if wants(SEND) { 2 } else { 0 } | if wants(RECEIVE) { 4 } else { 0 };
         let granted = match entry.owner.permits(ipc_ns, bits) {
             true => None,
@@ -393,6 +409,14 @@ impl Registry {
         }
         let charge = user.charge_object()?;
         let object = make()?;
+        let watch = match &object {
+            Object::Endpoint(mailbox) => {
+                let target = Target::Endpoint(mailbox.clone());
+                // SAFETY: The target is not a file.
+                Some(unsafe { Watch::current(target) }?)
+            }
+            _ => None,
+        };
         let entry = RBTreeNodeReservation::new(GFP_MAYFAIL)?;
         let nodes = match key {
             Some(key) => Some((
@@ -414,7 +438,8 @@ impl Registry {
             key,
             owner: Owner::current(attributes.mode),
             grants: Grants::new(),
-            maker: matches!(key, Some(Key::Process(_))).then(Identity::current),
+            maker: matches!(key, Some(Key::Process(..))).then(Identity::current),
+            _watch: watch,
             persistent: attributes.persistent,
             handles: [0, 0],
             acceptors: 0,
@@ -595,6 +620,7 @@ impl Registry {
     pub(crate) fn change(&self, id: u64, changes: &Changes) -> Result {
         let mut inner = self.inner.lock();
         let entry = inner.objects.get_mut(&id).ok_or(ENOENT)?;
+        entry.own()?;
         entry.owner.chown(entry.ipc_ns, changes.uid, changes.gid)?;
         if let Some(mode) = changes.mode {
             entry.owner.mode = mode;
@@ -607,6 +633,7 @@ impl Registry {
         let mut new = NewGrant::new(to, rights)?;
         let mut inner = self.inner.lock();
         let entry = inner.objects.get_mut(&id).ok_or(ENOENT)?;
+        entry.own()?;
         entry.key.ok_or(ENOENT)?;
         entry.grants.grant(&mut new)
     }
@@ -615,6 +642,7 @@ impl Registry {
     pub(crate) fn revoke(&self, id: u64, from: &Grantee) -> Result {
         let mut inner = self.inner.lock();
         let entry = inner.objects.get_mut(&id).ok_or(ENOENT)?;
+        entry.own()?;
         entry.grants.revoke(from)
     }
 

@@ -17,7 +17,7 @@ use crate::{
         RingParties, RingRefusal, RingSide, RING_PRODUCERS, RING_UNIT,
     },
     quota::{Pinned, PipeCharge},
-    share::Shares,
+    share::{Leaving, Shares},
     uapi,
     uring::Parked,
     wait::{Outcome, Pollers, Wait, Waiter, WaiterPtr},
@@ -227,22 +227,21 @@ impl Ring {
     }
 
     /// A handle was closed for the last time.
-    pub(crate) fn close(&self, sends: bool, receives: bool, shares: &Shares) {
-        self.process_closed(shares, None);
+    pub(crate) fn close(&self, sends: bool, receives: bool) {
         let mut inner = self.inner.lock();
         inner.parties.close(sends, receives);
         self.changed(inner);
     }
 
-    /// Whatever `process`, or anyone, was through a handle has left.
-    pub(crate) fn process_closed(&self, shares: &Shares, process: Option<usize>) {
+    /// Whatever a process, or any, was through a handle has left.
+    pub(crate) fn process_closed(&self, shares: &Shares, leaving: Leaving) {
         loop {
             let mut inner = self.inner.lock();
-            let share = shares.lock().settle(process);
+            let share = shares.settle(leaving);
             let Some(share) = share else {
                 return;
             };
-            let how = if helpers::exiting() {
+            let how = if share.died {
                 RingLeave::Died
             } else {
                 RingLeave::Closed

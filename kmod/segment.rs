@@ -12,7 +12,7 @@ use crate::{
     mapping::{Area, Memory},
     queue::List,
     quota::{Pinned, SharedCharge},
-    share::{Handles, Shares},
+    share::{Handles, Leaving, Shares},
     uapi,
     wait::{Outcome, Wait, Waiter, WaiterPtr},
 };
@@ -72,16 +72,15 @@ impl Segment {
     }
 
     /// A handle was closed for the last time.
-    pub(crate) fn close(&self, sends: bool, receives: bool, shares: &Shares) {
-        self.process_closed(shares, None);
+    pub(crate) fn close(&self, sends: bool, receives: bool) {
         self.inner.lock().handles.close(sends, receives);
     }
 
-    /// Forgets the numbers that `process`, or anyone, got through a handle.
-    pub(crate) fn process_closed(&self, shares: &Shares, process: Option<usize>) {
+    /// Forgets the numbers that a process, or any, got through a handle.
+    pub(crate) fn process_closed(&self, shares: &Shares, leaving: Leaving) {
         loop {
             let mut inner = self.inner.lock();
-            let share = shares.lock().settle(process);
+            let share = shares.settle(leaving);
             let Some(share) = share else {
                 return;
             };

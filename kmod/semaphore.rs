@@ -10,7 +10,7 @@ use crate::{
     helpers,
     mailbox::{IN, OUT},
     queue::{self, Acquirer},
-    share::{Handles, Shares},
+    share::{Handles, Leaving, Shares},
     uapi,
     uring::Parked,
     wait::{Outcome, Pollers, Wait, Waiter, WaiterPtr, Wake},
@@ -86,16 +86,15 @@ impl Semaphore {
     }
 
     /// A handle was closed for the last time.
-    pub(crate) fn close(&self, sends: bool, receives: bool, shares: &Shares) {
-        self.process_closed(shares, None);
+    pub(crate) fn close(&self, sends: bool, receives: bool) {
         self.inner.lock().handles.close(sends, receives);
     }
 
-    /// Gives back what `process`, or anyone, has through a handle.
-    pub(crate) fn process_closed(&self, shares: &Shares, process: Option<usize>) {
+    /// Gives back what a process, or every process, has through a handle.
+    pub(crate) fn process_closed(&self, shares: &Shares, leaving: Leaving) {
         loop {
             let mut inner = self.inner.lock();
-            let share = shares.lock().settle(process);
+            let share = shares.settle(leaving);
             let Some(share) = share else {
                 return;
             };

@@ -358,7 +358,7 @@ impl Command {
         match self.parked.get() {
             // It has waited for an earlier arrival of the handle, which is over with that.
             Parked::Barrier(arrival, false) => {
-                barrier::collected(&handle.shares, arrival, passed).map(drop)
+                barrier::collected(&handle.state.shares, arrival, passed).map(drop)
             }
             _ => passed,
         }
@@ -385,8 +385,7 @@ impl Command {
                 if let Ok(mailbox) = handle.tx() {
                     // SAFETY: It is what such a request has, and only who runs it is here.
                     let len = unsafe { (*self.args.get()).view::<uapi::postbox_reserve>() }.len;
-                    handle.state.lock().add_reservation(len);
-                    let _ = mailbox.unreserve(&handle.state, len);
+                    mailbox.give_back_reservation(&handle.state, len);
                 }
             }
             (Outcome::Granted(orphans), Parked::Acquire(count), Object::Semaphore(semaphore)) => {

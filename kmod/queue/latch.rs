@@ -27,6 +27,8 @@ pub enum Gate {
 pub struct Latch<W: GateWaiter> {
     count: u64,
     first: u64,
+    /// What processes have promised to count, together.
+    promised: u64,
     broken: bool,
     waiting: List<W>,
 }
@@ -37,6 +39,7 @@ impl<W: GateWaiter> Latch<W> {
         Self {
             count,
             first: count,
+            promised: 0,
             broken: false,
             waiting: List::new(),
         }
@@ -79,9 +82,28 @@ impl<W: GateWaiter> Latch<W> {
         }
     }
 
-    /// A process died that was going to count down.
-    pub fn break_now(&mut self) {
-        self.broken = true;
+    /// A process promises to count so much. `false`, and nothing is changed: all that is left is
+    /// promised already.
+    pub fn promise(&mut self, count: u64) -> bool {
+        match self.promised.checked_add(count) {
+            Some(promised) if promised <= self.count => {
+                self.promised = promised;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// So much of what was promised was counted, or is not promised any more.
+    pub fn kept_promise(&mut self, count: u64) {
+        self.promised = self.promised.saturating_sub(count);
+    }
+
+    /// A process died that had promised so much. The latch breaks, unless the others that have
+    /// promised can still open it: somebody else may have counted in that one's place.
+    pub fn broke_promise(&mut self, count: u64) {
+        self.kept_promise(count);
+        self.broken |= self.count > self.promised;
     }
 
     /// Whether nobody's wait is over.

@@ -147,7 +147,7 @@ pub struct Node<M: Message> {
     redelivered: Cell<bool>,
     token: Cell<u64>,
     /// Who took it, where it is leased or owed an answer.
-    holder: Cell<usize>,
+    holder: Cell<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,6 +241,11 @@ impl<M: Message> Node<M> {
     /// Whether it was taken before and not acknowledged. For the holder of the message.
     pub fn redelivered(&self) -> bool {
         self.redelivered.get()
+    }
+
+    /// Whether `holder` took it, with this token.
+    fn is(&self, token: u64, holder: u64) -> bool {
+        self.token.get() == token && self.holder.get() == holder
     }
 
     /// What this taking of it would be acknowledged with. For the holder of the message.
@@ -436,21 +441,24 @@ impl<M: Message> Tokens<M> {
         }
     }
 
-    fn find(&self, token: u64) -> Option<Raw<M>> {
+    fn find(&self, token: u64, holder: u64) -> Option<Raw<M>> {
         let at = self.tree.from(token)?;
         // SAFETY: It is here, and so valid.
-        (unsafe { at.as_ref() }.node().token.get() == token).then_some(at)
+        unsafe { at.as_ref() }
+            .node()
+            .is(token, holder)
+            .then_some(at)
     }
 
-    fn take(&mut self, token: u64) -> Option<M> {
-        let at = self.find(token)?;
+    fn take(&mut self, token: u64, holder: u64) -> Option<M> {
+        let at = self.find(token, holder)?;
         // SAFETY: It was found here.
         Some(unsafe { self.remove(at) })
     }
 
     /// Takes out one of `holder`, or of anyone. It begins with the token `from`, and looks at some:
     /// [`Search::More`] says where to go on.
-    fn take_of(&mut self, holder: Option<usize>, from: &mut u64) -> Search<M> {
+    fn take_of(&mut self, holder: Option<u64>, from: &mut u64) -> Search<M> {
         for _ in 0..SOME {
             let Some(at) = self.tree.from(*from) else {
                 return Search::None;
@@ -528,17 +536,23 @@ impl<M: Message> HandleState<M> {
         self.kept.len()
     }
 
-    /// Keeps an answer; returns what it is fetched by.
-    pub fn keep(&mut self, answer: M) -> u64 {
+    /// Keeps an answer for `holder`; returns what it is fetched by.
+    pub fn keep(&mut self, answer: M, holder: u64) -> u64 {
         self.kept_token += 1;
         answer.entry().node().token.set(self.kept_token);
+        answer.entry().node().holder.set(holder);
         self.kept.push(answer);
         self.kept_token
     }
 
-    /// Takes an answer out that was kept.
-    pub fn fetch(&mut self, token: u64) -> Option<M> {
-        self.kept.take(token)
+    /// Takes an answer out that was kept for `holder`.
+    pub fn fetch(&mut self, token: u64, holder: u64) -> Option<M> {
+        self.kept.take(token, holder)
+    }
+
+    /// Takes an answer out that was kept for `holder`, or for anyone, and is not going to be fetched.
+    pub fn forget(&mut self, holder: Option<u64>, from: &mut u64) -> Search<M> {
+        self.kept.take_of(holder, from)
     }
 }
 
@@ -775,13 +789,20 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         self.senders -= u32::from(sends);
         self.receivers -= u32::from(receives);
         self.look_for_peers();
-        self.used_messages -= state.reserved_messages;
-        self.used_bytes -= state.reserved_bytes;
-        self.reserved_messages -= state.reserved_messages;
-        self.reserved_bytes -= state.reserved_bytes;
-        state.reserved_messages = 0;
-        state.reserved_bytes = 0;
+        self.unreserve_some(state, u64::MAX, u64::MAX);
         self.end()
+    }
+
+    /// Gives `count` reservations of `bytes` together back, or all that the handle has.
+    pub fn unreserve_some(&mut self, state: &mut HandleState<M>, count: u64, bytes: u64) {
+        let count = count.min(state.reserved_messages);
+        let bytes = bytes.min(state.reserved_bytes);
+        state.reserved_messages -= count;
+        state.reserved_bytes -= bytes;
+        self.reserved_messages -= count;
+        self.reserved_bytes -= bytes;
+        self.used_messages -= count;
+        self.used_bytes -= bytes;
     }
 
     /// Receivers do not see the end when the last sender is gone: another one can come.
@@ -1382,7 +1403,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
 
     /// The receiver has the bytes of a request, and owes the answer: the token that it answers
     /// with is set. `holder` says who it is, for [`Mailbox::abandon`].
-    pub fn owe(&mut self, state: &mut HandleState<M>, request: M, holder: usize) -> Commit<M, ()> {
+    pub fn owe(&mut self, state: &mut HandleState<M>, request: M, holder: u64) -> Commit<M, ()> {
         let node = request.entry().node();
         if node.withdrawn.get() {
             return Commit::Withdrawn(request);
@@ -1399,22 +1420,23 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         Commit::Done(None)
     }
 
-    /// Whether the caller of a request still waits for the answer; `None` if the handle owes no
-    /// such answer.
-    pub fn caller_waits(&self, state: &HandleState<M>, token: u64) -> Option<bool> {
-        let request = state.owed.find(token)?;
+    /// Whether the caller of a request still waits for the answer; `None` if `holder` owes no such
+    /// answer through the handle.
+    pub fn caller_waits(&self, state: &HandleState<M>, token: u64, holder: u64) -> Option<bool> {
+        let request = state.owed.find(token, holder)?;
         // SAFETY: The handle has it, under the same lock.
         Some(unsafe { request.as_ref() }.node().sender.get().is_some())
     }
 
     /// Takes out a request that is answered, and the caller to give the answer to, under the same
-    /// lock, if that still waits. `None` if the handle owes no such answer.
+    /// lock, if that still waits. `None` if `holder` owes no such answer through the handle.
     pub fn answer(
         &mut self,
         state: &mut HandleState<M>,
         token: u64,
+        holder: u64,
     ) -> Option<(M, Option<M::Sender>)> {
-        let request = state.owed.take(token)?;
+        let request = state.owed.take(token, holder)?;
         let caller = request.entry().node().sender.take();
         Some((request, caller))
     }
@@ -1425,7 +1447,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     pub fn abandon(
         &mut self,
         state: &mut HandleState<M>,
-        holder: Option<usize>,
+        holder: Option<u64>,
         from: &mut u64,
     ) -> Search<(M, Option<Wake<M>>)> {
         let request = match state.owed.take_of(holder, from) {
@@ -1444,7 +1466,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         &mut self,
         state: &mut HandleState<M>,
         message: M,
-        holder: usize,
+        holder: u64,
     ) -> Commit<M, Wake<M>> {
         let node = message.entry().node();
         if node.withdrawn.get() {
@@ -1457,9 +1479,14 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         Commit::Done(sender)
     }
 
-    /// Settles a message: it is done with. Returns it to be freed.
-    pub fn acknowledge(&mut self, state: &mut HandleState<M>, token: u64) -> Option<M> {
-        let message = self.unlease(state, token)?;
+    /// Settles a message that `holder` took: it is done with. Returns it to be freed.
+    pub fn acknowledge(
+        &mut self,
+        state: &mut HandleState<M>,
+        token: u64,
+        holder: u64,
+    ) -> Option<M> {
+        let message = self.unlease(state, token, holder)?;
         self.give_room(message.entry().node().len);
         self.counters.received += 1;
         Some(message)
@@ -1470,8 +1497,9 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         &mut self,
         state: &mut HandleState<M>,
         token: u64,
+        holder: u64,
     ) -> Option<Returned<M, Wake<M>, R::Wake>> {
-        let message = self.unlease(state, token)?;
+        let message = self.unlease(state, token, holder)?;
         Some(self.redeliver(message))
     }
 
@@ -1480,7 +1508,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     pub fn reclaim(
         &mut self,
         state: &mut HandleState<M>,
-        holder: Option<usize>,
+        holder: Option<u64>,
         from: &mut u64,
     ) -> Search<Returned<M, Wake<M>, R::Wake>> {
         match state.leases.take_of(holder, from) {
@@ -1493,8 +1521,8 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         }
     }
 
-    fn unlease(&mut self, state: &mut HandleState<M>, token: u64) -> Option<M> {
-        let message = state.leases.take(token)?;
+    fn unlease(&mut self, state: &mut HandleState<M>, token: u64, holder: u64) -> Option<M> {
+        let message = state.leases.take(token, holder)?;
         self.leased -= 1;
         Some(message)
     }

@@ -27,7 +27,7 @@ pub struct Holder {
     /// The handle.
     pub handle: usize,
     /// The process.
-    pub process: usize,
+    pub process: u64,
 }
 
 /// A task that waits for a block. The list of them owns pointers that the tasks keep valid.
@@ -568,7 +568,7 @@ where
 
     /// Takes back what a process, or anybody, holds through a handle. It goes on from `at`, and
     /// does a part; `false`: there is more to do. Nobody may lend to that holder meanwhile.
-    pub fn settle(&mut self, handle: usize, process: Option<usize>, at: &mut u32) -> bool {
+    pub fn settle(&mut self, handle: usize, process: Option<u64>, at: &mut u32) -> bool {
         let end = at.saturating_add(STEP).min(self.leases.len() as u32);
         while *at < end {
             if let Some(State::Held(holder)) = self.lease(*at).map(|lease| lease.state) {

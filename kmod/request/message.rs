@@ -10,7 +10,7 @@ use crate::{
     compat::{edquot, eiocbqueued},
     files::{Files, Installed},
     handle::Handle,
-    helpers::{limits, Process, UserBytes},
+    helpers::{self, limits, Process, UserBytes},
     mailbox::{replied, sent, Failure, Mailbox, Origin, Receive, UNSETTLED_MAX},
     message::{Author, Message, Needs},
     pause::{erestartnointr, Caller, Pause},
@@ -599,7 +599,9 @@ fn optionally(flags: u32, fds: u64, f: impl FnOnce(Option<&mut Leasing<'_>>) -> 
 #[inline(never)]
 fn fetch(handle: &Handle, mailbox: &Mailbox, at: Place, reply: &mut uapi::postbox_recv) -> Result {
     optionally(reply.flags, reply.fds, |incoming| {
-        let answer = handle.state.lock().fetch(reply.token).ok_or(ENOENT)?;
+        let process = helpers::process();
+        let answer = handle.state.lock().fetch(reply.token, process);
+        let answer = answer.ok_or(ENOENT)?;
         answered(handle, mailbox, at, reply, answer, incoming)
     })
 }
@@ -725,7 +727,7 @@ fn undelivered(
     args.token = keep(handle, answer).unwrap_or(0);
     if let Err(error) = tell_needs(at, args, &needs, leasing) {
         // Nobody would ever ask for it.
-        let lost = handle.state.lock().fetch(args.token);
+        let lost = handle.state.lock().fetch(args.token, helpers::process());
         drop(lost);
         return Err(error);
     }
@@ -735,10 +737,12 @@ fn undelivered(
 /// Keeps an answer that could not be delivered, at the caller's cost.
 #[cold]
 fn keep(handle: &Handle, mut answer: KBox<Message>) -> Result<u64> {
+    let process = helpers::process();
+    handle.state.shares.enter(process)?;
     answer.recharge(handle)?;
     let mut state = handle.state.lock();
     if state.kept() < UNSETTLED_MAX {
-        return Ok(state.keep(answer));
+        return Ok(state.keep(answer, process));
     }
     drop(state);
     Err(edquot())

@@ -8,7 +8,7 @@ use crate::{
     compat::{edquot, eopnotsupp},
     grant::Grantee,
     handle::Handle,
-    helpers::{self, limits, Identity, Process, GFP_MAYFAIL},
+    helpers::{self, limits, Process, GFP_MAYFAIL},
     latch::Latch,
     link::{Link, Listener},
     mailbox::Mailbox,
@@ -115,10 +115,13 @@ fn key(args: &uapi::postbox_open) -> Result<Option<Key>> {
     }
     if args.kind == uapi::POSTBOX_KIND_ENDPOINT {
         ensure(args.name == 0 && args.name_len == 0)?;
-        return Ok(Some(Key::Process(match args.number {
-            0 => Identity::current().process(),
-            pid => Process::find(pid)?.number,
-        })));
+        return Ok(Some(match args.number {
+            0 => Key::Process(helpers::process(), helpers::euid()),
+            pid => {
+                let process = Process::find(pid)?;
+                Key::Process(process.number, process.euid()?)
+            }
+        }));
     }
     ensure(args.number == 0)?;
     if args.name == 0 {

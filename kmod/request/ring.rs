@@ -30,19 +30,19 @@ fn side_alone(args: &uapi::postbox_ring) -> Result<RingSide> {
 pub(super) fn attach(handle: &Handle, at: Place, args: &mut uapi::postbox_ring_attach) -> Result {
     let side = side(args.flags)?;
     let ring = ring(handle, right(side))?;
-    args.id = ring.attach(side, &handle.shares)?;
+    args.id = ring.attach(side, &handle.state.shares)?;
     ring.about(args);
     let written = at.write(args);
     if written.is_err() {
         // Nobody has seen it.
-        ring.detach(side, RingLeave::Undone, &handle.shares)?;
+        ring.detach(side, RingLeave::Undone, &handle.state.shares)?;
     }
     written
 }
 
 pub(super) fn detach(handle: &Handle, args: &uapi::postbox_ring) -> Result {
     let side = side_alone(args)?;
-    ring(handle, right(side))?.detach(side, RingLeave::Closed, &handle.shares)
+    ring(handle, right(side))?.detach(side, RingLeave::Closed, &handle.state.shares)
 }
 
 pub(super) fn wait(handle: &Handle, args: &uapi::postbox_ring, how: How<'_>) -> Result {

@@ -24,7 +24,7 @@ fn segment(handle: &Handle) -> Result<&Segment> {
 
 pub(super) fn attach(handle: &Handle, at: Place, args: &mut uapi::postbox_attach) -> Result {
     ensure(args.reserved == 0)?;
-    args.id = segment(handle)?.attach(&handle.shares)?;
+    args.id = segment(handle)?.attach(&handle.state.shares)?;
     at.write(args)
 }
 

@@ -29,7 +29,7 @@ fn check_at_once(args: &uapi::postbox_sync, flags: u32) -> Result {
 /// Where it is noted what to give back, if that was asked for.
 #[inline]
 fn undo<'a>(handle: &'a Handle, args: &uapi::postbox_sync) -> Option<&'a Shares> {
-    (args.flags & uapi::POSTBOX_SYNC_UNDO != 0).then_some(&handle.shares)
+    (args.flags & uapi::POSTBOX_SYNC_UNDO != 0).then_some(&handle.state.shares)
 }
 
 #[inline]
@@ -73,7 +73,7 @@ pub(super) fn release(handle: &Handle, args: &uapi::postbox_sync) -> Result {
 pub(super) fn count_down(handle: &Handle, args: &uapi::postbox_sync) -> Result {
     check_at_once(args, 0)?;
     match handle.bound()?.object(uapi::POSTBOX_RIGHT_SEND)? {
-        Object::Latch(latch) => latch.count_down(args.count, &handle.shares),
+        Object::Latch(latch) => latch.count_down(args.count, &handle.state.shares),
         _ => Err(eopnotsupp()),
     }
 }
@@ -103,9 +103,9 @@ pub(super) fn wait(
             at.write(args)?;
             if arrive {
                 ensure(args.flags & Wait::FLAGS == 0)?;
-                return barrier.arrive(&handle.shares);
+                return barrier.arrive(&handle.state.shares);
             }
-            match barrier.wait(&handle.shares, &wait)? {
+            match barrier.wait(&handle.state.shares, &wait)? {
                 true => tell(at, args, uapi::POSTBOX_SYNC_LEADER),
                 false => Ok(()),
             }
@@ -126,8 +126,8 @@ fn tell(at: Place, args: &mut uapi::postbox_sync, state: u32) -> Result {
 pub(super) fn join(handle: &Handle, args: &uapi::postbox_sync) -> Result {
     check_at_once(args, 0)?;
     match handle.bound()?.object(uapi::POSTBOX_RIGHT_SEND)? {
-        Object::Latch(latch) => latch.join(args.count, &handle.shares),
-        Object::Barrier(barrier) => barrier.join(args.count, &handle.shares),
+        Object::Latch(latch) => latch.join(args.count, &handle.state.shares),
+        Object::Barrier(barrier) => barrier.join(args.count, &handle.state.shares),
         _ => Err(eopnotsupp()),
     }
 }
@@ -135,8 +135,8 @@ pub(super) fn join(handle: &Handle, args: &uapi::postbox_sync) -> Result {
 pub(super) fn leave(handle: &Handle, args: &uapi::postbox_sync) -> Result {
     check_at_once(args, 0)?;
     match handle.bound()?.object(uapi::POSTBOX_RIGHT_SEND)? {
-        Object::Latch(latch) => latch.leave(args.count, &handle.shares),
-        Object::Barrier(barrier) => barrier.leave(args.count, &handle.shares),
+        Object::Latch(latch) => latch.leave(args.count, &handle.state.shares),
+        Object::Barrier(barrier) => barrier.leave(args.count, &handle.state.shares),
         _ => Err(eopnotsupp()),
     }
 }

@@ -265,8 +265,11 @@ struct postbox_version {
  *
  * An endpoint is opened by its process with @number 0, POSTBOX_O_CREATE and
  * POSTBOX_RIGHT_RECEIVE, and by others, whom its mode lets, to send. It
- * belongs to the process and not to its number: it never is that of a later one.
- * Its receivers never see the end: others may always come.
+ * belongs to the process and not to its number: it never is that of a later one,
+ * and accepts nothing when its process is gone. It is found as long as the
+ * effective user of the process is the one who made it; another one can make
+ * another. Its receivers do not see the end before that of the process: others
+ * may always come.
  */
 struct postbox_open {
 	__u32 size;
@@ -337,7 +340,8 @@ struct postbox_unlink {
  * @gid: new group (one of the owner's, or CAP_CHOWN)
  * @reserved: zero
  *
- * Needs POSTBOX_RIGHT_ADMIN. Handles that are open keep their rights.
+ * Needs POSTBOX_RIGHT_ADMIN, and that the caller owns the object now, or has
+ * CAP_IPC_OWNER: EPERM. Handles that are open keep their rights.
  */
 struct postbox_attr {
 	__u32 size;
@@ -364,10 +368,10 @@ struct postbox_attr {
  * @rights: POSTBOX_GRANT: POSTBOX_RIGHT_SEND, POSTBOX_RIGHT_RECEIVE, or both.
  *	POSTBOX_REVOKE: zero
  *
- * Needs POSTBOX_RIGHT_ADMIN. Whoever it is granted to may open the object with
- * these rights, also where its mode forbids that; of the rights that the mode
- * forbids, one grant must have all. A second grant to the same one replaces
- * the first. POSTBOX_REVOKE takes it back: ENOENT, where there is none.
+ * Needs POSTBOX_RIGHT_ADMIN, and that the caller owns the object now, or has
+ * CAP_IPC_OWNER: EPERM. Whoever it is granted to may open the object with
+ * these rights, also where its mode forbids that; the rights of the mode and of
+ * all grants add up. A second grant to the same one replaces the first. POSTBOX_REVOKE takes it back: ENOENT, where there is none.
  *
  * Handles that were opened through a grant stay open when it is taken back, and
  * mappings that were made stay. But memory can no longer be mapped through them,
@@ -664,8 +668,9 @@ struct postbox_recv {
  * @token: from the receive, on this handle
  *
  * A message that is not settled goes back to the head, too, when the process
- * that received it exits or closes its last descriptor of the handle. A
- * handle can have up to 4,096 unsettled messages; more are refused with EDQUOT.
+ * that received it exits or closes its last descriptor of the handle. No other
+ * process can settle it: ENOENT. A handle can have up to 4,096 unsettled
+ * messages; more are refused with EDQUOT.
  */
 struct postbox_ack {
 	__u32 size;
@@ -682,9 +687,10 @@ struct postbox_ack {
  * @len: bytes of the largest message that shall fit
  * @timeout_ns: with POSTBOX_TIMEOUT or POSTBOX_DEADLINE
  *
- * A send with POSTBOX_SEND_RESERVED then does not wait. What a handle reserved
- * and did not use goes back when it is closed. A rendezvous mailbox has no room
- * to reserve: EOPNOTSUPP.
+ * A send with POSTBOX_SEND_RESERVED by the same process then does not wait. What
+ * it reserved and did not use goes back when it exits or closes its last
+ * descriptor of the handle. A rendezvous mailbox has no room to reserve:
+ * EOPNOTSUPP.
  */
 struct postbox_reserve {
 	__u32 size;
@@ -1006,7 +1012,9 @@ struct postbox_capacity {
  * this handle, or is so many of a barrier's parties. If it exits or closes its
  * last descriptor of the handle before it has counted so far, or before
  * POSTBOX_LEAVE has taken that back, whoever waits, now or later, gets EOWNERDEAD:
- * of a latch, unless it opens all the same; of a barrier, unless all had arrived.
+ * of a latch, unless it opens all the same, or what others have promised is enough
+ * to open it; of a barrier, unless all had arrived. EOVERFLOW: of a latch so much
+ * is not left that nobody has promised.
  * EINVAL: this process has not joined for so many as leave.
  */
 struct postbox_sync {

@@ -3,10 +3,11 @@
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 
-use postbox::sys;
+use postbox::{raw, sys};
 use postbox_tests::uring::{OP_WRITE, OP_WRITEV, Ring, Sqe};
 use postbox_tests::{
-    ALICE, Got, Handle, NEVER, User, as_each_attacker, check, device_gid, isolated,
+    ADMIN, ALICE, BOB, Errno, Gate, Got, Handle, Make, NEVER, RECEIVE, SEND, User,
+    as_each_attacker, check, device_gid, isolated, spawn_as, unique,
 };
 
 /// Acts as another user while `f` runs, as a set-user-id program does that lays its privileges aside.
@@ -198,5 +199,171 @@ fn parked_batch_goes_on_as_the_user_who_submitted_it() {
             let sent = batch_of_a_personality(direct);
             assert_eq!(sent, [(ALICE.uid, ALICE.gid); 2], "direct: {direct}");
         }
+    });
+}
+
+/// The endpoint of a process, or with 0 of this one, which makes it.
+fn endpoint(pid: u32) -> Result<(Handle, bool), Errno> {
+    let handle = Handle::unbound();
+    let mut args = sys::postbox_open {
+        kind: sys::POSTBOX_KIND_ENDPOINT,
+        flags: if pid == 0 { sys::POSTBOX_O_CREATE } else { 0 },
+        rights: if pid == 0 { RECEIVE } else { SEND },
+        mode: 0o666,
+        number: pid,
+        capacity: 4,
+        ..Default::default()
+    };
+    raw::open(&handle, None, &mut args)?;
+    Ok((handle, args.created != 0))
+}
+
+#[test]
+fn endpoint_does_not_outlive_a_change_of_user() {
+    isolated(|| {
+        let pid = std::process::id();
+        let (before, made) = acting_as(ALICE, || endpoint(0)).expect("one may be made");
+        assert!(made && before.info().uid == ALICE.uid);
+        // What executes a set-user-id program is root now, and was not when it made that.
+        assert_eq!(endpoint(pid).map(drop), Err(Errno::NOENT));
+        let (own, made) = endpoint(0).expect("one may be made");
+        assert!(made, "the endpoint of another user");
+        assert_eq!(own.info().uid, 0);
+        let (sender, _) = endpoint(pid).expect("that is found");
+        sender.put("secret");
+        assert_eq!((own.get().as_str(), before.info().messages), ("secret", 0));
+        acting_as(ALICE, || {
+            assert_eq!(
+                endpoint(0).map(|(_, made)| made),
+                Ok(false),
+                "its own again"
+            );
+        });
+    });
+}
+
+#[test]
+fn handle_to_change_attributes_does_not_make_its_holder_an_owner() {
+    isolated(|| {
+        let name = unique("admin");
+        let owned = Make {
+            rights: ADMIN | SEND | RECEIVE,
+            ..Make::default()
+        };
+        let handle = owned.open(name.as_str()).expect("the name is new");
+        let admin = handle.dup(ADMIN).expect("it may");
+        spawn_as(ALICE, || {
+            let grant = sys::postbox_grant {
+                who: sys::POSTBOX_GRANT_UID,
+                id: ALICE.uid,
+                rights: SEND | RECEIVE,
+                ..Default::default()
+            };
+            assert_eq!(raw::grant(&admin, &grant), Err(Errno::PERM));
+            let open = sys::postbox_attr {
+                valid: sys::POSTBOX_ATTR_MODE,
+                mode: 0o666,
+                ..Default::default()
+            };
+            assert_eq!(raw::set_attr(&admin, &open), Err(Errno::PERM));
+            let refused = Handle::open(&name, SEND | RECEIVE);
+            assert_eq!(refused.map(drop), Err(Errno::ACCESS));
+        })
+        .ok();
+    });
+}
+
+#[test]
+fn former_owner_cannot_open_again_what_was_taken_from_it() {
+    isolated(|| {
+        let name = unique("former");
+        let (made, taken) = (Gate::new(), Gate::new());
+        let former = spawn_as(ALICE, || {
+            let owned = Make {
+                rights: ADMIN | SEND | RECEIVE,
+                ..Make::default()
+            };
+            let handle = owned.open(name.as_str()).expect("the name is new");
+            made.open(1);
+            taken.pass();
+            let open = sys::postbox_attr {
+                valid: sys::POSTBOX_ATTR_MODE,
+                mode: 0o666,
+                ..Default::default()
+            };
+            assert_eq!(raw::set_attr(&handle, &open), Err(Errno::PERM));
+        });
+        made.pass();
+        let handle = Handle::open(&name, ADMIN).expect("root may");
+        let own = sys::postbox_attr {
+            valid: sys::POSTBOX_ATTR_UID | sys::POSTBOX_ATTR_MODE,
+            uid: 0,
+            mode: 0o600,
+            ..Default::default()
+        };
+        raw::set_attr(&handle, &own).expect("root may");
+        taken.open(1);
+        former.ok();
+    });
+}
+
+#[test]
+fn grants_of_single_rights_add_up() {
+    isolated(|| {
+        let name = unique("grants");
+        let owned = Make {
+            rights: ADMIN | SEND | RECEIVE,
+            ..Make::default()
+        };
+        let handle = owned.open(name.as_str()).expect("the name is new");
+        let grant = |who, id, rights| {
+            let args = sys::postbox_grant {
+                who,
+                id,
+                rights,
+                ..Default::default()
+            };
+            raw::grant(&handle, &args).expect("the owner may");
+        };
+        grant(sys::POSTBOX_GRANT_UID, BOB.uid, SEND);
+        spawn_as(BOB, || {
+            let both = Handle::open(&name, SEND | RECEIVE);
+            assert_eq!(both.map(drop), Err(Errno::ACCESS));
+        })
+        .ok();
+        grant(sys::POSTBOX_GRANT_GID, BOB.gid, RECEIVE);
+        spawn_as(BOB, || {
+            let both = Handle::open(&name, SEND | RECEIVE).expect("each is granted");
+            both.put("x");
+            assert_eq!(both.get(), "x");
+        })
+        .ok();
+    });
+}
+
+#[test]
+fn one_way_port_is_joined_by_who_may_only_send() {
+    isolated(|| {
+        let port = |flags, rights| {
+            let handle = Handle::unbound();
+            let mut args = sys::postbox_open {
+                kind: sys::POSTBOX_KIND_LINK,
+                flags: sys::POSTBOX_O_PORT | flags,
+                rights,
+                mode: 0o622,
+                number: 4711,
+                back_capacity: if flags == 0 { 0 } else { 4 },
+                ..Default::default()
+            };
+            raw::open(&handle, None, &mut args).map(|()| handle)
+        };
+        let back = sys::POSTBOX_O_CREATE | sys::POSTBOX_O_NO_FORWARD;
+        let receiver = port(back, RECEIVE).expect("the port is free");
+        spawn_as(BOB, || {
+            let sender = port(0, SEND).expect("the mode lets everybody send");
+            sender.put("x");
+        })
+        .ok();
+        assert_eq!(receiver.get(), "x");
     });
 }

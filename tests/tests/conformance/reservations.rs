@@ -145,17 +145,25 @@ fn g04_reserving_waits_its_turn() {
         let mailbox = Handle::anonymous(1);
         mailbox.put("fills it");
         let holder = mailbox.sender();
-        let first = spawn(|| holder.reserve(1, FOREVER).expect("room comes"));
+        let (reserved, used) = (Gate::new(), Gate::new());
+        let first = spawn(|| {
+            holder.reserve(1, FOREVER).expect("room comes");
+            reserved.open(1);
+            used.pass();
+            assert_eq!(holder.send_reserved("first", 1), Err(Errno::INVAL));
+            assert_eq!(holder.send_reserved("1", 1), Ok(()));
+        });
         mailbox.wait_senders(1);
         let second = spawn(|| mailbox.send("second", FOREVER).expect("room comes"));
         mailbox.wait_senders(2);
         assert_eq!(mailbox.get(), "fills it");
-        first.ok();
+        reserved.pass();
         assert!(second.running());
         assert_eq!(mailbox.recv(NEVER), Err(Errno::AGAIN));
-        // The handle is this process's, too, and the reservation belongs to the handle.
-        assert_eq!(holder.send_reserved("first", 1), Err(Errno::INVAL));
-        assert_eq!(holder.send_reserved("1", 1), Ok(()));
+        // The handle is this process's, too, and the reservation is not.
+        assert_eq!(holder.send_reserved("1", 1), Err(Errno::INVAL));
+        used.open(1);
+        first.ok();
         assert_eq!(mailbox.get(), "1");
         second.ok();
         assert_eq!(mailbox.get(), "second");

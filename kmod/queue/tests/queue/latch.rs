@@ -70,13 +70,37 @@ fn it_opens_at_zero_for_all_and_for_good() {
 fn a_broken_one_can_still_open() {
     let mut case = Case::new(1);
     case.wait(1);
-    case.latch.break_now();
+    assert!(case.latch.promise(1));
+    case.latch.broke_promise(1);
     case.ends(Gate::Broken, &[1]);
     assert_eq!(case.latch.gate(), Some(Gate::Broken));
     assert!(case.latch.count_down(1));
     assert_eq!(case.latch.gate(), Some(Gate::Open));
-    case.latch.break_now();
-    assert_eq!(case.latch.gate(), Some(Gate::Open));
+    assert!(!case.latch.promise(1), "nothing is left");
+}
+
+#[test]
+fn no_more_is_promised_than_is_left() {
+    let mut case = Case::new(3);
+    assert!(case.latch.promise(2));
+    assert!(!case.latch.promise(2));
+    assert!(!case.latch.promise(u64::MAX));
+    assert!(case.latch.promise(1));
+    case.latch.kept_promise(1);
+    assert!(case.latch.promise(1));
+}
+
+#[test]
+fn broken_promise_that_others_can_keep_breaks_nothing() {
+    let mut case = Case::new(2);
+    case.wait(1);
+    assert!(case.latch.promise(1) && case.latch.promise(1));
+    // Somebody else has counted in the place of one of them.
+    assert!(case.latch.count_down(1));
+    case.latch.broke_promise(1);
+    assert_eq!(case.latch.gate(), None);
+    case.latch.broke_promise(1);
+    case.ends(Gate::Broken, &[1]);
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +108,8 @@ enum Op {
     Wait,
     Leave(usize),
     CountDown(u64),
-    Break,
+    Promise(u64),
+    Break(usize),
 }
 
 proptest! {
@@ -99,7 +124,8 @@ proptest! {
                     6 => Just(Op::Wait),
                     3 => (0..8_usize).prop_map(Op::Leave),
                     3 => prop_oneof![3 => 1..=3_u64, 1 => Just(u64::MAX)].prop_map(Op::CountDown),
-                    1 => Just(Op::Break),
+                    2 => (1..=3_u64).prop_map(Op::Promise),
+                    1 => (0..8_usize).prop_map(Op::Break),
                 ],
                 prop::bool::weighted(0.8),
             ),
@@ -108,7 +134,7 @@ proptest! {
     ) {
         let mut case = Case::new(count);
         let (mut left, mut broken) = (i128::from(count), false);
-        let mut waiting = VecDeque::new();
+        let (mut waiting, mut promises) = (VecDeque::new(), Vec::new());
         for (id, (op, settle)) in ops.into_iter().enumerate() {
             match op {
                 Op::Wait => {
@@ -128,9 +154,17 @@ proptest! {
                     prop_assert_eq!(case.latch.count_down(count), fits);
                     left -= if fits { i128::from(count) } else { 0 };
                 }
-                Op::Break => {
-                    case.latch.break_now();
-                    broken = true;
+                Op::Promise(count) => {
+                    let fits = promises.iter().sum::<u64>() + count <= left as u64;
+                    prop_assert_eq!(case.latch.promise(count), fits);
+                    promises.extend(fits.then_some(count));
+                }
+                Op::Break(which) => {
+                    if !promises.is_empty() {
+                        let count = promises.remove(which % promises.len());
+                        case.latch.broke_promise(count);
+                        broken |= left as u64 > promises.iter().sum();
+                    }
                 }
             }
             let gate = match (left, broken) {

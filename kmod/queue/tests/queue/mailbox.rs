@@ -100,7 +100,7 @@ impl Case {
     }
 
     #[track_caller]
-    fn lease(&mut self, state: &mut HandleState<Post>, id: usize, holder: usize) -> u64 {
+    fn lease(&mut self, state: &mut HandleState<Post>, id: usize, holder: u64) -> u64 {
         let message = self.take(id);
         let token = message.entry().node().token();
         let commit = self.mailbox.lease(state, message, holder);
@@ -404,9 +404,9 @@ fn what_is_taken_or_leased_takes_room_until_it_is_done() {
         Commit::Done(None)
     ));
     assert!(!b.mailbox.writable());
-    assert!(b.mailbox.acknowledge(&mut state, token + 1).is_none());
-    assert!(b.mailbox.acknowledge(&mut state, token).is_some());
-    assert!(b.mailbox.acknowledge(&mut state, token).is_none());
+    assert!(b.mailbox.acknowledge(&mut state, token + 1, 0).is_none());
+    assert!(b.mailbox.acknowledge(&mut state, token, 0).is_some());
+    assert!(b.mailbox.acknowledge(&mut state, token, 0).is_none());
     assert!(b.mailbox.writable());
 }
 
@@ -425,7 +425,7 @@ fn end_comes_after_what_is_in_flight() {
     assert!(!end.receives && !b.mailbox.ended());
     b.commit(message);
     assert!(b.mailbox.end_one_receive().is_none());
-    assert!(b.mailbox.acknowledge(&mut state, token).is_some());
+    assert!(b.mailbox.acknowledge(&mut state, token, 0).is_some());
     assert!(b.mailbox.end().receives);
     assert_eq!(b.mailbox.end_one_receive().expect("it waits").id, 0);
     assert!(matches!(waits.received.take(), Some(Received::Ended)));
@@ -482,9 +482,17 @@ fn only_the_holders_messages_go_back_and_to_their_places() {
         assert!(matches!(returned, Returned::Queued), "{returned:?}");
     }
     assert_eq!((b.mailbox.leased(), state.leases()), (2, 2));
-    let returned = b.mailbox.requeue_leased(&mut state, tokens[1]);
+    assert!(
+        b.mailbox.requeue_leased(&mut state, tokens[1], 7).is_none(),
+        "another one's"
+    );
+    assert!(
+        b.mailbox.acknowledge(&mut state, tokens[1], 7).is_none(),
+        "another one's"
+    );
+    let returned = b.mailbox.requeue_leased(&mut state, tokens[1], 8);
     assert!(matches!(returned, Some(Returned::Queued)), "{returned:?}");
-    assert!(b.mailbox.requeue_leased(&mut state, tokens[0]).is_none());
+    assert!(b.mailbox.requeue_leased(&mut state, tokens[0], 0).is_none());
     for (id, again) in [(0, true), (1, true), (2, true), (4, false)] {
         let message = b.take(id);
         assert_eq!(message.entry().node().redelivered(), again);
@@ -615,7 +623,7 @@ impl Case {
 
     /// Takes a request, to be answered. Returns what it is answered with.
     #[track_caller]
-    fn owe(&mut self, state: &mut HandleState<Post>, id: usize, holder: usize) -> u64 {
+    fn owe(&mut self, state: &mut HandleState<Post>, id: usize, holder: u64) -> u64 {
         let request = self.take(id);
         let token = request.entry().node().token();
         let commit = self.mailbox.owe(state, request, holder);
@@ -658,11 +666,11 @@ fn call_goes_on_waiting_when_it_was_let_in_and_received() {
     let token = b.owe(&mut state, 1, 0);
     assert_eq!(b.sent(1), None);
     assert!(b.mailbox.writable(), "what is owed takes no room");
-    assert_eq!(b.mailbox.caller_waits(&state, token), Some(true));
-    let (request, caller) = b.mailbox.answer(&mut state, token).expect("it is owed");
+    assert_eq!(b.mailbox.caller_waits(&state, token, 0), Some(true));
+    let (request, caller) = b.mailbox.answer(&mut state, token, 0).expect("it is owed");
     assert!(request.id() == 1 && caller.is_some());
-    assert!(b.mailbox.answer(&mut state, token).is_none());
-    assert!(b.mailbox.caller_waits(&state, token).is_none());
+    assert!(b.mailbox.answer(&mut state, token, 0).is_none());
+    assert!(b.mailbox.caller_waits(&state, token, 0).is_none());
 }
 
 #[test]
@@ -689,8 +697,8 @@ fn caller_that_gave_up_leaves_an_answer_that_is_stale() {
     b.calls(0);
     let token = b.owe(&mut state, 0, 0);
     assert!(b.withdraw(0).is_none());
-    assert_eq!(b.mailbox.caller_waits(&state, token), Some(false));
-    let (_, caller) = b.mailbox.answer(&mut state, token).expect("it is owed");
+    assert_eq!(b.mailbox.caller_waits(&state, token, 0), Some(false));
+    let (_, caller) = b.mailbox.answer(&mut state, token, 0).expect("it is owed");
     assert!(caller.is_none());
     // One that nobody has received is taken back.
     b.calls(1);
@@ -711,7 +719,7 @@ fn only_the_holders_callers_are_abandoned() {
     let mut state = HandleState::new();
     let tokens = [0, 1, 2].map(|id| {
         b.calls(id);
-        b.owe(&mut state, id, id % 2)
+        b.owe(&mut state, id, id as u64 % 2)
     });
     assert!(b.withdraw(2).is_none());
     let (request, woken) =
@@ -725,7 +733,8 @@ fn only_the_holders_callers_are_abandoned() {
         found(|from| b.mailbox.abandon(&mut state, Some(0), from)).expect("owed by it");
     assert!(request.id() == 2 && woken.is_none());
     assert!(found(|from| b.mailbox.abandon(&mut state, Some(0), from)).is_none());
-    assert_eq!(b.mailbox.caller_waits(&state, tokens[1]), Some(true));
+    assert_eq!(b.mailbox.caller_waits(&state, tokens[1], 1), Some(true));
+    assert_eq!(b.mailbox.caller_waits(&state, tokens[1], 0), None);
     let anybodys = found(|from| b.mailbox.abandon(&mut state, None, from));
     assert!(anybodys.is_some_and(|(request, woken)| request.id() == 1 && woken.is_some()));
 }
@@ -752,17 +761,19 @@ fn calls_end_with_the_last_receiver_and_not_with_the_end_of_sending() {
 fn kept_answers_are_fetched_once() {
     let mut state = HandleState::new();
     let drops = Drops::default();
-    let tokens = [0, 1].map(|id| state.keep(Post::new(id, 0, 1, &drops)));
+    let tokens = [0, 1].map(|id| state.keep(Post::new(id, 0, 1, &drops), 7));
     assert_ne!(tokens[0], tokens[1]);
     assert_eq!(state.kept(), 2);
+    assert!(state.fetch(tokens[1], 8).is_none(), "another one's");
+    assert!(found(|from| state.forget(Some(8), from)).is_none());
     assert!(state
-        .fetch(tokens[1])
+        .fetch(tokens[1], 7)
         .is_some_and(|answer| answer.id() == 1));
-    assert!(state.fetch(tokens[1]).is_none());
-    let again = state.keep(Post::new(2, 0, 1, &drops));
+    assert!(state.fetch(tokens[1], 7).is_none());
+    let again = state.keep(Post::new(2, 0, 1, &drops), 7);
     assert!(!tokens.contains(&again), "a token came twice");
     assert!(state
-        .fetch(tokens[0])
+        .fetch(tokens[0], 7)
         .is_some_and(|answer| answer.id() == 0));
 }
 

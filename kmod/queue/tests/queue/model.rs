@@ -65,12 +65,12 @@ enum Step {
     },
     Lease {
         receiver: usize,
-        holder: usize,
+        holder: u64,
     },
     /// The receiver of a request owes the answer from now on.
     Owe {
         receiver: usize,
-        holder: usize,
+        holder: u64,
     },
     PutBack {
         receiver: usize,
@@ -118,7 +118,7 @@ enum Step {
     },
     Reclaim {
         handle: usize,
-        holder: usize,
+        holder: u64,
     },
     /// Takes out what nobody can receive.
     Purge,
@@ -219,7 +219,7 @@ struct Item {
     /// The receiver that has it has not begun to copy it.
     handed: bool,
     /// Who took it, to acknowledge it.
-    holder: usize,
+    holder: u64,
     /// When it was taken.
     taken: u64,
 }
@@ -899,6 +899,8 @@ struct World {
     receivers: BTreeMap<usize, (Receive, Rc<Receiver>)>,
     /// The token of each message that was taken last, and all that there ever were.
     tokens: BTreeMap<usize, u64>,
+    /// Who took a message last, to acknowledge or answer it.
+    holders: BTreeMap<usize, u64>,
     used_tokens: BTreeSet<u64>,
     /// The answers that are kept, with the handle and the token.
     kept: BTreeMap<usize, (usize, u64)>,
@@ -917,6 +919,7 @@ impl World {
             senders: BTreeMap::new(),
             receivers: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            holders: BTreeMap::new(),
             used_tokens: BTreeSet::new(),
             kept: BTreeMap::new(),
             drops: Drops::default(),
@@ -1078,7 +1081,7 @@ impl World {
         }
     }
 
-    fn reclaim(&mut self, handle: usize, holder: Option<usize>) {
+    fn reclaim(&mut self, handle: usize, holder: Option<u64>) {
         let mut from = 0;
         loop {
             let state = &mut self.handles[handle].state;
@@ -1286,6 +1289,7 @@ impl World {
             Step::Lease { receiver, holder } => {
                 let (receive, message) = self.begun(receiver);
                 let state = &mut self.handles[receive.handle].state;
+                self.holders.insert(message.id(), holder);
                 let commit = self.mailbox.lease(state, message, holder);
                 if let Some(message) = self.commit(commit) {
                     self.free(message);
@@ -1295,6 +1299,7 @@ impl World {
             Step::Owe { receiver, holder } => {
                 let (receive, request) = self.begun(receiver);
                 let state = &mut self.handles[receive.handle].state;
+                self.holders.insert(request.id(), holder);
                 match self.mailbox.owe(state, request, holder) {
                     Commit::Done(None) => self.events.push(Event::Received),
                     Commit::Done(Some(())) => panic!("a caller is not woken by a receive"),
@@ -1306,9 +1311,9 @@ impl World {
                 }
             }
             Step::Check { handle, id } => {
-                let token = self.tokens[&id];
+                let (token, holder) = (self.tokens[&id], self.holders[&id]);
                 for (other, Handle { state, .. }) in self.handles.iter().enumerate() {
-                    let waits = self.mailbox.caller_waits(state, token);
+                    let waits = self.mailbox.caller_waits(state, token, holder);
                     assert_eq!(waits.is_some(), other == handle);
                     match waits {
                         Some(true) => self.events.push(Waits),
@@ -1318,13 +1323,17 @@ impl World {
                 }
             }
             Step::Answer { handle, id, drop } => {
-                let token = self.tokens[&id];
+                let (token, holder) = (self.tokens[&id], self.holders[&id]);
                 for (other, Handle { state, .. }) in self.handles.iter_mut().enumerate() {
-                    assert!(other == handle || self.mailbox.answer(state, token).is_none());
+                    assert!(other == handle || self.mailbox.answer(state, token, holder).is_none());
                 }
                 let state = &mut self.handles[handle].state;
-                let (request, caller) = self.mailbox.answer(state, token).expect("it is owed");
-                assert!(self.mailbox.answer(state, token).is_none());
+                assert!(self.mailbox.answer(state, token, holder + 1).is_none());
+                let (request, caller) = self
+                    .mailbox
+                    .answer(state, token, holder)
+                    .expect("it is owed");
+                assert!(self.mailbox.answer(state, token, holder).is_none());
                 assert_eq!(request.id(), id);
                 // The kernel hands the answer over here; it is not the queue's.
                 let sent = if drop { Sent::Dropped } else { Sent::Accepted };
@@ -1333,15 +1342,15 @@ impl World {
             }
             Step::Keep { handle, id } => {
                 let answer = Post::new(id, 0, 1, &self.drops);
-                let token = self.handles[handle].state.keep(answer);
+                let token = self.handles[handle].state.keep(answer, 0);
                 self.kept.insert(id, (handle, token));
             }
             Step::Fetch { handle, id } => {
                 let (at, token) = self.kept.remove(&id).expect("it was kept");
                 assert_eq!(at, handle);
                 let state = &mut self.handles[handle].state;
-                let answer = state.fetch(token).expect("it was kept");
-                assert!(state.fetch(token).is_none());
+                let answer = state.fetch(token, 0).expect("it was kept");
+                assert!(state.fetch(token, 0).is_none());
                 assert_eq!(answer.id(), id);
                 self.free(answer);
             }
@@ -1383,23 +1392,31 @@ impl World {
                 assert_eq!(pointer.pointer(), ReceiverPtr::new(&waiter).pointer());
             }
             Step::Acknowledge { handle, id } => {
-                let token = self.tokens[&id];
+                let (token, holder) = (self.tokens[&id], self.holders[&id]);
                 for (other, Handle { state, .. }) in self.handles.iter_mut().enumerate() {
-                    assert!(other == handle || self.mailbox.acknowledge(state, token).is_none());
+                    assert!(
+                        other == handle || self.mailbox.acknowledge(state, token, holder).is_none()
+                    );
                 }
                 let state = &mut self.handles[handle].state;
+                assert!(self.mailbox.acknowledge(state, token, holder + 1).is_none());
                 let message = self
                     .mailbox
-                    .acknowledge(state, token)
+                    .acknowledge(state, token, holder)
                     .expect("it is leased");
                 assert_eq!(message.id(), id);
-                assert!(self.mailbox.acknowledge(state, token).is_none());
+                assert!(self.mailbox.acknowledge(state, token, holder).is_none());
                 self.free(message);
             }
             Step::Requeue { handle, id } => {
-                let (token, state) = (self.tokens[&id], &mut self.handles[handle].state);
-                let returned = self.mailbox.requeue_leased(state, token);
-                assert!(self.mailbox.requeue_leased(state, token).is_none());
+                let (token, holder) = (self.tokens[&id], self.holders[&id]);
+                let state = &mut self.handles[handle].state;
+                assert!(self
+                    .mailbox
+                    .requeue_leased(state, token, holder + 1)
+                    .is_none());
+                let returned = self.mailbox.requeue_leased(state, token, holder);
+                assert!(self.mailbox.requeue_leased(state, token, holder).is_none());
                 self.returned(returned.expect("it is leased"));
             }
             Step::Reclaim { handle, holder } => self.reclaim(handle, Some(holder)),
@@ -1795,7 +1812,7 @@ fn pick<T>(from: &[T], which: usize) -> Option<&T> {
 enum How {
     Begin,
     Commit,
-    Lease { holder: usize },
+    Lease { holder: u64 },
     PutBack,
 }
 
@@ -1855,7 +1872,7 @@ enum Op {
     },
     Reclaim {
         handle: usize,
-        holder: usize,
+        holder: u64,
     },
     Purge,
     Check {
@@ -1875,7 +1892,7 @@ enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     let which = || 0..8_usize;
-    let holder = || 0..2_usize;
+    let holder = || 0..2_u64;
     let len = || 0..=12_u64;
     let priority = || prop_oneof![4 => 0..4_u16, 1 => Just(32767_u16)];
     // A caller can say anything here.

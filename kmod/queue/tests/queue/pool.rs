@@ -12,7 +12,7 @@ fn table(blocks: usize, more: usize) -> Table {
     Pool::new(vec![Block::NEW; blocks], vec![Lease::NEW; blocks + more])
 }
 
-fn holder(handle: usize, process: usize) -> Holder {
+fn holder(handle: usize, process: u64) -> Holder {
     Holder { handle, process }
 }
 
