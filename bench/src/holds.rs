@@ -176,5 +176,14 @@ pub fn holds(filled: Filled) -> Result<Vec<Hold>> {
     )?);
     let sorted = || send(&fd, middle).map(|()| 0);
     holds.push(measure("send, sorted by process", sorted, |_| Ok(()))?);
+    // Objects without a name, which a list passes over.
+    let mut unnamed = Vec::new();
+    for _ in 0..filled.leases {
+        let fd = raw::device()?;
+        raw::open(&fd, None, &mut args)?;
+        unnamed.push(fd);
+    }
+    let list = || raw::list(&fd, 0, &mut [sys::postbox_info::default()]).map(|_| 0);
+    holds.push(measure("list beside unnamed objects", list, |_| Ok(()))?);
     Ok(holds)
 }
