@@ -145,9 +145,9 @@ fn setuid_program_does_not_lend_its_user_to_its_standard_error() {
     });
 }
 
-/// Sends two messages of a registered user's through a mailbox with room for one, so that the command is parked between
-/// them; returns who sent them.
-fn batch_of_a_personality(direct: bool) -> [(u32, u32); 2] {
+/// Sends three messages of a registered user's through a mailbox with room for one. The second is made when the command is
+/// issued, and parks it; the third when it is resumed. Returns who sent them.
+fn batch_of_a_personality(direct: bool) -> [(u32, u32); 3] {
     let mut ring = Ring::new(4, 0).expect("io_uring");
     let personality = acting_as(ALICE, || ring.register_personality()).expect("registered");
     let mailbox = Handle::anonymous(1);
@@ -156,18 +156,18 @@ fn batch_of_a_personality(direct: bool) -> [(u32, u32); 2] {
         data: text.as_ptr() as u64,
         len: text.len() as u32,
         ..Default::default()
-    }; 2];
+    }; 3];
     let entries = [sys::postbox_send {
         size: size_of::<sys::postbox_send>() as u32,
         data: text.as_ptr() as u64,
         len: text.len() as u64,
         ..Default::default()
-    }; 2];
+    }; 3];
     let batch = sys::postbox_batch {
         size: size_of::<sys::postbox_batch>() as u32,
         entry_size: size_of::<sys::postbox_send>() as u32,
         entries: entries.as_ptr() as u64,
-        count: 2,
+        count: 3,
         ..Default::default()
     };
     let (fd, request) = (mailbox.as_raw_fd(), sys::POSTBOX_SEND_BATCH);
@@ -176,7 +176,7 @@ fn batch_of_a_personality(direct: bool) -> [(u32, u32); 2] {
             fd,
             request,
             spans.as_ptr() as u64,
-            2,
+            3,
             postbox_tests::FOREVER,
         ),
         false => Sqe::command(fd, request, (&raw const batch) as u64),
@@ -187,9 +187,12 @@ fn batch_of_a_personality(direct: bool) -> [(u32, u32); 2] {
     });
     ring.park();
     let first = mailbox.recv(NEVER).expect("the first is there");
-    assert_eq!(ring.wait().res, 2);
+    // The second is in, and the third waits for room.
+    ring.park();
     let second = mailbox.recv(NEVER).expect("the second came after it");
-    [ids(&first), ids(&second)]
+    assert_eq!(ring.wait().res, 3);
+    let third = mailbox.recv(NEVER).expect("the third came after it");
+    [first, second, third].map(|got| ids(&got))
 }
 
 #[test]
@@ -197,7 +200,7 @@ fn parked_batch_goes_on_as_the_user_who_submitted_it() {
     isolated(|| {
         for direct in [true, false] {
             let sent = batch_of_a_personality(direct);
-            assert_eq!(sent, [(ALICE.uid, ALICE.gid); 2], "direct: {direct}");
+            assert_eq!(sent, [(ALICE.uid, ALICE.gid); 3], "direct: {direct}");
         }
     });
 }
