@@ -30,6 +30,21 @@ pub const SKIPPED: &[Skip] = &[
         tests: &["uring::uring_a_send_that_does_not_wait_gives_up_on_a_ring_that_nobody_enters"],
     },
     Skip {
+        uring: true,
+        poll: false,
+        because: "a pause is one of a system call that waits; a parked command has none",
+        tests: &[
+            "pauses::handler_ends_a_call_and_takes_the_request_back",
+            "pauses::pause_does_not_lengthen_a_relative_timeout",
+            "pauses::pause_keeps_requests_in_the_queue",
+            "pauses::pause_keeps_requests_that_a_server_took",
+            "pauses::pause_keeps_waits_for_messages_and_room",
+            "pauses::pause_keeps_waits_for_units_and_bytes",
+            "pauses::paused_call_goes_on_after_a_handler_of_sigcont",
+            "pauses::paused_call_that_dies_is_withdrawn",
+        ],
+    },
+    Skip {
         uring: false,
         poll: true,
         because: "who polls has no place in the line, and all of them are woken",
