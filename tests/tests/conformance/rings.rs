@@ -1099,8 +1099,9 @@ fn ring_producers_are_killed_and_what_they_committed_arrives_once_and_in_order()
                 assert!(receive(&mut consumer, postbox::Wait::Forever));
             }
             let victim = kill % PRODUCERS;
-            let next = worker(victim, rng.split());
-            std::mem::replace(&mut workers[victim], next).destroy();
+            // Only one at a time has the ledger of its place.
+            workers.remove(victim).destroy();
+            workers.insert(victim, worker(victim, rng.split()));
         }
         for worker in workers.drain(..) {
             // The others may wait for room.
