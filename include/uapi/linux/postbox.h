@@ -1302,8 +1302,9 @@ struct postbox_ring_head {
 /**
  * struct postbox_ring_tail - the third page of a ring
  * @reserved: not used
- * @tail: bits 0 to 31, the position behind the last record; with one producer,
- *	bits 32 to 63, the bytes of its payload, or zero
+ * @tail: bits 0 to 31, the position behind the last record; bits 32 to 63, with one
+ *	producer, the bytes of its payload, or zero, and with many, a position that the
+ *	head has reached, no more units before the tail than the data has
  * @reserved2: not used
  * @lock: the number of the producer, of many, that moves the tail; 0: nobody
  * @reserved3: not used

@@ -140,7 +140,7 @@ impl Area {
         unsafe { self.tails.as_ref() }
     }
 
-    fn tail(&self) -> Tail {
+    pub(super) fn tail(&self) -> Tail {
         Tail::unpack(self.tails().tail.load(Acquire))
     }
 
@@ -305,8 +305,6 @@ pub(crate) struct Tx<D: Doorbell> {
     pub(crate) bell: D,
     /// This producer's number; of a single one, too.
     id: u32,
-    /// Of many: where the consumer was at last.
-    head: u32,
     /// Of a single one: where its next record goes, and how long the one before it is.
     tail: Tail,
     /// Of a single one: units behind the tail that are free for all that is known. Of many: 0.
@@ -319,13 +317,11 @@ pub(crate) struct Tx<D: Doorbell> {
 
 impl<D: Doorbell> Tx<D> {
     pub(crate) fn new(area: Area, bell: D, id: u32, spin: u32) -> Self {
-        let head = area.head().load(Acquire);
         let tail = area.tail();
         Tx {
             area,
             bell,
             id,
-            head,
             tail,
             free: 0,
             seen: tail.position,
@@ -354,18 +350,24 @@ impl<D: Doorbell> Tx<D> {
         free.map(drop).ok_or(Stop::Corrupt)
     }
 
-    /// Of many: whether there is room for so many units behind `tail`.
-    fn room(&mut self, tail: u32, units: u32) -> Result<bool, Stop> {
+    /// Of many: finds room for so many units behind the tail, and returns the head from which that is
+    /// known. The lock is held.
+    ///
+    /// The head that was known at the last reservation is beside the tail, never more than a ring behind
+    /// it. A producer cannot keep a head of its own: while it reserves nothing, the others may bring the
+    /// tail once through all positions, and an old head would look like a recent one.
+    fn room(&self, tail: Tail, units: u32) -> Result<u32, Stop> {
         let geometry = self.area.geometry;
-        if geometry
-            .free(self.head, tail)
-            .is_some_and(|free| free >= units)
-        {
-            return Ok(true);
+        // No record is longer than half of the ring. A head that cannot be is looked at anew.
+        if tail.position.wrapping_sub(tail.last) <= geometry.units() - units {
+            return Ok(tail.last);
         }
-        self.head = self.area.head().load(Acquire);
-        let free = geometry.free(self.head, tail).ok_or(Stop::Corrupt)?;
-        Ok(free >= units)
+        let head = self.area.head().load(Acquire);
+        let free = geometry.free(head, tail.position).ok_or(Stop::Corrupt)?;
+        if free < units {
+            return Err(Stop::NotNow);
+        }
+        Ok(head)
     }
 
     /// Reserves a record, and returns its position. It never waits: where another producer is slow to let
@@ -408,21 +410,18 @@ impl<D: Doorbell> Tx<D> {
     fn try_reserve_among_many(&mut self, len: u32) -> Result<u32, Stop> {
         let owner = self.id;
         self.lock()?;
-        let position = self.area.tail().position;
-        let reserved = match self.room(position, units(len)) {
-            Ok(true) => {
-                let header = Header::Busy { len, owner }.pack();
-                self.area.header(position).store(header, Relaxed);
-                let tail = Tail {
-                    position: position.wrapping_add(units(len)),
-                    last: 0,
-                };
-                self.area.tails().tail.store(tail.pack(), Release);
-                Ok(position)
-            }
-            Ok(false) => Err(Stop::NotNow),
-            Err(stop) => Err(stop),
-        };
+        let tail = self.area.tail();
+        let position = tail.position;
+        let reserved = self.room(tail, units(len)).map(|head| {
+            let header = Header::Busy { len, owner }.pack();
+            self.area.header(position).store(header, Relaxed);
+            let tail = Tail {
+                position: position.wrapping_add(units(len)),
+                last: head,
+            };
+            self.area.tails().tail.store(tail.pack(), Release);
+            position
+        });
         self.area.tails().lock.store(0, Release);
         reserved
     }

@@ -102,8 +102,9 @@ impl Geometry {
     }
 }
 
-/// The tail as producers publish it: where it is, and how long the last record before it is (one
-/// that came alone need not be looked at to know where it ends).
+/// The tail as producers publish it: where it is, and beside it, of a single producer, how long the last
+/// record before it is (one that came alone need not be looked at to know where it ends); of many, the
+/// head as it was known at the last reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tail {
     pub(crate) position: u32,

@@ -283,6 +283,29 @@ fn loom_many_producers_one_of_which_fails() {
     }
 }
 
+/// The consumer is done with the first records before their room is used again, also by a producer that
+/// knows of that from another one alone.
+#[test]
+fn loom_room_that_one_producer_found_is_used_by_another() {
+    model(2, || {
+        let area = area(true);
+        let [mut first, second] = [producer(&area, 0), producer(&area, 1)];
+        let mut rx = Rx::new(area, Bell, 0);
+        for value in [1, 2] {
+            send(&mut first, value, Wait::Never).expect("room");
+        }
+        let senders = [first, second]
+            .map(|mut tx| thread::spawn(move || send(&mut tx, 3, Wait::Never).is_ok()));
+        assert_eq!(receive(&mut rx, Wait::Never), Ok(1));
+        assert_eq!(receive(&mut rx, Wait::Never), Ok(2));
+        let sent = senders.map(|sender| sender.join().expect("it tries"));
+        for _ in sent.into_iter().filter(|sent| *sent) {
+            assert_eq!(receive(&mut rx, Wait::Never), Ok(3));
+        }
+        assert_eq!(receive(&mut rx, Wait::Never), Err(Stop::Closed));
+    });
+}
+
 /// The word that orders producers stays with one that is gone.
 #[test]
 fn loom_the_lock_of_the_dead_is_taken_over_once() {

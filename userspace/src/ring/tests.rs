@@ -125,6 +125,42 @@ fn a_producer_that_died_with_a_record_or_the_lock_stops_nobody() {
     assert!(consumer.recv().is_err_and(|error| error.is_disconnected()));
 }
 
+/// Positions have 32 bits. A head that a producer saw one round of them ago looks like a recent one.
+#[test]
+fn producer_idle_for_a_round_of_positions_finds_full_ring_full() {
+    let (mut idle, mut consumer) = local(1 << 24, true);
+    let mut busy = idle.try_clone().expect("a place");
+    let (longest, half) = (idle.longest(), idle.tx.area.geometry.half());
+    let send = |producer: &mut Producer<_, _>, number: u64| {
+        let mut slot = producer.try_reserve(longest).expect("room");
+        slot.write(&number.to_ne_bytes());
+        slot.commit();
+    };
+    let mut receive = |number: u64| {
+        let mut first = [0; 8];
+        consumer.recv().expect("there").read_at(0, &mut first);
+        assert_eq!(u64::from_ne_bytes(first), number);
+    };
+    // Each takes half of the ring, and all of them one round.
+    let round = (1 << 32) / u64::from(half);
+    send(&mut idle, 0);
+    for number in 1..round {
+        send(&mut busy, number);
+        if number < round - 1 {
+            receive(number - 1);
+        }
+    }
+    assert_eq!(busy.tx.area.tail().position, 0, "a round");
+    for producer in [&mut idle, &mut busy] {
+        let reserved = producer.try_reserve(8);
+        assert!(reserved.is_err_and(|error| error.is_full()));
+    }
+    receive(round - 2);
+    send(&mut idle, round);
+    receive(round - 1);
+    receive(round);
+}
+
 #[test]
 fn a_full_ring_says_so_and_a_full_one_waits_for_half_of_it() {
     let (mut producer, mut consumer) = local(4096, false);
