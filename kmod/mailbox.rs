@@ -74,9 +74,6 @@ impl core::ops::DerefMut for Inner {
     }
 }
 
-/// How long a send that does not wait gives a receiver that it met to copy the bytes, in nanoseconds.
-const PATIENCE: i64 = 1_000_000_000;
-
 pub(crate) const IN: u32 = bindings::POLLIN | bindings::POLLRDNORM;
 pub(crate) const OUT: u32 = bindings::POLLOUT | bindings::POLLWRNORM;
 
@@ -219,7 +216,6 @@ impl<'a> Receive<'a> {
 pub(crate) fn sent(outcome: Option<Outcome>) -> Result {
     match outcome {
         Some(Outcome::Sent(Sent::Accepted)) => Ok(()),
-        Some(Outcome::Sent(Sent::Full)) => Err(EAGAIN),
         _ => Err(EPIPE),
     }
 }
@@ -329,7 +325,7 @@ impl Mailbox {
         self.message_max
     }
 
-    /// Whether a sender waits until a receiver has its message.
+    /// Whether a sender that waits does so until a receiver has its message.
     pub(crate) fn rendezvous(&self) -> bool {
         self.rendezvous
     }
@@ -526,15 +522,16 @@ impl Mailbox {
     pub(crate) fn send_or_wait(&self, message: KBox<Message>, wait: &Wait<'_>) -> Result {
         let stack = pin!(Waiter::new());
         let place = NonNull::from(&*message);
-        let mut waiter = stack.as_ref();
-        if self.rendezvous || wait.may_wait() {
-            waiter = wait.waiter(waiter, Parked::Send(place))?;
-        }
+        let waits = wait.may_wait();
+        let waiter = match waits {
+            true => wait.waiter(stack.as_ref(), Parked::Send(place))?,
+            false => stack.as_ref(),
+        };
         // SAFETY: The waiter is pinned here, and `wait_sent` returns when it is done, or took its
         // pointer back; or it is a command's.
         let sending = unsafe {
             let mut inner = self.inner.lock();
-            let sending = inner.send(message, Some(waiter.pointer()), wait.may_wait());
+            let sending = inner.send(message, waits.then(|| waiter.pointer()));
             if let Sending::Waits(_) = &sending {
                 wait.listed();
             }
@@ -551,8 +548,6 @@ impl Mailbox {
                     None if self.rendezvous => self.tell(IN),
                     None => {}
                 }
-                // A call that does not wait for a receiver still waits for the one it met to copy
-                // the bytes.
                 self.wait_sent(waiter, place, wait)?;
             }
         }
@@ -562,19 +557,7 @@ impl Mailbox {
     /// Waits until a message, or a reservation, is in.
     fn wait_sent(&self, waiter: Pin<&Waiter>, place: NonNull<Message>, wait: &Wait<'_>) -> Result {
         wait.parked()?;
-        let slept = match wait {
-            // For the receiver that it met. That one may be parked in a ring that nobody enters, even
-            // because its task waits here, too, for a receive in a ring of this one.
-            Wait::Never => {
-                let patience = Wait::Until {
-                    at: helpers::now().saturating_add(PATIENCE),
-                    realtime: false,
-                };
-                // A signal makes nobody repeat what does not wait.
-                waiter.sleep(&patience).map_err(|_| EAGAIN)
-            }
-            wait => waiter.sleep(wait),
-        };
+        let slept = waiter.sleep(wait);
         let mut outcome = waiter.outcome();
         if let (None, Err(error)) = (&outcome, slept) {
             // SAFETY: It was sent with this waiter.
@@ -1014,7 +997,7 @@ impl Mailbox {
             drop(answered.take());
             let mut message = taken?;
             if self.rendezvous || message.node().is_request() {
-                // Its sender waits, and may withdraw it.
+                // Its sender may wait, and withdraw it.
                 match self.begin(&mut message, how) {
                     Ok(true) => {}
                     Ok(false) => {
@@ -1070,14 +1053,14 @@ impl Mailbox {
         }
     }
 
-    /// Begins to copy a message whose sender waits. `false`: that has withdrawn it.
+    /// Begins to copy a message whose sender may wait. `false`: that has withdrawn it.
     fn begin(&self, message: &mut KBox<Message>, how: &Receive<'_>) -> Result<bool> {
         let owes = message.node().is_request() && how.answers;
         let mut begun = false;
         how.handle.with_payer(helpers::euid(), |payer| {
             let mut inner = self.inner.lock();
             begun = inner.begin(message);
-            if !begun {
+            if !begun || !message.node().has_sender() {
                 return Ok(());
             }
             if owes && how.handle.state.lock().owed() >= UNSETTLED_MAX {

@@ -93,9 +93,6 @@ pub trait ReceiveWaiter<M>: Owner {
 pub enum Sent {
     /// The message, or the reservation, is in.
     Accepted,
-    /// The receiver that was copying the message put it back, no other one waits, and the sender
-    /// does not wait for one to come.
-    Full,
     /// The last receiver is gone.
     Closed,
     /// The handle that owed the answer to a request was closed, or its process is gone.
@@ -141,8 +138,6 @@ pub struct Node<M: Message> {
     place: Cell<Place>,
     sender: Cell<Option<M::Sender>>,
     kind: Kind,
-    /// Whether its sender waits for a receiver to come, and not only for one to finish.
-    may_wait: Cell<bool>,
     withdrawn: Cell<bool>,
     redelivered: Cell<bool>,
     token: Cell<u64>,
@@ -180,7 +175,6 @@ impl<M: Message> Node<M> {
             place: Cell::new(Place::Held),
             sender: Cell::new(None),
             kind: Kind::Message,
-            may_wait: Cell::new(false),
             withdrawn: Cell::new(false),
             redelivered: Cell::new(false),
             token: Cell::new(0),
@@ -195,7 +189,6 @@ impl<M: Message> Node<M> {
         self.kind = Kind::Message;
         self.place.set(Place::Held);
         self.sender.set(None);
-        self.may_wait.set(false);
         self.withdrawn.set(false);
         self.redelivered.set(false);
     }
@@ -241,6 +234,11 @@ impl<M: Message> Node<M> {
     /// Whether it was taken before and not acknowledged. For the holder of the message.
     pub fn redelivered(&self) -> bool {
         self.redelivered.get()
+    }
+
+    /// Whether its sender waits, and so may withdraw it. For the holder of the lock.
+    pub fn has_sender(&self) -> bool {
+        self.sender.get().is_some()
     }
 
     /// Whether `holder` took it, with this token.
@@ -336,8 +334,7 @@ pub enum Returned<M, S, W> {
     Queued,
     /// A receiver that waited has it; wake that one.
     Given(W),
-    /// Its sender does not wait for another receiver, or none can come: wake that sender, and free
-    /// the message.
+    /// No other receiver can come: wake its sender, and free the message.
     Refused(S, M),
     /// The sender withdrew it. Free it.
     Withdrawn(M),
@@ -701,7 +698,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         self.waiting.len()
     }
 
-    /// Whether a send returns only when a receiver has the bytes.
+    /// Whether a send that waits returns only when a receiver has the bytes.
     pub fn rendezvous(&self) -> bool {
         self.capacity.messages == 0
     }
@@ -916,29 +913,22 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         }
     }
 
-    /// Sends a message. `waiter` is its sender, where that will wait; a rendezvous always has
-    /// one, and `may_wait` then says whether it waits for a receiver to come. Where it does not,
-    /// it waits until the receiver that was there is done, and learns [`Sent::Full`] if that one
-    /// puts the message back.
+    /// Sends a message. `waiter` is its sender, where that waits: in a rendezvous, until a receiver
+    /// has the bytes. A message whose sender does not wait is accepted there when it is handed to a
+    /// receiver that waits.
     ///
     /// # Safety
     ///
     /// `waiter` stays valid until it was finished or the message was withdrawn.
-    pub unsafe fn send(
-        &mut self,
-        message: M,
-        waiter: Option<M::Sender>,
-        may_wait: bool,
-    ) -> Sending<M, R::Wake> {
+    pub unsafe fn send(&mut self, message: M, waiter: Option<M::Sender>) -> Sending<M, R::Wake> {
         if self.refuses() {
             return Sending::Closed(message);
         }
         let len = message.entry().node().len;
         if self.rendezvous() {
             let receiver = self.pop_waiting(&message, waiter);
-            if receiver.is_some() || may_wait {
+            if waiter.is_some() {
                 message.entry().node().sender.set(waiter);
-                message.entry().node().may_wait.set(may_wait);
                 self.offers += 1;
                 return Sending::Waits(match receiver {
                     Some(receiver) => Some(self.give(receiver, message)),
@@ -948,12 +938,16 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
                     }
                 });
             }
+            if let Some(receiver) = receiver {
+                self.counters.sent += 1;
+                return Sending::Given(self.give(receiver, message));
+            }
         } else if self.blocked.is_empty() && self.fits(len) {
             return match self.accept(message) {
                 Some(wake) => Sending::Given(wake),
                 None => Sending::Queued,
             };
-        } else if may_wait && waiter.is_some() {
+        } else if waiter.is_some() {
             self.counters.full += 1;
             message.entry().node().sender.set(waiter);
             message.entry().node().place.set(Place::Blocked);
@@ -972,14 +966,13 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     pub unsafe fn call(&mut self, request: M, caller: M::Sender) -> Sending<M, R::Wake> {
         if self.rendezvous() {
             // SAFETY: By the contract.
-            return unsafe { self.send(request, Some(caller), true) };
+            return unsafe { self.send(request, Some(caller)) };
         }
         if self.refuses() {
             return Sending::Closed(request);
         }
         let node = request.entry().node();
         node.sender.set(Some(caller));
-        node.may_wait.set(true);
         Sending::Waits(if self.blocked.is_empty() && self.fits(node.len) {
             self.accept(request)
         } else {
@@ -1541,29 +1534,25 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         }
         let sender = node.sender.get();
         if let (Some(_), true) = (sender, self.closed()) {
-            return self.refuse(Sent::Closed, message);
+            return self.refuse(message);
         }
         // A request is answered later than it is received: any receiver will do.
         let offers = sender.filter(|_| self.rendezvous());
         if let Some(receiver) = self.pop_waiting(&message, offers) {
             return Returned::Given(self.hand_over(receiver, message));
         }
-        if sender.is_some() && !node.may_wait.get() {
-            self.counters.full += 1;
-            return self.refuse(Sent::Full, message);
-        }
         self.requeue(message);
         Returned::Queued
     }
 
-    /// Ends the wait of a sender whose message came back.
-    fn refuse(&mut self, sent: Sent, message: M) -> Returned<M, Wake<M>, R::Wake> {
+    /// Ends the wait of a sender whose message came back to where nobody receives any more.
+    fn refuse(&mut self, message: M) -> Returned<M, Wake<M>, R::Wake> {
         let node = message.entry().node();
         let Some(sender) = node.sender.take() else {
             return Returned::Withdrawn(message);
         };
         self.end_offer();
         self.give_room(node.len);
-        Returned::Refused(sender.finish(sent), message)
+        Returned::Refused(sender.finish(Sent::Closed), message)
     }
 }

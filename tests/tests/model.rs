@@ -463,17 +463,20 @@ impl Model {
             return Some(Outcome::Failed(libc::EPIPE));
         }
         if self.rendezvous() {
-            let nobody = self.waiting.is_empty();
-            message.waits = Some(worker);
-            if !nobody || patience != Patience::Never {
-                self.number(&mut message);
-                self.place(message);
-                if let Some(outcome) = self.outcomes.remove(&worker) {
-                    return Some(outcome);
-                }
-            }
-            if nobody && patience == Patience::Never {
+            if patience == Patience::Never && self.waiting.is_empty() {
                 self.full += 1;
+                return Some(Outcome::Failed(libc::EAGAIN));
+            }
+            if patience == Patience::Never {
+                // It is handed over, whatever the receivers do.
+                self.accept(message);
+                return Some(Outcome::Done);
+            }
+            message.waits = Some(worker);
+            self.number(&mut message);
+            self.place(message);
+            if let Some(outcome) = self.outcomes.remove(&worker) {
+                return Some(outcome);
             }
             return self.wait(worker, patience);
         }
@@ -965,9 +968,7 @@ impl<'a> World<'a> {
             match command {
                 Command::Kill => open.is_some() && one_each,
                 Command::Close => !busy && open.is_some() && one_each,
-                Command::SendBatch { .. } => {
-                    !busy && open.is_some() && (model.rendezvous() || model.waiting.is_empty())
-                }
+                Command::SendBatch { .. } => !busy && open.is_some() && model.waiting.is_empty(),
                 Command::Interrupt => busy,
                 Command::Open { .. } => open.is_none(),
                 Command::Acknowledge { .. } | Command::Requeue { .. } => {

@@ -31,7 +31,7 @@ bitflags::bitflags! {
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "lowercase"))]
 pub enum Capacity {
-    /// None: a send returns when a receiver has the bytes.
+    /// None: a send that waits returns when a receiver has the bytes.
     Rendezvous,
     /// This many, at least one (0 is a rendezvous); then senders wait.
     Bounded(u64),
@@ -284,8 +284,8 @@ impl Mailbox {
         Options::new().open(name)
     }
 
-    /// Opens the mailbox of that name, or makes one with capacity 0: a send returns when a receiver
-    /// has the bytes.
+    /// Opens the mailbox of that name, or makes one with capacity 0: a send that waits returns
+    /// when a receiver has the bytes.
     ///
     /// # Errors
     /// As [`Options::open`].

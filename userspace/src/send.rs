@@ -111,7 +111,9 @@ impl<A: CanSend> Handle<A> {
         self.send_with(payload, 0, Wait::Forever)
     }
 
-    /// Sends a message if that is possible now.
+    /// Sends a message if that is possible now. It never sleeps: on a rendezvous mailbox it hands the
+    /// message to a receiver that waits, and does not say that this one has copied it. Should that
+    /// receiver fail, the message is for the next one.
     ///
     /// # Errors
     /// [`Full`](ErrorKind::Full), and see [Sending](#sending).

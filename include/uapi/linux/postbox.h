@@ -217,9 +217,9 @@ struct postbox_version {
  * @rights: the POSTBOX_RIGHT_* that this handle shall have, at least one
  * @mode: permission bits of a new object, 0777 at most. They are taken as they
  *	are: the umask is not applied
- * @capacity: messages that a new mailbox holds. 0: rendezvous, a send returns
- *	when a receiver has the bytes. POSTBOX_UNBOUNDED: the sender never waits.
- *	Semaphore: its maximum, at least 1. Pool: its blocks, at least 1 and
+ * @capacity: messages that a new mailbox holds. 0: rendezvous, a send that
+ *	waits returns when a receiver has the bytes. POSTBOX_UNBOUNDED: the sender
+ *	never waits. Semaphore: its maximum, at least 1. Pool: its blocks, at least 1 and
  *	POSTBOX_BLOCKS_MAX at most
  * @capacity_bytes: bytes that it holds; 0: no limit of its own. Pipe: its size;
  *	0: 65,536. Ring: likewise, rounded up to a power of two. Pool: bytes of a block, a multiple of POSTBOX_BLOCK_ALIGN
@@ -575,9 +575,9 @@ struct postbox_fd {
  * @fds: array of struct postbox_fd
  *
  * Who waits for room gets it in the order of arrival. A non-blocking send to a
- * rendezvous mailbox succeeds when a receiver waits in a blocking receive; it
- * takes as long as that receiver needs to copy the message, and a second at
- * most (EAGAIN; the receiver waits on).
+ * rendezvous mailbox succeeds when a receiver waits in a blocking receive, to
+ * which it hands the message. It does not wait for that one to copy it; if
+ * that fails, the message is for the next receiver.
  */
 struct postbox_send {
 	__u32 size;

@@ -3,7 +3,7 @@
 use std::os::fd::AsRawFd;
 
 use libc::{POLLIN, POLLOUT};
-use postbox::{Listener, raw, sys};
+use postbox::{Link, Listener, raw, sys};
 use postbox_tests::uring::{self, Kept, Ring, Sqe};
 use postbox_tests::*;
 
@@ -202,4 +202,258 @@ fn wait_peer_ends_when_the_peer_can_never_come() {
         // Who comes later is told at once.
         assert_eq!(raw::wait_peer(&link, LONG.0, LONG.1), Err(Errno::PIPE));
     });
+}
+
+/// How often this thread has slept so far.
+fn sleeps() -> u64 {
+    let status = std::fs::read_to_string("/proc/thread-self/status").expect("it can be read");
+    let line = |line: &str| {
+        line.strip_prefix("voluntary_ctxt_switches:")?
+            .trim()
+            .parse()
+            .ok()
+    };
+    status.lines().find_map(line).expect("it is counted")
+}
+
+/// A way to send without waiting.
+type TrySend = fn(&Handle, &mut Ring, &'static [u8]) -> Result<()>;
+
+fn nonblocking(handle: &Handle) -> Handle {
+    let other = handle.dup(SEND).expect("it may send");
+    rustix::fs::fcntl_setfl(&other, rustix::fs::OFlags::NONBLOCK).expect("it is open");
+    other
+}
+
+fn wrote(len: isize, all: &[u8]) -> Result<()> {
+    match usize::try_from(len) {
+        Ok(len) => Ok(assert_eq!(len, all.len())),
+        Err(_) => Err(Errno::from_io_error(&std::io::Error::last_os_error()).expect("a number")),
+    }
+}
+
+/// Submits an entry that completes at once.
+fn at_once(ring: &mut Ring, sqe: &Sqe) -> Result<()> {
+    ring.push(sqe);
+    while ring.unsubmitted() {
+        ring.enter(0).expect("it is submitted");
+    }
+    match ring.pop().expect("it does not wait").res {
+        error if error < 0 => Err(Errno::from_raw_os_error(-error)),
+        _ => Ok(()),
+    }
+}
+
+/// Each of them, with a name.
+const TRY_SENDS: [(&str, TrySend); 6] = [
+    ("ioctl", |handle, _, bytes| handle.send(bytes, NEVER)),
+    ("ioctl of a non-blocking handle", |handle, _, bytes| {
+        nonblocking(handle).send(bytes, FOREVER)
+    }),
+    ("write to a non-blocking handle", |handle, _, bytes| {
+        let (handle, at) = (nonblocking(handle), bytes.as_ptr().cast());
+        // SAFETY: the bytes are there.
+        wrote(
+            unsafe { libc::write(handle.as_raw_fd(), at, bytes.len()) },
+            bytes,
+        )
+    }),
+    ("write with RWF_NOWAIT", |handle, _, bytes| {
+        let part = libc::iovec {
+            iov_base: bytes.as_ptr().cast_mut().cast(),
+            iov_len: bytes.len(),
+        };
+        let fd = handle.as_raw_fd();
+        // SAFETY: one part, whose bytes are there and are only read.
+        wrote(
+            unsafe { libc::pwritev2(fd, &part, 1, -1, libc::RWF_NOWAIT) },
+            bytes,
+        )
+    }),
+    ("command", |handle, ring, bytes| {
+        let (at, len) = (bytes.as_ptr() as u64, bytes.len() as u32);
+        at_once(
+            ring,
+            &Sqe::direct(handle.as_raw_fd(), sys::POSTBOX_SEND, at, len, NEVER),
+        )
+    }),
+    ("command of a non-blocking handle", |handle, ring, bytes| {
+        let (at, len, handle) = (
+            bytes.as_ptr() as u64,
+            bytes.len() as u32,
+            nonblocking(handle),
+        );
+        at_once(
+            ring,
+            &Sqe::direct(handle.as_raw_fd(), sys::POSTBOX_SEND, at, len, FOREVER),
+        )
+    }),
+];
+
+/// Sends without waiting in each way, to one receiver each: all is accepted, and nothing sleeps.
+#[track_caller]
+fn try_sends_never_sleep(mailbox: &Handle) {
+    let waiting = mailbox.info().waiting_receivers as usize;
+    assert_eq!(waiting, TRY_SENDS.len());
+    let mut ring = Ring::new(8, 0).expect("a ring");
+    for (name, send) in TRY_SENDS {
+        let before = sleeps();
+        let sent = send(mailbox, &mut ring, b"handed over");
+        assert_eq!((sent, sleeps() - before), (Ok(()), 0), "{name}");
+    }
+    let before = sleeps();
+    for (name, send) in TRY_SENDS {
+        let sent = send(mailbox, &mut ring, b"nobody waits");
+        assert_eq!(sent, Err(Errno::AGAIN), "{name}");
+    }
+    assert_eq!(sleeps() - before, 0, "no receiver waits");
+    let info = mailbox.info();
+    assert_eq!((info.sent, info.waiting_senders), (waiting as u64, 0));
+}
+
+/// Takes what was accepted, and not received by who failed.
+#[track_caller]
+fn all_comes(mailbox: &Handle) {
+    for (name, _) in TRY_SENDS {
+        assert_eq!(
+            mailbox.recv(LONG).expect("it was accepted").text(),
+            "handed over",
+            "{name}"
+        );
+    }
+    assert_eq!(mailbox.recv(NEVER), Err(Errno::AGAIN));
+}
+
+#[test]
+fn try_send_to_ring_never_entered_does_not_sleep() {
+    for attacker in Attacker::ALL {
+        isolated(|| {
+            let mailbox = Handle::anonymous(0);
+            let count = TRY_SENDS.len() as u32;
+            let parked = attacker.run(|| park_and_sleep(&mailbox, sys::POSTBOX_RECV, 64, count));
+            mailbox.wait_receivers(count);
+            try_sends_never_sleep(&mailbox);
+            // Accepted, it is for the next receiver once that one is gone.
+            assert_eq!(mailbox.recv(NEVER), Err(Errno::AGAIN));
+            parked.destroy();
+            all_comes(&mailbox);
+        });
+    }
+}
+
+#[test]
+fn try_send_to_stopped_receiver_does_not_sleep() {
+    for attacker in Attacker::ALL {
+        isolated(|| {
+            let mailbox = Handle::anonymous(0);
+            let count = TRY_SENDS.len() as u32;
+            let stopped = attacker.run(|| {
+                let mut ring = Ring::new(8, 0).expect("a ring");
+                let room = Kept::new([0u8; 64]);
+                for _ in 0..count {
+                    let (fd, at) = (mailbox.as_raw_fd(), room.address());
+                    ring.push(&Sqe::direct(fd, sys::POSTBOX_RECV, at, 64, FOREVER));
+                }
+                for _ in 0..count {
+                    assert_eq!(ring.wait().res, 11);
+                }
+            });
+            mailbox.wait_receivers(count);
+            stopped.wait_asleep();
+            stopped.kill(libc::SIGSTOP);
+            wait_until("it to be stopped", || stopped.state() == 'T');
+            try_sends_never_sleep(&mailbox);
+            stopped.kill(libc::SIGCONT);
+            stopped.ok();
+            assert_eq!(mailbox.recv(NEVER), Err(Errno::AGAIN));
+        });
+    }
+}
+
+#[test]
+fn try_send_to_receiver_stuck_in_copy_does_not_sleep() {
+    isolated(|| {
+        let mailbox = Handle::anonymous(0);
+        let stuck: Vec<Child> = TRY_SENDS
+            .iter()
+            .map(|_| {
+                spawn(|| {
+                    let page = SlowPage::new();
+                    let mut args = sys::postbox_recv {
+                        data: page.address(),
+                        len: PAGE as u64,
+                        ..recv_args()
+                    };
+                    // SAFETY: the request writes to a page that outlives it.
+                    let received = unsafe { raw::ioctl(&mailbox, sys::POSTBOX_RECV, &mut args) };
+                    panic!("nobody resolves its fault: {received:?}");
+                })
+            })
+            .collect();
+        mailbox.wait_receivers(TRY_SENDS.len() as u32);
+        try_sends_never_sleep(&mailbox);
+        stuck.into_iter().for_each(Child::destroy);
+        all_comes(&mailbox);
+    });
+}
+
+#[test]
+fn try_send_outlives_its_receiver_as_any_message() {
+    isolated(|| {
+        let name = unique("outlives");
+        let tx = Handle::create(&name, 0).sender();
+        let rx = Handle::open(&name, RECEIVE).expect("it is there");
+        let parked = spawn(|| park_and_sleep(&rx, sys::POSTBOX_RECV, 64, 1));
+        rx.wait_receivers(1);
+        tx.put("for whoever comes");
+        drop(rx);
+        parked.destroy();
+        wait_until("the last receiver to be gone", || tx.info().receivers == 0);
+        assert_eq!(tx.send("later", NEVER), Err(Errno::PIPE));
+        assert_eq!(tx.info().messages, 1);
+        let next = Handle::open(&name, RECEIVE).expect("it is there");
+        assert_eq!(next.get(), "for whoever comes");
+        assert_eq!(next.recv(NEVER), Err(Errno::AGAIN));
+    });
+}
+
+#[test]
+fn try_connect_to_accept_never_run_does_not_sleep() {
+    for attacker in Attacker::ALL {
+        isolated(|| {
+            let name = unique("backlog");
+            let listener = Link::options().backlog(0).listen(&name).expect("new");
+            let parked = attacker.run(|| {
+                let flags = uring::SINGLE_ISSUER | uring::DEFER_TASKRUN;
+                let mut ring = Ring::new(8, flags).expect("a ring");
+                let args = Kept::new(sys::postbox_accept {
+                    size: size_of::<sys::postbox_accept>() as u32,
+                    ..Default::default()
+                });
+                let (fd, request) = (listener.as_raw_fd(), sys::POSTBOX_ACCEPT);
+                ring.push(&Sqe::command(fd, request, args.address()));
+                ring.park();
+                loop {
+                    // SAFETY: waits for a signal.
+                    unsafe { libc::pause() };
+                }
+            });
+            wait_until("it to be parked", || {
+                listener.info().expect("bound").waiting_receivers == 1
+            });
+            let link = Handle::unbound();
+            let mut args = sys::postbox_connect {
+                flags: sys::POSTBOX_NONBLOCK,
+                ..Default::default()
+            };
+            let before = sleeps();
+            let connected = raw::connect(&link, Some(name.as_bytes()), &mut args);
+            assert_eq!((connected, sleeps() - before), (Ok(()), 0));
+            // The next one to accept gets the connection.
+            parked.destroy();
+            let server = listener.accept().expect("it was accepted");
+            link.put("through the link");
+            assert_eq!(&*server.recv().expect("sent"), b"through the link");
+        });
+    }
 }

@@ -57,9 +57,9 @@ impl Case {
 
     fn send_with(&mut self, id: usize, len: u64, may_wait: bool) -> Sends {
         let message = Post::new(id, 0, len, &self.drops);
-        let sender = self.sender(&message);
+        let sender = may_wait.then(|| self.sender(&message));
         // SAFETY: It stays in `senders`.
-        unsafe { self.mailbox.send(message, Some(sender), may_wait) }
+        unsafe { self.mailbox.send(message, sender) }
     }
 
     #[track_caller]
@@ -143,38 +143,65 @@ impl Case {
 }
 
 #[test]
-fn rendezvous_try_send_fails_when_its_message_comes_back() {
+fn rendezvous_try_send_is_accepted_at_hand_over() {
     let mut b = Case::rendezvous();
     assert!(matches!(b.send_with(0, 1, false), Sending::Full(_)));
-    let receiver = b.wait(0);
-    assert!(b.mailbox.writable());
-    assert!(matches!(b.send_with(1, 1, false), Sending::Waits(Some(_))));
-    match b.mailbox.put_back(receiver.message()) {
-        Returned::Refused(sender, message) => {
-            assert_eq!((sender.id, sender.sent, message.id()), (1, Sent::Full, 1));
-        }
-        other => panic!("{other:?}"),
-    }
-    assert_eq!(b.mailbox.waiting_senders(), 0);
-    assert_eq!(b.mailbox.counters().full, 2);
-    assert!(!b.mailbox.readable());
-}
-
-#[test]
-fn rendezvous_try_send_goes_on_to_the_next_receiver() {
-    let mut b = Case::rendezvous();
     let (first, second) = (b.wait(0), b.wait(1));
-    assert!(matches!(b.send_with(0, 1, false), Sending::Waits(Some(_))));
+    assert!(b.mailbox.writable());
+    assert!(matches!(b.send_with(1, 1, false), Sending::Given(woken) if woken.id == 0));
+    assert_eq!(b.mailbox.waiting_senders(), 0);
+    assert_eq!(
+        (b.mailbox.counters().sent, b.mailbox.counters().full),
+        (1, 1)
+    );
+    // A receiver that fails leaves it to the next one, and the last one to who comes.
     let returned = b.mailbox.put_back(first.message());
     assert!(
         matches!(&returned, Returned::Given(woken) if woken.id == 1),
         "{returned:?}"
     );
-    let message = second.message();
-    match b.mailbox.commit(&message) {
-        Commit::Done(Some(sender)) => assert_eq!((sender.id, sender.sent), (0, Sent::Accepted)),
-        other => panic!("{other:?}"),
-    }
+    let returned = b.mailbox.put_back(second.message());
+    assert!(matches!(returned, Returned::Queued), "{returned:?}");
+    assert!(b.mailbox.readable());
+    // It was there before the offers that came since.
+    b.send_waits(2, 1);
+    let message = b.take(1);
+    b.commit(message);
+    assert!(b.withdraw(2).is_some());
+    assert_eq!(
+        (b.mailbox.counters().sent, b.mailbox.counters().received),
+        (1, 1)
+    );
+}
+
+#[test]
+fn rendezvous_try_send_left_by_last_receiver_is_purged() {
+    let mut b = Case::rendezvous();
+    let receiver = b.wait(0);
+    assert!(matches!(b.send_with(0, 7, false), Sending::Given(_)));
+    assert!(matches!(
+        b.mailbox.put_back(receiver.message()),
+        Returned::Queued
+    ));
+    b.send_waits(1, 1);
+    b.mailbox.close(false, true, &mut HandleState::new());
+    let (sender, message) = b.mailbox.end_one_send().expect("it waits");
+    assert_eq!((sender.sent, message.id()), (Sent::Closed, 1));
+    assert!(b.mailbox.end_one_send().is_none());
+    let purged = b.mailbox.purge_one().expect("it was accepted");
+    assert_eq!(purged.id(), 0);
+    assert_eq!(b.mailbox.queued(), (0, 0));
+}
+
+#[test]
+fn rendezvous_try_send_meets_its_own_group() {
+    let mut b = Case::rendezvous();
+    let own = Receiver::of_group(1, 0, 7);
+    // SAFETY: It lives until the end.
+    unsafe { b.mailbox.wait(ReceiverPtr::new(&own)) };
+    assert!(b.mailbox.writable());
+    assert!(matches!(b.send_with(0, 1, false), Sending::Given(_)));
+    assert_eq!(own.message().id(), 0);
 }
 
 #[test]
@@ -182,7 +209,7 @@ fn rendezvous_that_was_received_comes_back_without_its_sender() {
     let mut b = Case::rendezvous();
     let mut state = HandleState::new();
     let receiver = b.wait(0);
-    assert!(matches!(b.send_with(0, 1, false), Sending::Waits(Some(_))));
+    assert!(matches!(b.send_with(0, 1, true), Sending::Waits(Some(_))));
     let commit = b.mailbox.lease(&mut state, receiver.message(), 0);
     assert!(matches!(commit, Commit::Done(Some(_))), "{commit:?}");
     let returned = found(|from| b.mailbox.reclaim(&mut state, None, from));
@@ -635,7 +662,7 @@ impl Case {
         let message = Post::from_origin(id, 0, 1, origin, &self.drops);
         let sender = self.sender(&message);
         // SAFETY: It stays in `senders`.
-        unsafe { self.mailbox.send(message, Some(sender), true) }
+        unsafe { self.mailbox.send(message, Some(sender)) }
     }
 
     fn wait_from(&mut self, id: usize, origin: u64) -> Rc<Receiver> {
@@ -864,7 +891,7 @@ fn what_comes_back_is_not_for_a_receiver_of_its_senders_group() {
     let message = Post::new(0, 0, 1, &b.drops);
     let sender = Sender::of_group(0, 7);
     // SAFETY: As above.
-    let sending = unsafe { b.mailbox.send(message, Some(SenderPtr::new(&sender)), true) };
+    let sending = unsafe { b.mailbox.send(message, Some(SenderPtr::new(&sender))) };
     assert!(matches!(sending, Sending::Waits(Some(_))), "{sending:?}");
     let returned = b.mailbox.put_back(other.message());
     assert!(matches!(returned, Returned::Queued), "{returned:?}");
@@ -912,10 +939,8 @@ fn receivers_of_one_origin_and_group_are_served_in_the_order_in_which_they_came(
                 let message = Post::from_origin(id, 0, 1, origin, &b.drops);
                 let sender = Sender::of_group(id, group);
                 // SAFETY: The sender lives until the end.
-                let sending = unsafe {
-                    b.mailbox
-                        .send(message, Some(SenderPtr::new(&sender)), false)
-                };
+                let place = message.pointer();
+                let sending = unsafe { b.mailbox.send(message, Some(SenderPtr::new(&sender))) };
                 senders.push(sender);
                 let wanted = waiting.iter().position(|receiver| {
                     (receiver.origin == 0 || receiver.origin == origin)
@@ -929,7 +954,11 @@ fn receivers_of_one_origin_and_group_are_served_in_the_order_in_which_they_came(
                         let commit = b.mailbox.commit(&message);
                         assert!(matches!(commit, Commit::Done(Some(_))), "{commit:?}");
                     }
-                    (Sending::Full(_), None) => {}
+                    (Sending::Waits(None), None) => {
+                        // SAFETY: Its sender was not finished.
+                        let withdrawn = unsafe { b.mailbox.withdraw(place) };
+                        assert!(matches!(withdrawn, Withdrawn::Message(_)), "{withdrawn:?}");
+                    }
                     (sending, wanted) => panic!("{sending:?} {wanted:?}"),
                 }
             }

@@ -213,8 +213,6 @@ struct Item {
     redelivered: bool,
     /// Its sender waits for it to be received.
     offered: bool,
-    /// That sender also waits for a receiver to come.
-    patient: bool,
     withdrawn: bool,
     /// The receiver that has it has not begun to copy it.
     handed: bool,
@@ -396,10 +394,8 @@ impl Model {
         }
     }
 
-    /// Puts it where it belongs, gives those who wait what is there, and turns away an offer that
-    /// nobody took and whose sender does not wait. Says whether it was turned away.
-    fn queue(&mut self, item: Item) -> bool {
-        let id = item.id;
+    /// Puts it where it belongs, and gives those who wait what is there.
+    fn queue(&mut self, item: Item) {
         let first = self.waiting.iter().position(|receive| receive.wants(&item));
         self.queue.push(item);
         self.queue
@@ -407,15 +403,6 @@ impl Model {
         if let Some(first) = first {
             let receive = self.waiting.remove(first).expect("it waits");
             self.get(receive);
-        }
-        let here = self.queue.iter().position(|item| item.id == id);
-        match here.filter(|&at| self.queue[at].offered && !self.queue[at].patient) {
-            Some(at) => {
-                self.queue.remove(at);
-                self.counters.full += 1;
-                true
-            }
-            None => false,
         }
     }
 
@@ -434,10 +421,10 @@ impl Model {
         self.held.push((receive, item));
     }
 
-    fn enter(&mut self, mut item: Item) -> bool {
+    fn enter(&mut self, mut item: Item) {
         self.sequence += 1;
         item.sequence = self.sequence;
-        self.queue(item)
+        self.queue(item);
     }
 
     fn free(&mut self, id: usize) {
@@ -456,12 +443,8 @@ impl Model {
             self.sent(id, Sent::Closed);
             return self.free(id);
         }
-        if self.queue(item) {
-            self.sent(id, Sent::Full);
-            self.free(id);
-        } else {
-            self.events.push(Event::Returned);
-        }
+        self.queue(item);
+        self.events.push(Event::Returned);
     }
 
     fn redeliver(&mut self, handle: usize, wanted: impl Fn(&Item) -> bool) -> bool {
@@ -505,18 +488,21 @@ impl Model {
             self.events.push(Closed);
             return self.free(id);
         }
-        if self.rendezvous() {
+        if self.rendezvous() && wait {
             self.sender_handles.insert(id, handle);
-            if self.enter(Item {
+            self.enter(Item {
                 offered: true,
-                patient: wait,
                 ..item
-            }) {
-                self.sender_handles.remove(&id);
-                self.events.push(Full);
-                return self.free(id);
-            }
+            });
             self.events.push(Waits);
+        } else if self.rendezvous() && self.waiting.iter().any(|receive| receive.wants(&item)) {
+            self.counters.sent += 1;
+            self.enter(item);
+            self.events.push(Accepted);
+        } else if self.rendezvous() {
+            self.counters.full += 1;
+            self.events.push(Full);
+            self.free(id);
         } else if self.blocked.is_empty() && self.fits(item.len) {
             self.counters.sent += 1;
             self.enter(item);
@@ -668,7 +654,6 @@ impl Model {
             sequence: 0,
             redelivered: false,
             offered: false,
-            patient: false,
             withdrawn: false,
             handed: false,
             holder: 0,
@@ -1198,15 +1183,13 @@ impl World {
                 wait,
             } => {
                 let message = Post::from_origin(id, priority, len, origin, &self.drops);
-                // A rendezvous always has a waiter.
-                let waits = wait || self.mailbox.rendezvous();
-                let waiter = waits.then(|| self.sender(handle, &message));
+                let waiter = wait.then(|| self.sender(handle, &message));
                 // As the kernel does it: with a waiter only where one may be needed.
                 let sending = match self.mailbox.send_now(message) {
                     Ok(Some(wake)) => Sending::Given(wake),
                     Ok(None) => Sending::Queued,
                     // SAFETY: The sender stays in `senders` until it is finished or withdrawn.
-                    Err(message) => unsafe { self.mailbox.send(message, waiter, wait) },
+                    Err(message) => unsafe { self.mailbox.send(message, waiter) },
                 };
                 if !matches!(sending, Sending::Waits(_)) {
                     self.senders.remove(&id);

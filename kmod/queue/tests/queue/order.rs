@@ -43,7 +43,7 @@ impl Queue {
         let pointer = SenderPtr::new(&sender);
         self.senders.insert(id, (sender, message.pointer()));
         // SAFETY: The sender stays in `senders`, and nothing finishes it.
-        let sending = unsafe { self.mailbox.send(message, Some(pointer), true) };
+        let sending = unsafe { self.mailbox.send(message, Some(pointer)) };
         assert!(matches!(sending, Sending::Waits(None)), "{sending:?}");
     }
 
