@@ -7,7 +7,7 @@ use super::{
     with, Args, Place,
 };
 use crate::{
-    compat::{edquot, eiocbqueued},
+    compat::{edquot, eiocbqueued, enodata},
     files::{Files, Installed},
     handle::Handle,
     helpers::{self, limits, Process, UserBytes},
@@ -694,7 +694,7 @@ fn answered(
     let delivered = if answer.node().len() > args.len || !answer.fits(files, room.as_ref()) {
         Err(refusal(&answer.needs(), &leasing))
     } else if answer.refused() {
-        Err(edquot())
+        Err(enodata())
     } else {
         deliver(&answer, at, args, leasing.as_deref_mut(), false)
     };

@@ -41,7 +41,7 @@ impl Inner {
                     self.expect(args.reply.msg_len);
                     if args.reply.token == 0 {
                         // The handle has no room for one more that did not fit.
-                        return Err(self.error(Action::Call, Errno::DQUOT));
+                        return Err(self.error(Action::Call, Errno::NODATA));
                     }
                 }
                 Err(Errno::MSGSIZE) if args.reply.token != 0 => {

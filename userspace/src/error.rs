@@ -75,8 +75,9 @@ pub enum ErrorKind {
     ServerDied,
     /// Call: who took the request dropped it: `ECANCELED`.
     Dropped,
-    /// A call through io_uring: it was answered after the thread had ended that submitted it, and the
-    /// reply is lost: `ENODATA`. What was asked for was done.
+    /// Call: it was answered, and the reply is lost: `ENODATA`. What was asked for was done. The user
+    /// has no quota for the reply, or the handle no room for one more that did not fit; or, through
+    /// io_uring, the thread had ended that submitted the call.
     ReplyLost,
     /// An operation through io_uring was cancelled: `ECANCELED`. Nothing was sent or taken; but a call's
     /// request may have been.
@@ -487,8 +488,8 @@ impl Error {
                  is for those)"
             }
             (ErrorKind::ReplyLost, _) => {
-                "the server has answered, but the thread that submitted the call had ended; have calls \
-                 submitted by threads that stay"
+                "the server has answered, but the reply is lost: there is no quota for it, or the thread \
+                 had ended that submitted the call"
             }
             (ErrorKind::Cancelled, Action::Call) => {
                 "it was cancelled; a server that has taken the request may still work on it"

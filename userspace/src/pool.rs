@@ -1302,7 +1302,8 @@ impl<A: CanSend> Handle<A> {
         let told = *asks.args();
         ride.end(&told);
         // A reply that did not fit came all the same.
-        let came = result.is_ok() || args.reply.token != 0;
+        let lost = Err(Errno::NODATA);
+        let came = result.is_ok() || result == lost || args.reply.token != 0;
         while result == Err(Errno::MSGSIZE) && args.reply.token != 0 {
             inner.expect(args.reply.msg_len);
             result = inner.fill(|buf| {

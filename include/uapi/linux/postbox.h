@@ -44,7 +44,8 @@
  *              is needed, and the message stays at the head;
  *              send: the message is larger than the object ever takes
  *   ENAMETOOLONG  the name has more than POSTBOX_NAME_MAX bytes
- *   ENODATA    io_uring: a call was answered after its task had ended
+ *   ENODATA    a call was answered, and the answer is lost: its user has no quota
+ *              for it; io_uring: or its task had ended
  *   ENOENT     no object of that name, no message or call of that token, or
  *              the process does not hold that block
  *   ENOMEM     there is no memory, or the memory cgroup has none left
@@ -738,7 +739,8 @@ struct postbox_batch {
  * Exactly one of: the reply; EPIPE, the last receiver was gone before one took
  * the request; EOWNERDEAD, the process that took it died or closed the handle;
  * ECANCELED, it dropped the request; ETIMEDOUT or EINTR, the caller gave up, and
- * a request that nobody has taken yet is taken back.
+ * a request that nobody has taken yet is taken back; ENODATA, it was answered, and
+ * the user who calls has no quota for the reply, which is lost.
  *
  * Where a reply does not fit (EMSGSIZE) or cannot be written (EFAULT), it stays
  * with the handle: @token in @reply then says what it is fetched by, with

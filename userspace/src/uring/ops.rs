@@ -955,7 +955,7 @@ impl Operation for Call {
         if reply.token == 0 {
             // The handle has no room for one more that did not fit.
             on.expect(reply.msg_len);
-            return Next::Done(Err(on.error(Action::Call, Errno::DQUOT)));
+            return Next::Done(Err(on.error(Action::Call, Errno::NODATA)));
         }
         match self.reception.refused(on, &reply, errno) {
             Refusal::Grow => {
