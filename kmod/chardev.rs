@@ -405,9 +405,11 @@ pub(crate) fn receive_iter(
     let mut copied = 0;
     mailbox.receive(&Receive::any(handle, iter.len(), wait), |message| {
         let payload = message.payload();
-        // A message that was withdrawn after it was copied leaves its place to the next one.
-        // SAFETY: The last call has copied so many bytes.
-        unsafe { iter.revert(copied) };
+        if copied != 0 {
+            // A message that was withdrawn after it was copied leaves its place to the next one.
+            // SAFETY: The last call has copied so many bytes.
+            unsafe { iter.revert(copied) };
+        }
         copied = iter.copy_to_iter(payload);
         if copied != payload.len() {
             // The message stays, and the next try starts where this one did.

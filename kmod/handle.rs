@@ -266,15 +266,30 @@ impl Handle {
         bound.object.map(side, area)
     }
 
-    /// Calls `f` with the user who pays for what the current task, whose effective user is `uid`,
-    /// sends.
+    /// The user who pays for what the current task, whose effective user is `uid`, sends. If that is not
+    /// who opened the handle, `other` keeps it.
+    #[inline(always)]
+    pub(crate) fn payer<'a>(
+        &'a self,
+        uid: u32,
+        other: &'a mut Option<Pinned>,
+    ) -> Result<&'a Pinned> {
+        if uid == self.user.uid {
+            return Ok(&self.user);
+        }
+        Ok(other.insert(self.other_payer()?))
+    }
+
+    /// Calls `f` with the user who pays.
     #[inline(always)]
     pub(crate) fn with_payer(&self, uid: u32, f: impl FnOnce(&Pinned) -> Result) -> Result {
-        if uid == self.user.uid {
-            return f(&self.user);
-        }
-        // The handle was passed on, or the process changed its user.
-        f(&self.shared.users.current(self.scope)?)
+        f(self.payer(uid, &mut None)?)
+    }
+
+    /// The handle was passed on, or the process changed its user.
+    #[inline(never)]
+    fn other_payer(&self) -> Result<Pinned> {
+        self.shared.users.current(self.scope)
     }
 
     /// Gives back what a process took and cannot settle any more: it exits, or has closed its last

@@ -97,16 +97,22 @@ int postbox_read_args(void *args, size_t args_size, size_t min_size,
 	return copy_struct_from_user(args, args_size, from, size);
 }
 
+static noinline int write_larger(const void *args, size_t args_size,
+				 void __user *to, size_t user_size)
+{
+	if (_copy_to_user(to, args, args_size) ||
+	    clear_user(to + args_size, user_size - args_size))
+		return -EFAULT;
+	return 0;
+}
+
 /* Writes one back, as much of it as the caller knows; what only the caller knows is zero. */
 int postbox_write_args(const void *args, size_t args_size, void __user *to,
 		       size_t user_size)
 {
-	if (_copy_to_user(to, args, min(args_size, user_size)))
-		return -EFAULT;
-	if (unlikely(user_size > args_size) &&
-	    clear_user(to + args_size, user_size - args_size))
-		return -EFAULT;
-	return 0;
+	if (unlikely(user_size > args_size))
+		return write_larger(args, args_size, to, user_size);
+	return _copy_to_user(to, args, user_size) ? -EFAULT : 0;
 }
 
 /*
@@ -149,7 +155,7 @@ void *postbox_alloc(size_t size)
 				      __GFP_NOWARN);
 }
 
-static void renew(struct pid **slot, struct pid *pid)
+static __always_inline void renew(struct pid **slot, struct pid *pid)
 {
 	if (*slot != pid) {
 		put_pid(*slot);
@@ -158,7 +164,8 @@ static void renew(struct pid **slot, struct pid *pid)
 }
 
 /* Makes @id that of the current task, with these ids; mostly it is already. */
-void postbox_identity_renew_as(struct postbox_identity *id, u32 uid, u32 gid)
+static __always_inline void renew_as(struct postbox_identity *id, u32 uid,
+				     u32 gid)
 {
 	renew(&id->tgid, task_tgid(current));
 	renew(&id->tid, task_pid(current));
@@ -167,12 +174,16 @@ void postbox_identity_renew_as(struct postbox_identity *id, u32 uid, u32 gid)
 	id->gid = gid;
 }
 
+void postbox_identity_renew_as(struct postbox_identity *id, u32 uid, u32 gid)
+{
+	renew_as(id, uid, gid);
+}
+
 void postbox_identity_renew(struct postbox_identity *id)
 {
 	const struct cred *cred = current_cred();
 
-	postbox_identity_renew_as(id, __kuid_val(cred->euid),
-				  __kgid_val(cred->egid));
+	renew_as(id, __kuid_val(cred->euid), __kgid_val(cred->egid));
 }
 
 void postbox_identity_put(const struct postbox_identity *id)

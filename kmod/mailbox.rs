@@ -8,7 +8,7 @@ use crate::{
     compat::{ecanceled, edquot, eopnotsupp, eownerdead, estale},
     handle::Handle,
     helpers::{self, Process, UserBytes},
-    message::{Message, Needs, Room, Spare, SPARE_BYTES},
+    message::{Cargo, Message, Needs, Room, Spare, SPARE_BYTES},
     pause::{erestartnointr, Caller, Pause},
     queue::{
         self, Capacity, Commit, HandleState, List, Received, Reserving, Returned, Search, Sending,
@@ -231,6 +231,7 @@ pub(crate) fn replied(outcome: Option<Outcome>) -> Result<KBox<Message>> {
 }
 
 /// What the end of a receiver's wait means.
+#[inline(never)]
 fn given(outcome: Option<Outcome>) -> Result<KBox<Message>, Failure> {
     match outcome {
         Some(Outcome::Received(Received::Message(message))) => Ok(message),
@@ -254,6 +255,23 @@ fn paused(caller: Option<&Caller<'_>>, pause: KBox<Pause>) -> Result<KBox<Messag
         caller.keep(pause);
     }
     Err(erestartnointr())
+}
+
+/// Frees what is left of a message that was received: mostly there is nothing.
+#[inline(always)]
+fn free(message: Option<KBox<Message>>, cargo: Option<KBox<Cargo>>) {
+    free_one(message);
+    free_one(cargo);
+}
+
+/// Drops something: mostly there is nothing.
+#[inline(always)]
+fn free_one<T>(rest: Option<T>) {
+    #[inline(never)]
+    fn free<T>(_: T) {}
+    if let Some(rest) = rest {
+        free(rest);
+    }
 }
 
 /// A mailbox.
@@ -711,16 +729,17 @@ impl Mailbox {
             drop(inner);
             return Err(estale());
         };
-        let (outcome, remains) = match reply {
+        let mut remains = None;
+        let outcome = match reply {
             Some(mut reply) => {
-                let remains = reply.charge_to_caller(&mut request);
-                (Outcome::Replied(reply), Some(remains))
+                reply.charge_to_caller(&mut request, &mut remains);
+                Outcome::Replied(reply)
             }
-            None => (Outcome::Sent(Sent::Dropped), None),
+            None => Outcome::Sent(Sent::Dropped),
         };
         let wake = caller.finish(outcome);
         drop(inner);
-        drop(remains);
+        free_one(remains);
         self.recycle(request);
         Ok(wake)
     }
@@ -741,7 +760,7 @@ impl Mailbox {
 
     /// Keeps the memory of a message that is done with.
     pub(crate) fn recycle(&self, mut message: KBox<Message>) {
-        drop(message.empty());
+        free(None, message.empty());
         if let Some(message) = self.spare.put(message) {
             let message = self.inner.lock().recycle(message);
             drop(message);
@@ -904,7 +923,7 @@ impl Mailbox {
             None => None,
         };
         drop(inner);
-        drop((message, cargo));
+        free(message, cargo);
         self.tell(OUT);
         Ok(len)
     }
@@ -925,7 +944,7 @@ impl Mailbox {
                 break;
             };
             drop(inner);
-            drop(rest.take());
+            free(rest.take(), None);
             if let Err(error) = copy(&message) {
                 self.put_back(message);
                 if received > 0 {
@@ -933,7 +952,7 @@ impl Mailbox {
                 }
                 return Err(error);
             }
-            drop(message.empty());
+            free(None, message.empty());
             inner = self.inner.lock();
             // Nobody waits for it.
             let _ = inner.commit(&message);
@@ -1054,21 +1073,23 @@ impl Mailbox {
     }
 
     /// Begins to copy a message whose sender may wait. `false`: that has withdrawn it.
+    #[inline(always)]
     fn begin(&self, message: &mut KBox<Message>, how: &Receive<'_>) -> Result<bool> {
         let owes = message.node().is_request() && how.answers;
-        let mut begun = false;
-        how.handle.with_payer(helpers::euid(), |payer| {
-            let mut inner = self.inner.lock();
-            begun = inner.begin(message);
-            if !begun || !message.node().has_sender() {
-                return Ok(());
-            }
-            if owes && how.handle.state.lock().owed() >= UNSETTLED_MAX {
-                return Err(edquot());
-            }
-            message.copied_by(payer, owes)
-        })?;
-        Ok(begun)
+        let mut other = None;
+        let payer = how.handle.payer(helpers::euid(), &mut other)?;
+        let mut inner = self.inner.lock();
+        if !inner.begin(message) {
+            return Ok(false);
+        }
+        if !message.node().has_sender() {
+            return Ok(true);
+        }
+        if owes && how.handle.state.lock().owed() >= UNSETTLED_MAX {
+            return Err(edquot());
+        }
+        message.copied_by(payer, owes)?;
+        Ok(true)
     }
 
     /// Takes a message, or waits to be given one; `again`, after the one that it had was withdrawn.
@@ -1224,7 +1245,7 @@ impl Mailbox {
             None => None,
         };
         self.settle(inner);
-        drop((message, cargo));
+        free(message, cargo);
         matches!(commit, Commit::Done(_))
     }
 
@@ -1251,7 +1272,8 @@ impl Mailbox {
         });
         let entered = how.state().is_none_or(|state| state.shares.has(process));
         self.settle(inner);
-        drop((dropped, remains));
+        free_one(dropped);
+        free_one(remains);
         if let (Some(state), false) = (how.state(), entered) {
             // As of a lease.
             self.reclaim(state, Some(process));

@@ -136,7 +136,8 @@ struct Content {
 #[must_use]
 #[derive(Default)]
 pub(crate) struct Remains {
-    _content: Option<Content>,
+    _separate: Option<KVVec<u8>>,
+    _cargo: Option<KBox<Cargo>>,
     _user: Option<Arc<User>>,
     _files: Option<FilesCharge>,
 }
@@ -197,7 +198,7 @@ impl Message {
             Author::Caller => {
                 self.sender.renew();
                 let uid = self.sender.uid();
-                handle.with_payer(uid, |payer| charge.charge(payer, len))?;
+                charge.charge(handle.payer(uid, &mut None)?, len)?;
             }
             Author::Opener => {
                 self.sender.renew_as(handle.user.uid, handle.gid);
@@ -374,12 +375,14 @@ impl Message {
     }
 
     /// Whether it keeps more than its own memory.
+    #[inline]
     fn is_large(&self) -> bool {
         self.len() > INLINE || self.content().cargo.is_some()
     }
 
     /// Its receiver, whose user is `user`, begins to copy it: see [`MessageCharge::copy`]. Under the
     /// lock of the mailbox.
+    #[inline]
     pub(crate) fn copied_by(&mut self, user: &Pinned, owes: bool) -> Result {
         let large = self.is_large();
         self.charge.get_mut().copy(user, owes, large)
@@ -403,10 +406,7 @@ impl Message {
             let charge = &mut *message.charge.get();
             if !begun {
                 charge.uncharge();
-                return Remains {
-                    _content: Some(message.take_content()),
-                    ..Remains::default()
-                };
+                return message.take_content();
             }
             let files = message.files();
             let files = files.and_then(|files| files.pass_on(charge.copier()?, true).ok()?);
@@ -421,36 +421,46 @@ impl Message {
     /// # Safety
     ///
     /// Nobody else looks at the content.
-    unsafe fn take_content(&self) -> Content {
+    unsafe fn take_content(&self) -> Remains {
         // SAFETY: By the contract.
         let content = unsafe { &mut *self.content.get() };
-        Content {
-            separate: core::mem::replace(&mut content.separate, KVVec::new()),
-            cargo: content.cargo.take(),
+        let separate = &mut content.separate;
+        Remains {
+            // The allocator would be asked to free an empty one, too.
+            _separate: (separate.capacity() != 0)
+                .then(|| core::mem::replace(separate, KVVec::new())),
+            _cargo: content.cargo.take(),
+            ..Remains::default()
         }
     }
 
     /// It is a request that is received: only what is needed to answer it is kept. Under the lock of
     /// the mailbox.
-    pub(crate) fn owed(&mut self) -> Remains {
+    #[inline]
+    pub(crate) fn owed(&mut self) -> Option<Remains> {
         self.charge.get_mut().owe();
-        let content = match self.is_large() {
-            // SAFETY: The message is borrowed mutably.
-            true => Some(unsafe { self.take_content() }),
-            false => None,
-        };
-        Remains {
-            _content: content,
-            ..Remains::default()
+        if !self.is_large() {
+            return None;
         }
+        // SAFETY: The message is borrowed mutably.
+        Some(unsafe { self.take_content() })
     }
 
     /// Charges this answer to who sent `request`. Without quota for it, its content is not kept.
-    /// Under the lock of the mailbox.
-    pub(crate) fn charge_to_caller(&mut self, request: &mut Self) -> Remains {
+    /// Under the lock of the mailbox. What there is to be dropped without it goes to `remains`.
+    #[inline]
+    pub(crate) fn charge_to_caller(&mut self, request: &mut Self, remains: &mut Option<Remains>) {
         let (len, asked) = (self.len(), request.charge.get_mut());
+        match asked.charge_answer(self.charge.get_mut(), len) {
+            Ok(None) if self.files().is_none() => {}
+            charged => *remains = Some(self.pass_on(charged, asked)),
+        }
+    }
+
+    /// The same where more is to be charged or dropped than that.
+    #[inline(never)]
+    fn pass_on(&mut self, charged: Result<Option<Arc<User>>>, asked: &MessageCharge) -> Remains {
         let mut remains = Remains::default();
-        let charged = asked.charge_answer(self.charge.get_mut(), len);
         let charged = charged.and_then(|user| {
             remains._user = user;
             if let (Some(files), Some(payer)) = (self.files(), asked.payer()) {
@@ -461,7 +471,8 @@ impl Message {
         if charged.is_err() {
             self.charge.get_mut().refuse();
             // SAFETY: The message is borrowed mutably.
-            remains._content = Some(unsafe { self.take_content() });
+            let content = unsafe { self.take_content() };
+            (remains._separate, remains._cargo) = (content._separate, content._cargo);
         }
         remains
     }

@@ -204,9 +204,18 @@ impl<'a> Caller<'a> {
     }
 
     /// What a call has to go on with that was paused.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn paused_call(&self) -> Option<KBox<Pause>> {
-        if self.until.get().is_none() && !self.handle.pauses.is_empty() {
+        // One with a relative timeout was looked for with that.
+        if self.until.get().is_none() && self.handle.pauses.is_empty() {
+            return None;
+        }
+        self.find_call()
+    }
+
+    #[inline(never)]
+    fn find_call(&self) -> Option<KBox<Pause>> {
+        if self.until.get().is_none() {
             self.find();
         }
         let pause = self.paused.take()?;

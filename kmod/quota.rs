@@ -621,8 +621,17 @@ impl MessageCharge {
     /// `owes`: from then on it owes the answer, and pays for keeping the request. `large`: more than
     /// the message itself is kept meanwhile; after a withdrawal that is the receiver's, which must
     /// not be over its quota for that already.
+    #[inline]
     pub(crate) fn copy(&mut self, user: &Pinned, owes: bool, large: bool) -> Result {
         let user = &user.0;
+        if !large && self.is(user) {
+            return Ok(());
+        }
+        self.copy_slowly(user, owes, large)
+    }
+
+    #[inline(never)]
+    fn copy_slowly(&mut self, user: &Arc<User>, owes: bool, large: bool) -> Result {
         if large && user.over_quota() {
             return Err(edquot());
         }
@@ -689,6 +698,7 @@ impl MessageCharge {
 
     /// Charges an answer of `len` bytes to who sent this request. Returns a user who is not needed
     /// any more.
+    #[inline]
     pub(crate) fn charge_answer(
         &self,
         answer: &mut MessageCharge,

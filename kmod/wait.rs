@@ -72,12 +72,26 @@ impl<'a> Wait<'a> {
         | uapi::POSTBOX_REALTIME;
 
     /// Decodes them.
+    #[inline(always)]
     pub(crate) fn new(flags: u32, timeout_ns: u64, how: How<'a>) -> Result<Self> {
-        let time = i64::try_from(timeout_ns).unwrap_or(i64::MAX);
         let wait = match flags & Self::FLAGS {
             0 | uapi::POSTBOX_NONBLOCK if timeout_ns != 0 => return Err(EINVAL),
             0 => Wait::Forever,
             uapi::POSTBOX_NONBLOCK => Wait::Never,
+            flags => Self::until(flags, timeout_ns, how)?,
+        };
+        Ok(match how {
+            How::Call(_) => wait,
+            How::Nonblocking => Wait::Never,
+            How::Command(issue) => issue.plan(wait),
+        })
+    }
+
+    /// Decodes those that name a time.
+    #[inline(never)]
+    fn until(flags: u32, timeout_ns: u64, how: How<'a>) -> Result<Self> {
+        let time = i64::try_from(timeout_ns).unwrap_or(i64::MAX);
+        Ok(match flags {
             uapi::POSTBOX_TIMEOUT => Wait::Until {
                 at: match how {
                     How::Call(caller) => caller.until(time),
@@ -94,11 +108,6 @@ impl<'a> Wait<'a> {
                 realtime: true,
             },
             _ => return Err(EINVAL),
-        };
-        Ok(match how {
-            How::Call(_) => wait,
-            How::Nonblocking => Wait::Never,
-            How::Command(issue) => issue.plan(wait),
         })
     }
 

@@ -155,6 +155,7 @@ fn pass(
     }
 }
 
+#[inline(always)]
 pub(super) fn send(handle: &Handle, args: &uapi::postbox_send, how: How<'_>) -> Result {
     const FLAGS: u32 = Wait::FLAGS | uapi::POSTBOX_SEND_RESERVED | uapi::POSTBOX_LEASES;
     ensure(args.flags & !FLAGS == 0)?;
@@ -359,6 +360,7 @@ fn origin(args: &uapi::postbox_recv) -> Result<Origin> {
     })
 }
 
+#[inline(always)]
 pub(super) fn recv(
     handle: &Handle,
     at: Place,
@@ -368,7 +370,7 @@ pub(super) fn recv(
     recv_after(handle, at, args, how, None)
 }
 
-#[inline]
+#[inline(always)]
 fn recv_after(
     handle: &Handle,
     at: Place,
@@ -441,8 +443,10 @@ fn batch<T: Args>(
                 one(done, place, entry)
             })
         })();
-        if result == Err(eiocbqueued()) {
-            return result;
+        if let Err(error) = result {
+            if error == eiocbqueued() {
+                return result;
+            }
         }
         if let How::Command(issue) = how {
             issue.settle(result.is_ok());

@@ -93,7 +93,7 @@ impl Place {
     pub(crate) fn read<T: Args>(address: usize, args: &mut MaybeUninit<T>) -> Result<Self> {
         let mut size = 0;
         // SAFETY: `args` is valid for writing, and can be made of any bytes.
-        kernel::error::to_result(unsafe {
+        let ret = unsafe {
             c::postbox_read_args(
                 args.as_mut_ptr().cast(),
                 size_of::<T>(),
@@ -101,8 +101,11 @@ impl Place {
                 address as *const c_void,
                 &mut size,
             )
-        })?;
-        Ok(Self { address, size })
+        };
+        match ret {
+            0 => Ok(Self { address, size }),
+            errno => Err(Error::from_errno(errno)),
+        }
     }
 
     /// Writes an argument back, as much of it as the caller knows.
@@ -218,11 +221,11 @@ pub(crate) fn ensure(condition: bool) -> Result {
 }
 
 /// Carries a request out.
-#[inline]
+#[inline(always)]
 pub(crate) fn dispatch(handle: &Handle, request: u32, arg: usize, how: How<'_>) -> Result {
     match request {
-        uapi::POSTBOX_SEND => with(arg, |_, args| message::send(handle, args, how)),
-        uapi::POSTBOX_RECV => with(arg, |at, args| message::recv(handle, at, args, how)),
+        uapi::POSTBOX_SEND => send(handle, arg, how),
+        uapi::POSTBOX_RECV => recv(handle, arg, how),
         uapi::POSTBOX_CALL => call(handle, arg, how),
         uapi::POSTBOX_REPLY_RECV => reply_recv(handle, arg, how),
         uapi::POSTBOX_ACQUIRE => acquire(handle, arg, how),
@@ -232,6 +235,16 @@ pub(crate) fn dispatch(handle: &Handle, request: u32, arg: usize, how: How<'_>) 
 }
 
 // Each apart, so that the stack frames of the others stay small.
+
+#[inline(never)]
+fn send(handle: &Handle, arg: usize, how: How<'_>) -> Result {
+    with(arg, |_, args| message::send(handle, args, how))
+}
+
+#[inline(never)]
+fn recv(handle: &Handle, arg: usize, how: How<'_>) -> Result {
+    with(arg, |at, args| message::recv(handle, at, args, how))
+}
 
 #[inline(never)]
 fn call(handle: &Handle, arg: usize, how: How<'_>) -> Result {
