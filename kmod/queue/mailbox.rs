@@ -1031,7 +1031,19 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
     /// valid as that one had to.
     pub unsafe fn change_waiter(&mut self, message: Raw<M>, waiter: M::Sender) {
         // SAFETY: A message that has a waiter is freed only after that was finished.
-        unsafe { message.as_ref() }.node().sender.set(Some(waiter));
+        let node = unsafe { message.as_ref() }.node();
+        let before = node.sender.replace(Some(waiter));
+        let (Place::Queued, Some(before)) = (node.place.get(), before) else {
+            return;
+        };
+        let before = before.into_raw();
+        // SAFETY: By its place its sender is on the list, and valid, as the new one is.
+        unsafe {
+            let waiter = self.asking.insert_after(Some(before), waiter);
+            self.asking.remove(before);
+            M::Sender::message(before.as_ref()).set(None);
+            M::Sender::message(waiter.as_ref()).set(Some(message));
+        }
     }
 
     /// Lets in the sender that waits longest, if there is room for it now.

@@ -4,7 +4,7 @@
 use crate::host::{Drops, Letter, Post, Receiver, ReceiverPtr, ReceiverWoken, Sender, SenderPtr};
 use postbox_queue::{
     Capacity, Commit, Entry, HandleState, Mailbox, Message, Received, Reserving, Returned, Search,
-    Sending, Sent, Take, Withdrawn,
+    SendWaiter, Sending, Sent, Take, Withdrawn,
 };
 use std::{ptr::NonNull, rc::Rc};
 
@@ -83,6 +83,23 @@ impl Case {
             Withdrawn::Message(message) => Some(message),
             _ => None,
         }
+    }
+
+    /// Another sender waits with a message, in the place of one who is gone from here on.
+    fn change_waiter(&mut self, id: usize, new: usize) {
+        let new = Sender::new(new);
+        let sent = |(sender, _): &&mut (Rc<Sender>, _)| sender.id == id;
+        let (sender, message) = self.senders.iter_mut().find(sent).expect("it was sent");
+        // SAFETY: Its sender was not finished, and the new one stays in `senders`.
+        unsafe { self.mailbox.change_waiter(*message, SenderPtr::new(&new)) };
+        *sender = new;
+    }
+
+    /// The senders that learn, one after the other, that the last receiver is gone.
+    fn close(&mut self, state: &mut HandleState<Post>) -> Vec<usize> {
+        self.mailbox.close(false, true, state);
+        let ended = std::iter::from_fn(|| self.mailbox.end_one_send());
+        ended.map(|(sender, _)| sender.id).collect()
     }
 
     #[track_caller]
@@ -738,6 +755,76 @@ fn caller_that_gave_up_leaves_an_answer_that_is_stale() {
     let commit = b.mailbox.owe(&mut state, request, 0);
     assert!(matches!(commit, Commit::Withdrawn(_)), "{commit:?}");
     assert_eq!(state.owed(), 0);
+}
+
+#[test]
+fn changed_waiter_stands_where_the_one_before_it_stood() {
+    // Each time the caller of 1 becomes 11, which has 0 before and 2 behind it.
+    let three = |messages| {
+        let mut b = Case::new(messages, u64::MAX);
+        if messages == 1 {
+            b.send(9, 1);
+        }
+        (0..3).for_each(|id| b.calls(id));
+        (b, HandleState::new())
+    };
+    // Queued, and blocked.
+    for messages in [8, 1] {
+        let (mut b, mut state) = three(messages);
+        b.change_waiter(1, 11);
+        assert_eq!(b.close(&mut state), [0, 11, 2]);
+
+        for order in [[0, 11, 2], [2, 11, 0], [11, 0, 2], [2, 0, 11]] {
+            let (mut b, _) = three(messages);
+            b.change_waiter(1, 11);
+            for id in order {
+                assert!(b.withdraw(id).is_some());
+            }
+        }
+
+        // More than once, and the first and the last.
+        let (mut b, mut state) = three(messages);
+        for (id, new) in [(0, 10), (2, 12), (1, 13), (13, 11), (10, 14)] {
+            b.change_waiter(id, new);
+        }
+        assert_eq!(b.close(&mut state), [14, 11, 12]);
+    }
+    // Queued, and then received.
+    let (mut b, mut state) = three(8);
+    b.change_waiter(1, 11);
+    let tokens = [0, 1, 2].map(|id| b.owe(&mut state, id, 0));
+    assert!(b.mailbox.settled());
+    for (token, expected) in tokens.into_iter().zip([0, 11, 2]) {
+        let (_, caller) = b.mailbox.answer(&mut state, token, 0).expect("it is owed");
+        let woken = caller.expect("it waits").finish(Sent::Dropped);
+        assert_eq!(woken.id, expected);
+    }
+    // Handed, and held; both come back.
+    for begins in [false, true] {
+        let (mut b, mut state) = three(8);
+        let first = b.take(0);
+        let second = b.take(1);
+        if begins {
+            assert!(b.mailbox.begin(&second));
+        }
+        b.change_waiter(1, 11);
+        for message in [second, first] {
+            let returned = b.mailbox.put_back(message);
+            assert!(matches!(returned, Returned::Queued), "{returned:?}");
+        }
+        // In the order in which they came, or came back.
+        assert_eq!(b.close(&mut state), [2, 11, 0]);
+    }
+    // Owed.
+    let (mut b, mut state) = three(8);
+    for id in 0..3 {
+        b.owe(&mut state, id, 0);
+    }
+    b.change_waiter(1, 11);
+    for expected in [0, 11, 2] {
+        let (_, woken) = found(|from| b.mailbox.abandon(&mut state, None, from)).expect("owed");
+        assert_eq!(woken.map(|woken| woken.id), Some(expected));
+    }
 }
 
 #[test]
