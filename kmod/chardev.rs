@@ -178,7 +178,7 @@ unsafe extern "C" fn fop_flush(file: *mut bindings::file, _: bindings::fl_owner_
     unsafe {
         let handle = handle(file);
         // Looking through all descriptors is worth it only for who has something to give back.
-        let has = handle.state.shares.has(process) || !handle.pauses.is_empty();
+        let has = handle.state.shares.has(process);
         if has && c::postbox_closed(file) {
             handle.process_closed(Leaving {
                 process: Some(process),

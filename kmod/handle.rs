@@ -295,12 +295,15 @@ impl Handle {
     /// Gives back what a process took and cannot settle any more: it exits, or has closed its last
     /// descriptor of the handle.
     pub(crate) fn process_closed(&self, leaving: Leaving) {
-        self.pauses.end(self, leaving.process);
-        if let Some(bound) = self.bound.as_ref() {
-            bound
+        match self.bound.as_ref() {
+            Some(bound) => bound
                 .object
-                .process_closed(bound.side(), &self.state, leaving);
+                .process_closed(bound.side(), &self.state, leaving),
+            // It can have an entry for a pause.
+            None => while self.state.shares.settle(leaving).is_some() {},
         }
+        // From here on nothing of it is paused.
+        self.pauses.end(self, leaving.process);
     }
 }
 
@@ -308,12 +311,11 @@ impl Handle {
 impl PinnedDrop for Handle {
     fn drop(self: Pin<&mut Self>) {
         self.relay.stop();
-        self.pauses.end(&self, None);
+        self.process_closed(Leaving {
+            process: None,
+            died: helpers::exiting(),
+        });
         if let Some(bound) = self.bound.as_ref() {
-            self.process_closed(Leaving {
-                process: None,
-                died: helpers::exiting(),
-            });
             bound.object.close(bound.side(), &self.state);
             let registry = &self.shared.registry;
             registry.close(bound.id, bound.end, bound.rights);

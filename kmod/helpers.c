@@ -766,9 +766,30 @@ u64 postbox_thread(void)
 	return task_pid(current)->ino;
 }
 
-void postbox_task_put(struct task_struct *task)
+/* A reference to the number of the current thread. */
+struct pid *postbox_thread_get(void)
 {
-	put_task_struct(task);
+	return get_pid(task_pid(current));
+}
+
+/* Another number for each program that the process executes. */
+u64 postbox_program(void)
+{
+	return current->self_exec_id;
+}
+
+/* Whether the thread has exited, or executed another program than @program. */
+bool postbox_thread_over(struct pid *thread, u64 program)
+{
+	struct task_struct *task;
+	bool over;
+
+	rcu_read_lock();
+	task = pid_task(thread, PIDTYPE_PID);
+	over = !task || READ_ONCE(task->exit_state) ||
+	       READ_ONCE(task->self_exec_id) != program;
+	rcu_read_unlock();
+	return over;
 }
 
 bool postbox_dying(void)

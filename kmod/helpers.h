@@ -138,7 +138,9 @@ bool postbox_file_try_get(struct file *file);
 s64 postbox_now(void);
 u64 postbox_thread(void);
 bool postbox_interrupted(void);
-void postbox_task_put(struct task_struct *task);
+struct pid *postbox_thread_get(void);
+u64 postbox_program(void);
+bool postbox_thread_over(struct pid *thread, u64 program);
 s64 postbox_time_of_host(s64 time);
 
 struct postbox_relay_entry {

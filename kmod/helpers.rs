@@ -368,7 +368,9 @@ pub(crate) mod c {
         pub(super) fn postbox_now() -> i64;
         pub(super) fn postbox_thread() -> u64;
         pub(super) fn postbox_interrupted() -> bool;
-        pub(crate) fn postbox_task_put(task: *mut bindings::task_struct);
+        pub(super) fn postbox_thread_get() -> *mut bindings::pid;
+        pub(super) fn postbox_program() -> u64;
+        pub(super) fn postbox_thread_over(thread: *mut bindings::pid, program: u64) -> bool;
         pub(super) fn postbox_time_of_host(time: i64) -> i64;
     }
 }
@@ -846,6 +848,50 @@ pub(crate) fn process() -> u64 {
 pub(crate) fn thread() -> u64 {
     // SAFETY: Reads what belongs to the current task.
     unsafe { c::postbox_thread() }
+}
+
+/// The program that the current process executes: another number after each execve().
+pub(crate) fn program() -> u64 {
+    // SAFETY: Reads what belongs to the current task.
+    unsafe { c::postbox_program() }
+}
+
+/// A thread and the program that it executes. It keeps the thread's number, and not the thread.
+pub(crate) struct Thread {
+    number: *mut bindings::pid,
+    program: u64,
+}
+
+// SAFETY: It is a counted reference, and what it leads to has locks of its own.
+unsafe impl Send for Thread {}
+
+impl Thread {
+    /// The current one.
+    pub(crate) fn current() -> Self {
+        Self {
+            // SAFETY: The current task has a number.
+            number: unsafe { c::postbox_thread_get() },
+            program: program(),
+        }
+    }
+
+    /// What it executes.
+    pub(crate) fn program(&self) -> u64 {
+        self.program
+    }
+
+    /// Whether it has exited, or executes another program now.
+    pub(crate) fn is_over(&self) -> bool {
+        // SAFETY: There is a reference to the number.
+        unsafe { c::postbox_thread_over(self.number, self.program) }
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        // SAFETY: This drops the reference that `current` took.
+        unsafe { c::postbox_process_put(self.number) };
+    }
 }
 
 /// Whether a signal is pending that interrupts a wait: its handler will run, or it ends the process.

@@ -241,20 +241,11 @@ fn given(outcome: Option<Outcome>) -> Result<KBox<Message>, Failure> {
 
 /// A pause for a call whose wait ended, if no signal handler is to run.
 #[cold]
-fn pausing(caller: &Caller<'_>) -> Option<KBox<Pause>> {
+fn pausing<'a, 'b>(caller: &'a Caller<'b>) -> Option<(&'a Caller<'b>, KBox<Pause>)> {
     if helpers::interrupted() {
         return None;
     }
-    caller.pause()
-}
-
-/// Leaves a system call that is going to be made again.
-#[cold]
-fn paused(caller: Option<&Caller<'_>>, pause: KBox<Pause>) -> Result<KBox<Message>> {
-    if let Some(caller) = caller {
-        caller.keep(pause);
-    }
-    Err(erestartnointr())
+    Some((caller, caller.pause()?))
 }
 
 /// Frees what is left of a message that was received: mostly there is nothing.
@@ -647,20 +638,35 @@ impl Mailbox {
             Sending::Queued | Sending::Given(_) | Sending::Full(_) => return Err(EINVAL),
         }
         wait.parked()?;
+        // SAFETY: It was sent with this waiter.
+        unsafe { self.wait_answered(waiter, place, wait, caller) }
+    }
+
+    /// Waits until a request is answered.
+    ///
+    /// # Safety
+    ///
+    /// It was sent to this mailbox, and waits with this waiter.
+    #[inline(always)]
+    unsafe fn wait_answered(
+        &self,
+        waiter: Pin<&Waiter>,
+        place: NonNull<Message>,
+        wait: &Wait<'_>,
+        caller: Option<&Caller<'_>>,
+    ) -> Result<KBox<Message>> {
         let slept = waiter.sleep(wait);
         let mut outcome = waiter.outcome();
         if let (None, Err(mut error)) = (&outcome, slept) {
             if error == ERESTARTSYS {
                 // A server may have acted on it already: nobody is to repeat it unasked.
                 error = EINTR;
-                if let Some(pause) = caller.and_then(pausing) {
-                    match self.pause_call(waiter, place, pause) {
-                        Ok(pause) => return paused(caller, pause),
-                        Err(answered) => return replied(Some(answered)),
-                    }
+                if let Some((caller, pause)) = caller.and_then(pausing) {
+                    // SAFETY: By the contract.
+                    return unsafe { self.pause_call(waiter, place, caller, pause) };
                 }
             }
-            // SAFETY: It was sent with this waiter.
+            // SAFETY: By the contract.
             outcome = unsafe { self.withdraw(waiter, place) };
             if outcome.is_none() {
                 return Err(error);
@@ -669,50 +675,63 @@ impl Mailbox {
         replied(outcome)
     }
 
-    /// Lets a pause wait for an answer in the place of a task, unless that has it already.
+    /// Lets a pause wait for an answer in the place of a task, unless that has it already, and leaves a
+    /// system call that is going to be made again.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Self::wait_answered`].
     #[cold]
-    fn pause_call(
+    unsafe fn pause_call(
         &self,
         waiter: Pin<&Waiter>,
         place: NonNull<Message>,
+        caller: &Caller<'_>,
         mut pause: KBox<Pause>,
-    ) -> Result<KBox<Pause>, Outcome> {
+    ) -> Result<KBox<Message>> {
         let mut inner = self.inner.lock();
         if let Some(outcome) = waiter.outcome() {
             drop(inner);
-            return Err(outcome);
+            return replied(Some(outcome));
         }
         pause.holds(place);
         // SAFETY: The request was sent with `waiter`, which is not done. The pause is in its box until the
-        // request was withdrawn, or the pause's waiter is done.
+        // request was withdrawn or has another waiter, or the pause's waiter is done.
         unsafe { inner.change_waiter(place, pause.waiter().pointer()) };
-        Ok(pause)
+        drop(inner);
+        let Err(pause) = caller.keep(pause) else {
+            return Err(erestartnointr());
+        };
+        // SAFETY: It waits with this waiter.
+        match unsafe { self.withdraw(pause.waiter(), place) } {
+            None => Err(EINTR),
+            outcome => replied(outcome),
+        }
     }
 
     /// Goes on with a call that was paused.
     #[cold]
     pub(crate) fn resume_call(
         &self,
-        pause: KBox<Pause>,
+        (pause, place): (KBox<Pause>, NonNull<Message>),
         wait: &Wait<'_>,
         caller: &Caller<'_>,
     ) -> Result<KBox<Message>> {
-        let slept = pause.waiter().sleep(wait);
-        let mut outcome = pause.waiter().outcome();
-        if let (None, Err(mut error), Some(place)) = (&outcome, slept, pause.place()) {
-            if error == ERESTARTSYS {
-                if !helpers::interrupted() {
-                    return paused(Some(caller), pause);
-                }
-                error = EINTR;
+        let stack = pin!(Waiter::new());
+        let waiter = stack.as_ref();
+        {
+            let mut inner = self.inner.lock();
+            if let Some(outcome) = pause.waiter().outcome() {
+                drop(inner);
+                return replied(Some(outcome));
             }
-            // SAFETY: It was sent to this mailbox, and waits with this waiter.
-            outcome = unsafe { self.withdraw(pause.waiter(), place) };
-            if outcome.is_none() {
-                return Err(error);
-            }
+            // SAFETY: It was sent to this mailbox, and waits with the pause's waiter, which is not done. The
+            // new one is pinned here, and below it is done, or another one takes its place.
+            unsafe { inner.change_waiter(place, waiter.pointer()) };
         }
-        replied(outcome)
+        drop(pause);
+        // SAFETY: It waits with this waiter.
+        unsafe { self.wait_answered(waiter, place, wait, Some(caller)) }
     }
 
     /// Answers a request, or drops it. The caller is woken by what is returned.

@@ -7,15 +7,20 @@
 //! timeout is up, and the request of a call, which stays where it is: queued, received, or answered. A wait that a signal
 //! handler or a fatal signal is to interrupt is not paused, but ends.
 //!
-//! A paused wait ends, too, when the process closes its last descriptor of the handle or exits.
+//! A paused wait keeps neither its thread nor its process. The process has an entry in the handle's [shares](crate::share)
+//! before something of it is paused, and with that everything ends when it exits, however it held the handle, or closes its
+//! last descriptor of it: also an answer that came meanwhile, with the files in it, which may be this very handle. What is paused
+//! of a thread that has exited, or that has executed another program, is never gone on with; it ends when others
+//! are paused at the handle, which look at some of those that are there each time.
 
 use crate::{
     handle::Handle,
-    helpers::{self, c},
+    helpers::{self, Thread},
     mailbox::UNSETTLED_MAX,
     message::Message,
     pool::Kept,
     queue::{self, Linked, Links},
+    share::Shares,
     wait::Waiter,
 };
 use core::{cell::Cell, pin::Pin, ptr::NonNull};
@@ -47,7 +52,8 @@ pub(crate) struct Caller<'a> {
 /// What a paused wait has to remember.
 pub(crate) struct Pause {
     links: Links<Pause>,
-    /// The thread, by a number that is never used again, and its process.
+    /// The thread, also by a number that is never used again, and its process.
+    of: Thread,
     thread: u64,
     process: u64,
     request: u32,
@@ -57,7 +63,7 @@ pub(crate) struct Pause {
     waiter: Waiter,
     /// Of a call: its request, as long as the waiter is not done.
     place: Option<NonNull<Message>>,
-    leases: Option<Kept>,
+    leases: Cell<Option<Kept>>,
 }
 
 // SAFETY: The message is only looked at under its mailbox's lock; all else can be sent.
@@ -69,12 +75,8 @@ impl Linked for Pause {
     }
 }
 
-impl Drop for Pause {
-    fn drop(&mut self) {
-        // SAFETY: `Waiter::of_paused` has taken the reference, and nobody has a pointer to the waiter.
-        unsafe { c::postbox_task_put(self.waiter.task()) };
-    }
-}
+/// How many are looked at whenever one is added: more than one, so that those who are over get fewer.
+const SOME: usize = 4;
 
 struct Owned(KBox<Pause>);
 
@@ -115,10 +117,33 @@ impl Pauses {
         self.count.load(Relaxed) == 0
     }
 
-    fn add(&self, pause: KBox<Pause>) {
+    /// Adds one, unless its process has no entry among the shares any more: under the lock, so that
+    /// who takes that out and then looks here finds it.
+    fn add(&self, shares: &Shares, pause: KBox<Pause>) -> Result<(), KBox<Pause>> {
         let mut list = self.list.lock();
+        if !shares.has(pause.process) {
+            return Err(pause);
+        }
         list.push_back(Owned(pause));
         self.count.store(list.len() as u32, Relaxed);
+        Ok(())
+    }
+
+    /// Looks at some, in turns, and ends those that nobody can go on with.
+    fn sweep(&self, handle: &Handle) {
+        for _ in 0..SOME {
+            let mut list = self.list.lock();
+            let Some(Owned(pause)) = list.pop_front() else {
+                return;
+            };
+            if !pause.of.is_over() {
+                list.push_back(Owned(pause));
+                continue;
+            }
+            self.count.store(list.len() as u32, Relaxed);
+            drop(list);
+            pause.end(handle);
+        }
     }
 
     fn take(&self, wanted: impl FnMut(&Pause) -> bool) -> Option<KBox<Pause>> {
@@ -142,10 +167,6 @@ impl Pause {
     pub(crate) fn waiter(&self) -> Pin<&Waiter> {
         // SAFETY: It is in a box, which keeps it in place until it is freed.
         unsafe { Pin::new_unchecked(&self.waiter) }
-    }
-
-    pub(crate) fn place(&self) -> Option<NonNull<Message>> {
-        self.place
     }
 
     /// The request of a call waits with this waiter now.
@@ -179,7 +200,10 @@ impl<'a> Caller<'a> {
     }
 
     fn is_of(&self, pause: &Pause) -> bool {
-        pause.thread == helpers::thread() && pause.request == self.request && pause.arg == self.arg
+        pause.thread == helpers::thread()
+            && pause.of.program() == helpers::program()
+            && pause.request == self.request
+            && pause.arg == self.arg
     }
 
     /// What this call remembers, if it was paused before.
@@ -205,7 +229,7 @@ impl<'a> Caller<'a> {
 
     /// What a call has to go on with that was paused.
     #[inline(always)]
-    pub(crate) fn paused_call(&self) -> Option<KBox<Pause>> {
+    pub(crate) fn paused_call(&self) -> Option<(KBox<Pause>, NonNull<Message>)> {
         // One with a relative timeout was looked for with that.
         if self.until.get().is_none() && self.handle.pauses.is_empty() {
             return None;
@@ -214,35 +238,39 @@ impl<'a> Caller<'a> {
     }
 
     #[inline(never)]
-    fn find_call(&self) -> Option<KBox<Pause>> {
+    fn find_call(&self) -> Option<(KBox<Pause>, NonNull<Message>)> {
         if self.until.get().is_none() {
             self.find();
         }
         let pause = self.paused.take()?;
-        if pause.place.is_none() {
+        let Some(place) = pause.place else {
             self.paused.set(Some(pause));
             return None;
-        }
-        Some(pause)
+        };
+        Some((pause, place))
     }
 
-    /// A pause of this call. `None`: there is no memory for it, or there are too many that were never
-    /// gone on with: finding one takes a bounded time.
+    /// A pause of this call, of which its process's exit will be noticed. `None`: there is no memory
+    /// for it, or there are too many that were never gone on with: finding one takes a bounded time.
     #[cold]
     pub(crate) fn pause(&self) -> Option<KBox<Pause>> {
+        let process = helpers::process();
+        self.handle.pauses.sweep(self.handle);
         if self.handle.pauses.count.load(Relaxed) as usize >= UNSETTLED_MAX {
             return None;
         }
+        self.handle.state.shares.enter(process).ok()?;
         let pause = Pause {
             links: Links::new(),
+            of: Thread::current(),
             thread: helpers::thread(),
-            process: helpers::process(),
+            process,
             request: self.request,
             arg: self.arg,
             until: self.until.get(),
             waiter: Waiter::of_paused(),
             place: None,
-            leases: None,
+            leases: Cell::new(None),
         };
         KBox::new(
             pause,
@@ -251,21 +279,27 @@ impl<'a> Caller<'a> {
         .ok()
     }
 
-    /// Remembers a pause, of which there is one for each thread and call.
-    pub(crate) fn keep(&self, pause: KBox<Pause>) {
+    /// Remembers a pause, of which there is one for each thread and call. It comes back where
+    /// the process has closed its last descriptor meanwhile.
+    pub(crate) fn keep(&self, pause: KBox<Pause>) -> Result<(), KBox<Pause>> {
         if let Some(old) = self.handle.pauses.take(|pause| self.is_of(pause)) {
             old.end(self.handle);
         }
-        self.handle.pauses.add(pause);
+        self.handle.pauses.add(&self.handle.state.shares, pause)
     }
 
     /// The leases of a call go along with its pause. They are its own again if that is gone.
     #[cold]
     pub(crate) fn keep_leases(&self, leases: Option<Kept>) {
-        if let Some(mut pause) = self.handle.pauses.take(|pause| self.is_of(pause)) {
-            pause.leases = leases;
-            self.handle.pauses.add(pause);
-        }
+        // Where it stays: whoever ends what is paused meanwhile is to find it.
+        let list = self.handle.pauses.list.lock();
+        let pause = list.find(|pause| self.is_of(pause));
+        let left = match pause {
+            Some(pause) => pause.leases.replace(leases),
+            None => leases,
+        };
+        drop(list);
+        drop(left);
     }
 
     /// Ends the system call. One with a relative timeout that nothing interrupted is paused.
@@ -299,7 +333,7 @@ impl<'a> Caller<'a> {
         }
         match pause.or_else(|| self.pause()) {
             Some(pause) => {
-                self.keep(pause);
+                self.keep(pause).map_err(|_| EINTR)?;
                 Err(erestartnointr())
             }
             None => Err(EINTR),

@@ -196,7 +196,7 @@ pub(crate) struct Waiter {
     seat: Seat<Waiter>,
     /// Of a sender, its message while that is queued.
     message: Cell<Option<NonNull<Message>>>,
-    /// Null: it is part of a command.
+    /// Null: it is part of a command. [`NOBODY`]: it is part of a pause.
     task: *mut bindings::task_struct,
     /// Not 0 after `outcome` was written; from then on nobody else has a pointer here. [`TAKEN`] after
     /// that was taken, which is done once.
@@ -212,6 +212,9 @@ pub(crate) struct Waiter {
 
 /// The outcome was taken.
 const TAKEN: u32 = 2;
+
+/// In the place of a task: nobody is to be woken. No task has this address.
+const NOBODY: *mut bindings::task_struct = core::ptr::without_provenance_mut(1);
 
 // SAFETY: The outcome is reached by one at a time: by who took the pointer off the list until `done` is
 // 1, and then by the one who makes that [`TAKEN`]. What it is made of can be sent. The rest is set
@@ -254,17 +257,12 @@ impl Waiter {
         }
     }
 
-    /// The current task, to which this takes a reference: for a wait that is paused.
+    /// For a wait that is paused: whoever goes on with it looks for the outcome.
     pub(crate) fn of_paused() -> Self {
-        let waiter = Self::new();
-        // SAFETY: The task is the current one.
-        unsafe { c::postbox_task_get(waiter.task) };
-        waiter
-    }
-
-    /// The task that waits.
-    pub(crate) fn task(&self) -> *mut bindings::task_struct {
-        self.task
+        Self {
+            task: NOBODY,
+            ..Self::new()
+        }
     }
 
     /// A command is to be put on a list, perhaps again.
@@ -363,6 +361,8 @@ impl WaiterPtr {
             // The task, or the command, may be gone as soon as it sees `done`.
             let wake = if waiter.task.is_null() {
                 Wake::Command(Kick(Command::of(self.0)))
+            } else if waiter.task == NOBODY {
+                Wake::Nobody
             } else {
                 Wake::Task(TaskRef(c::postbox_task_get(waiter.task)))
             };
@@ -435,6 +435,8 @@ impl queue::ReceiveWaiter<KBox<Message>> for WaiterPtr {
 pub(crate) enum Wake {
     Task(TaskRef),
     Command(#[allow(dead_code)] Kick),
+    /// A wait that is paused.
+    Nobody,
 }
 
 /// A reference to a command, which is kicked when it is dropped.

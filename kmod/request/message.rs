@@ -18,7 +18,7 @@ use crate::{
     uapi,
     wait::{How, Wait, Wake},
 };
-use core::mem::offset_of;
+use core::{mem::offset_of, ptr::NonNull};
 use kernel::prelude::*;
 
 /// The most entries of a batch: what one call does before it looks at signals again.
@@ -569,10 +569,10 @@ fn call_again(
     request: &uapi::postbox_send,
     reply: &mut uapi::postbox_recv,
     wait: &Wait<'_>,
-    mut pause: KBox<Pause>,
+    (mut pause, place): (KBox<Pause>, NonNull<Message>),
 ) -> Result {
     let leases = pause.take_leases();
-    match mailbox.resume_call(pause, wait, caller) {
+    match mailbox.resume_call((pause, place), wait, caller) {
         Ok(answer) => {
             if let Some(leases) = leases {
                 leases.settle(true);

@@ -1,7 +1,7 @@
 //! Death: what a process took comes back when it dies, however it took it.
 
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::Ordering;
 
 use postbox::{Endpoint, ErrorKind, raw, sys};
@@ -519,4 +519,166 @@ fn exits_race_with_the_last_close_of_a_handle() {
             wait_until("all units", || second.value() == 8);
         }
     });
+}
+
+/// Calls, and waits for an answer.
+fn call(handle: &Handle) {
+    let mut args = sys::postbox_call::default();
+    let mut room = [MaybeUninit::uninit(); 16];
+    let _ = raw::call(handle, b"?", &[], &mut room, &mut Vec::new(), &mut args);
+}
+
+/// Receives a request; returns what it is answered with.
+fn request(handle: &Handle) -> u64 {
+    let mut args = sys::postbox_recv::default();
+    assert_eq!(raw::recv(handle, &mut [0; 16], &mut args), Ok(1));
+    args.token
+}
+
+/// Has a process that shares its descriptors with this one call, and kills it while it is paused.
+fn die_paused(handle: &Handle, before: impl FnOnce()) {
+    let flags = libc::CLONE_FILES | libc::SIGCHLD;
+    // SAFETY: without CLONE_VM this is a fork; the child ends below.
+    let pid = check("clone", unsafe {
+        libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) as i32
+    });
+    if pid == 0 {
+        call(handle);
+        // SAFETY: the child ends without running what is its parent's.
+        unsafe { libc::_exit(0) };
+    }
+    wait_until("the request", || handle.info().messages == 1);
+    before();
+    for (signal, until) in [(libc::SIGSTOP, libc::WUNTRACED), (libc::SIGKILL, 0)] {
+        let mut status = 0;
+        // SAFETY: it is not reaped before the second round ends, and `status` is writable.
+        unsafe {
+            check("kill", libc::kill(pid, signal));
+            check("waitpid", libc::waitpid(pid, &mut status, until));
+        }
+        assert_eq!(libc::WIFSTOPPED(status), signal == libc::SIGSTOP);
+    }
+}
+
+#[test]
+fn call_of_a_process_that_dies_paused_ends() {
+    isolated(|| {
+        as_each_attacker(|_| {
+            let handle = Handle::anonymous(4);
+            die_paused(&handle, || {});
+            wait_until("it to be withdrawn", || handle.info().messages == 0);
+
+            let token = std::cell::Cell::new(0);
+            die_paused(&handle, || token.set(request(&handle)));
+            let args = sys::postbox_reply {
+                token: token.get(),
+                flags: sys::POSTBOX_REPLY_CHECK,
+                ..Default::default()
+            };
+            wait_until("nobody to wait", || {
+                raw::reply(&handle, b"", &[], &args) == Err(Errno::STALE)
+            });
+        });
+    });
+}
+
+#[test]
+fn answer_that_keeps_its_own_handle_goes_with_who_was_paused() {
+    isolated(|| {
+        as_each_attacker(|_| {
+            let files = || raw::usage(&Handle::unbound()).expect("it tells").files;
+            let before = files();
+            for _ in 0..8 {
+                let handle = Handle::anonymous(4);
+                let token = std::cell::Cell::new(0);
+                die_paused(&handle, || token.set(request(&handle)));
+                let args = sys::postbox_reply {
+                    token: token.get(),
+                    ..Default::default()
+                };
+                // The caller's death may have been noticed, or not yet.
+                let entries = [raw::SendFd::new(handle.as_fd(), 0)];
+                let _ = raw::reply(&handle, b"", &entries, &args);
+            }
+            wait_until("all files to be gone", || files() == before);
+        });
+    });
+}
+
+/// Ends the thread.
+extern "C" fn end_thread(_: libc::c_int) {
+    // SAFETY: the thread ends; the others do not wait for it.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+}
+
+/// Goes on as another program, which has the descriptors, and does not use them.
+extern "C" fn execute(_: libc::c_int) {
+    let arguments = [
+        c"sh".as_ptr(),
+        c"-c".as_ptr(),
+        c"read x <&9".as_ptr(),
+        std::ptr::null(),
+    ];
+    // SAFETY: the strings and the array end with zero.
+    unsafe { libc::execv(c"/bin/sh".as_ptr(), arguments.as_ptr()) };
+}
+
+#[test]
+fn call_of_a_paused_thread_that_never_goes_on_ends() {
+    for handler in [end_thread, execute] as [extern "C" fn(libc::c_int); 2] {
+        isolated(|| {
+            let handle = Handle::anonymous(4);
+            // SAFETY: the child gets copies, which outlive an execve().
+            check("fcntl", unsafe {
+                libc::fcntl(handle.as_raw_fd(), libc::F_SETFD, 0)
+            });
+            let (read, _write) = rustix::pipe::pipe().expect("a pipe");
+            let child = spawn(|| {
+                // SAFETY: the handlers do what a handler may, and the set of signals is written first.
+                unsafe {
+                    check("dup2", libc::dup2(read.as_raw_fd(), 9));
+                    libc::signal(libc::SIGUSR1, handler as *const () as libc::sighandler_t);
+                    // For the thread alone.
+                    let mut set = std::mem::zeroed();
+                    libc::sigemptyset(&mut set);
+                    libc::sigaddset(&mut set, libc::SIGUSR1);
+                    libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+                    std::thread::scope(|scope| {
+                        scope.spawn(|| {
+                            libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
+                            call(&handle);
+                        });
+                        stay();
+                    });
+                }
+            });
+            wait_until("the request", || handle.info().messages == 1);
+            child.wait_asleep();
+            child.kill(libc::SIGSTOP);
+            wait_until("it to be stopped", || child.state() == 'T');
+            child.kill(libc::SIGUSR1);
+            child.kill(libc::SIGCONT);
+            // The number of threads is one again.
+            let threads = || std::fs::read_dir(format!("/proc/{}/task", child.pid()));
+            wait_until("the thread to be gone", || {
+                threads().map_or(0, |threads| threads.count()) == 1
+            });
+            child.wait_asleep();
+            assert!(child.running());
+            // Whoever is paused next looks for it.
+            let other = spawn(|| call(&handle));
+            wait_until("the second request", || handle.info().messages == 2);
+            other.wait_asleep();
+            wait_until("the first one to be withdrawn", || {
+                other.kill(libc::SIGSTOP);
+                other.kill(libc::SIGCONT);
+                handle.info().messages == 1
+            });
+            other.destroy();
+            child.destroy();
+            wait_until("the second one to be withdrawn", || {
+                handle.info().messages == 0
+            });
+        });
+    }
 }

@@ -457,3 +457,49 @@ fn try_connect_to_accept_never_run_does_not_sleep() {
         });
     }
 }
+
+/// Calls, and waits for an answer that does not come.
+fn call(mailbox: &Handle) {
+    let mut args = sys::postbox_call::default();
+    let mut room = [std::mem::MaybeUninit::uninit(); 16];
+    let _ = raw::call(mailbox, b"?", &[], &mut room, &mut Vec::new(), &mut args);
+}
+
+#[test]
+fn paused_calls_in_the_queue_stand_where_they_stood() {
+    isolated(|| {
+        spawn_as(ALICE, || {
+            // Who is paused, and in which order they die.
+            for (paused, order) in [
+                (0, [0, 1, 2]),
+                (1, [2, 1, 0]),
+                (2, [1, 2, 0]),
+                (1, [0, 2, 1]),
+            ] {
+                let mailbox = Handle::anonymous(8);
+                let mut callers = [0, 1, 2].map(|before| {
+                    let child = spawn(|| call(&mailbox));
+                    wait_until("the request", || mailbox.info().messages == before + 1);
+                    child.wait_asleep();
+                    Some(child)
+                });
+                let child: &Child = callers[paused].as_ref().expect("it lives");
+                for _ in 0..2 {
+                    child.kill(libc::SIGSTOP);
+                    wait_until("it to be stopped", || child.state() == 'T');
+                    child.kill(libc::SIGCONT);
+                    child.wait_asleep();
+                }
+                for (dead, index) in order.into_iter().enumerate() {
+                    // New ones take the stacks of the dead.
+                    let others = [(); 16].map(|()| spawn(|| std::thread::park()));
+                    callers[index].take().expect("it lives").destroy();
+                    let left = 2 - dead as u64;
+                    wait_until("it to be withdrawn", || mailbox.info().messages == left);
+                    others.into_iter().for_each(Child::destroy);
+                }
+            }
+        })
+        .ok();
+    });
+}
