@@ -13,7 +13,7 @@ use crate::{
     compat::eiocbqueued,
     helpers::{self, c, limits},
     mailbox::{IN, OUT},
-    queue::{self, Claim, Turn, PIPE_ATOMIC},
+    queue::{self, Claim, Turn, Turns, PIPE_ATOMIC},
     quota::{Pinned, PipeCharge},
     uapi,
     uring::Parked,
@@ -137,6 +137,12 @@ enum Call {
 impl Call {
     fn reads(self) -> bool {
         matches!(self, Call::Read(_) | Call::Turn(true, _))
+    }
+
+    fn place(self) -> u64 {
+        match self {
+            Call::Read(place) | Call::Write(_, place, _) | Call::Turn(_, place) => place,
+        }
     }
 }
 
@@ -327,11 +333,12 @@ impl Pipe {
         loop {
             let mut inner = self.inner.lock();
             match inner.queue.begin_read(len as u64, place) {
-                Claim::Granted(region, _) => {
+                Claim::Granted(region, held) => {
                     let memory = inner.memory();
                     drop(inner);
-                    // SAFETY: Until `end_read` the region is this task's, and nobody writes to it;
-                    // the ring stays, and has all of the region.
+                    // SAFETY: A turn that has begun is ended by the place that holds it alone: until
+                    // `end_read` the region is this task's, nobody writes to it, and the ring stays.
+                    // The ring has all of the region.
                     let parts = unsafe {
                         [
                             slice::from_raw_parts(memory.add(region.at), region.first),
@@ -341,9 +348,9 @@ impl Pipe {
                     let copied = copy(parts).and_then(|()| alive());
                     let read = copied.map_or(0, |()| region.bytes());
                     let mut inner = self.inner.lock();
-                    inner.queue.end_read(read as u64);
+                    let ended = inner.queue.end_read(read as u64, held);
                     self.settle(inner);
-                    return copied.map(|()| read);
+                    return copied.and(if ended { Ok(read) } else { Err(EIO) });
                 }
                 Claim::Over => return Ok(0),
                 Claim::Wait | Claim::Lost => match self.wait(inner, Call::Read(place), wait)? {
@@ -382,8 +389,9 @@ impl Pipe {
                     place = held;
                     let memory = inner.memory();
                     drop(inner);
-                    // SAFETY: Until `commit_write` the region is this task's alone; the ring stays,
-                    // and has all of the region, whose two parts do not overlap.
+                    // SAFETY: A turn that has begun is ended by the place that holds it alone: until
+                    // `commit_write` the region is this task's alone, and the ring stays. The ring
+                    // has all of the region, whose two parts do not overlap.
                     let parts = unsafe {
                         [
                             slice::from_raw_parts_mut(memory.add(region.at), region.first),
@@ -392,12 +400,14 @@ impl Pipe {
                     };
                     let copied = copy(done, parts).and_then(|()| alive());
                     let mut inner = self.inner.lock();
-                    if copied.is_ok() {
-                        done += region.bytes();
-                        inner.queue.commit_write(region.bytes() as u64);
-                    }
+                    let bytes = region.bytes();
+                    let copied = match copied {
+                        Ok(()) if !inner.queue.commit_write(bytes as u64, held) => Err(EIO),
+                        copied => copied,
+                    };
+                    done += copied.map_or(0, |()| bytes);
                     if copied.is_err() || done == len {
-                        inner.queue.end_write();
+                        inner.queue.give_up(false, held);
                         place = 0;
                     }
                     self.settle(inner);
@@ -423,11 +433,7 @@ impl Pipe {
                     }
                 }
                 refused => {
-                    if done > 0 && !matches!(refused, Claim::Lost) {
-                        inner.queue.end_write();
-                    } else {
-                        inner.queue.give_up(false, place);
-                    }
+                    inner.queue.give_up(false, place);
                     self.settle(inner);
                     // After a turn that was lost there is always a part that was written.
                     Err(match refused {
@@ -457,10 +463,8 @@ impl Pipe {
             if !issue.prepared() {
                 drop(inner);
                 let prepared = issue.prepare(0, Parked::Nowhere);
-                if let (Err(_), Call::Write(_, _, true)) = (&prepared, call) {
-                    let mut inner = self.inner.lock();
-                    inner.queue.end_write();
-                    self.settle(inner);
+                if prepared.is_err() {
+                    self.give_up(call.reads(), call.place());
                 }
                 return prepared.map(|_| None);
             }
@@ -527,7 +531,7 @@ impl Pipe {
         outcome
     }
 
-    /// Gives up a turn that may have been given, and was not begun.
+    /// Ends the turn of a side that `place` has, if it has it.
     pub(crate) fn give_up(&self, reads: bool, place: u64) {
         let mut inner = self.inner.lock();
         inner.queue.give_up(reads, place);
@@ -544,56 +548,57 @@ impl Pipe {
         tell: impl FnOnce(u64) -> Result,
     ) -> Result {
         let capacity = capacity_for(capacity)?;
-        let mut ring = Ring::new(capacity, user)?;
+        let ring = Ring::new(capacity, user)?;
         tell(capacity)?;
-        self.take_turn(false, wait)?;
-        if let Err(error) = self.take_turn(true, wait) {
-            self.end_turns(false);
-            return Err(error);
-        }
+        let mut turns = Turns {
+            writes: self.take_turn(false, wait)?,
+            reads: 0,
+        };
+        let resized = self.take_turn(true, wait).and_then(|reads| {
+            turns.reads = reads;
+            self.resize(capacity, ring, turns)
+        });
+        let mut inner = self.inner.lock();
+        inner.queue.end_turns(turns);
+        self.settle(inner);
+        resized
+    }
+
+    /// Moves the bytes to another ring, with the turns of both sides.
+    fn resize(&self, capacity: u64, mut ring: Ring, turns: Turns) -> Result {
         let to = ring.memory.as_mut_ptr();
         let (from, parts) = {
             let mut inner = self.inner.lock();
-            (inner.memory(), inner.queue.begin_resize(capacity))
+            (inner.memory(), inner.queue.begin_resize(capacity, turns))
         };
-        let Some(parts) = parts else {
-            self.end_turns(true);
-            return Err(EBUSY);
-        };
-        for (at, new, len) in parts {
-            // SAFETY: By `begin_resize`, each part is within its ring, and both are left alone by
-            // others while this task has both turns.
+        for (at, new, len) in parts.ok_or(EBUSY)? {
+            // SAFETY: By `begin_resize`, each part is within its ring. Both turns have begun, and are
+            // ended by the places that hold them alone, after this: nobody else copies from or to
+            // the old ring, and the new one is this task's.
             unsafe { core::ptr::copy_nonoverlapping(from.add(at), to.add(new), len) };
         }
         let mut inner = self.inner.lock();
-        inner.queue.end_resize(capacity);
+        if !inner.queue.end_resize(capacity, turns) {
+            return Err(EBUSY);
+        }
         core::mem::swap(&mut inner.ring, &mut ring);
+        // The old ring is freed without the lock.
         drop(inner);
-        self.end_turns(true);
         Ok(())
     }
 
-    /// Takes the turn of a side before all others.
-    fn take_turn(&self, reads: bool, wait: &Wait<'_>) -> Result {
+    /// Takes the turn of a side before all others; returns the place that has it.
+    fn take_turn(&self, reads: bool, wait: &Wait<'_>) -> Result<u64> {
         let mut place = 0;
         loop {
             let mut inner = self.inner.lock();
-            if inner.queue.begin_turn(reads, place) {
-                return Ok(());
+            if let Some(held) = inner.queue.begin_turn(reads, place) {
+                return Ok(held);
             }
             if let Some(Turn::Yours(given)) = self.wait(inner, Call::Turn(reads, place), wait)? {
                 place = given;
             }
         }
-    }
-
-    fn end_turns(&self, both: bool) {
-        let mut inner = self.inner.lock();
-        inner.queue.end_turn(false);
-        if both {
-            inner.queue.end_turn(true);
-        }
-        self.settle(inner);
     }
 
     /// Does what follows from a change: gives turns, and tells those whose other side is gone.

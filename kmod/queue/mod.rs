@@ -31,7 +31,7 @@ pub use mailbox::{
     Withdrawn,
 };
 #[allow(unused_imports)]
-pub use pipe::{Claim, Parts, Pipe, Region, Turn, TurnWaiter, PIPE_ATOMIC};
+pub use pipe::{Claim, Parts, Pipe, Region, Turn, TurnWaiter, Turns, PIPE_ATOMIC};
 #[allow(unused_imports)]
 pub use pool::{
     Block, Borrower, Flight, Flying, Holder, Lease, Pool, PoolCounters, Refusal, SHARES_MAX,

@@ -27,6 +27,9 @@
 //!
 //! The task or command that copies does 1, 2 and 3; whoever changes the pipe does 4; the pipe's timer
 //! does 5. After 5 every waiter of that side is called up, and the first that comes has the turn.
+//!
+//! Every transition that ends a turn names the place by which the turn is held, and is nothing where
+//! another place has it: a waiter whose turn was revoked cannot end or commit another waiter's turn.
 
 use super::list::{List, Owner};
 use core::ptr::NonNull;
@@ -93,6 +96,15 @@ pub enum Claim {
     Lost,
     /// Nothing any more: the other side is gone.
     Over,
+}
+
+/// The places by which the turns of both sides are held, to change the capacity; 0: none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turns {
+    /// That of the readers.
+    pub reads: u64,
+    /// That of the writers.
+    pub writes: u64,
 }
 
 /// The parts in which the bytes are moved to a ring of another size.
@@ -210,11 +222,21 @@ impl<W: TurnWaiter> Side<W> {
         self.turn
     }
 
-    /// Transition 2.
+    /// Whether this place has begun its turn, which nobody can take back.
     #[inline]
-    fn end(&mut self) {
-        self.turn = 0;
-        self.begun = false;
+    fn copies(&self, place: u64) -> bool {
+        self.has(place) && self.begun
+    }
+
+    /// Transitions 2 and 5, by the holder of the turn. `false`: this place does not hold it.
+    #[inline]
+    fn end(&mut self, place: u64) -> bool {
+        let has = self.has(place);
+        if has {
+            self.turn = 0;
+            self.begun = false;
+        }
+        has
     }
 
     /// Transition 4, for the first waiter.
@@ -234,13 +256,6 @@ impl<W: TurnWaiter> Side<W> {
 
     fn given(&self) -> bool {
         self.turn != 0 && !self.begun
-    }
-
-    /// Transition 5, by a waiter that does not want the turn any more.
-    fn give_up(&mut self, place: u64) {
-        if self.has(place) && !self.begun {
-            self.turn = 0;
-        }
     }
 
     /// Transition 5, where the turn was given long enough ago.
@@ -484,9 +499,7 @@ impl<W: TurnWaiter> Pipe<W> {
             return Claim::Over;
         }
         if self.is_empty() || (!has && self.readers.taken(place)) {
-            if has {
-                self.readers.end();
-            }
+            self.readers.end(place);
             self.readers.untold = true;
             return Claim::Wait;
         }
@@ -494,11 +507,17 @@ impl<W: TurnWaiter> Pipe<W> {
         Claim::Granted(self.region(self.read, len.min(self.len())), place)
     }
 
-    /// Ends a turn, in which the first `len` bytes of the claim were read.
-    pub fn end_read(&mut self, len: u64) {
-        self.readers.end();
-        self.read += len;
-        self.writers.untold |= len > 0;
+    /// Ends the turn of `place`, in which the first `len` bytes of the claim were read. `false`: that
+    /// place had not begun a turn, or there are not so many bytes, and nothing was read.
+    #[must_use]
+    pub fn end_read(&mut self, len: u64, place: u64) -> bool {
+        let read = self.readers.copies(place) && len <= self.len();
+        self.readers.end(place);
+        if read {
+            self.read += len;
+            self.writers.untold |= len > 0;
+        }
+        read
     }
 
     /// Lets a reader wait, after [`Pipe::begin_read`] said so under the same lock: at its place, or
@@ -538,12 +557,13 @@ impl<W: TurnWaiter> Pipe<W> {
     /// turn already (0: neither); `middle`: a part of the write is done. Who has the turn has it still
     /// if nothing is granted.
     pub fn begin_write(&mut self, len: u64, atomic: bool, place: u64, middle: bool) -> Claim {
-        if self.closed() {
-            return Claim::Over;
-        }
         let has = self.writers.has(place);
+        // Before all else: what follows may find the turn another's.
         if middle && !has {
             return Claim::Lost;
+        }
+        if self.closed() {
+            return Claim::Over;
         }
         let room = self.room();
         if room < if atomic { len } else { 1 } || (!has && self.writers.taken(place)) {
@@ -555,21 +575,23 @@ impl<W: TurnWaiter> Pipe<W> {
         Claim::Granted(self.region(self.written, len.min(room)), place)
     }
 
-    /// The first `len` bytes of the claim are written. The writer keeps the turn.
-    pub fn commit_write(&mut self, len: u64) {
+    /// The first `len` bytes of the claim of `place` are written. The writer keeps the turn. `false`:
+    /// that place has not begun a turn, or there is no such room, and nothing was written.
+    #[must_use]
+    pub fn commit_write(&mut self, len: u64, place: u64) -> bool {
+        if !self.writers.copies(place) || len > self.room() {
+            return false;
+        }
         self.written += len;
         self.high = self.high.max(self.len());
         self.readers.untold = true;
+        true
     }
 
-    /// Ends a turn.
-    pub fn end_write(&mut self) {
-        self.writers.end();
-    }
-
-    /// Gives up a turn that may have been given, and was not begun.
+    /// Ends the turn of a side that `place` has, begun or only given. Nothing happens if another has
+    /// it, or none (0).
     pub fn give_up(&mut self, reads: bool, place: u64) {
-        self.side(reads).give_up(place);
+        self.side(reads).end(place);
     }
 
     fn side(&mut self, reads: bool) -> &mut Side<W> {
@@ -587,9 +609,7 @@ impl<W: TurnWaiter> Pipe<W> {
     ///
     /// It stays valid until it was finished or left.
     pub unsafe fn wait_write(&mut self, writer: W, place: u64, middle: bool) {
-        if self.writers.has(place) {
-            self.writers.end();
-        }
+        self.writers.end(place);
         let place = match (middle, place) {
             (true, _) => self.writers.new_place(MIDDLE),
             (false, 0) => self.writers.new_place(ORDINARY),
@@ -611,18 +631,18 @@ impl<W: TurnWaiter> Pipe<W> {
 
     // Another capacity.
 
-    /// Takes the turn of a side, whether it has something to do or not. `false`: another has it.
-    pub fn begin_turn(&mut self, reads: bool, place: u64) -> bool {
+    /// Takes the turn of a side, whether it has something to do or not, and returns the place that
+    /// has it. `None`: another has it.
+    pub fn begin_turn(&mut self, reads: bool, place: u64) -> Option<u64> {
         let side = self.side(reads);
         if side.turn != 0 && !side.has(place) {
-            return false;
+            return None;
         }
         let place = match place {
             0 => side.new_place(FIRST),
             place => place,
         };
-        side.begin(place);
-        true
+        Some(side.begin(place))
     }
 
     /// Lets who changes the capacity wait, after [`Pipe::begin_turn`] said so under the same lock.
@@ -640,18 +660,28 @@ impl<W: TurnWaiter> Pipe<W> {
         unsafe { side.wait(waiter, place) };
     }
 
-    /// Ends a turn that was begun to change the capacity.
-    pub fn end_turn(&mut self, reads: bool) {
-        let side = self.side(reads);
-        side.end();
-        // Pollers and callers that do not wait may have come in between.
-        side.untold = true;
+    /// Ends those turns that were begun to change the capacity.
+    pub fn end_turns(&mut self, turns: Turns) {
+        for (side, place) in [
+            (&mut self.readers, turns.reads),
+            (&mut self.writers, turns.writes),
+        ] {
+            // Pollers and callers that do not wait may have come in between.
+            side.untold |= side.end(place);
+        }
+    }
+
+    /// Whether a ring of `capacity` may take the place of this one, now.
+    fn resizable(&self, capacity: u64, turns: Turns) -> bool {
+        self.readers.copies(turns.reads)
+            && self.writers.copies(turns.writes)
+            && self.len() <= capacity
     }
 
     /// What is to be moved to a ring of another size, by who has the turns of both sides. `None`: it
-    /// would not fit.
-    pub fn begin_resize(&self, capacity: u64) -> Option<Parts> {
-        (self.len() <= capacity).then_some(Parts {
+    /// would not fit, or the turns are another's.
+    pub fn begin_resize(&self, capacity: u64, turns: Turns) -> Option<Parts> {
+        self.resizable(capacity, turns).then_some(Parts {
             next: self.read,
             end: self.written,
             from: self.capacity,
@@ -659,8 +689,14 @@ impl<W: TurnWaiter> Pipe<W> {
         })
     }
 
-    /// The bytes have been moved to a ring of `capacity`, a power of two.
-    pub fn end_resize(&mut self, capacity: u64) {
-        self.capacity = capacity;
+    /// The bytes have been moved to a ring of `capacity`, a power of two. `false`: as above, and the
+    /// old ring stays.
+    #[must_use]
+    pub fn end_resize(&mut self, capacity: u64, turns: Turns) -> bool {
+        let resizable = self.resizable(capacity, turns);
+        if resizable {
+            self.capacity = capacity;
+        }
+        resizable
     }
 }

@@ -94,6 +94,77 @@ fn pipe_reads_parked_and_never_run_keep_no_turn() {
     });
 }
 
+/// A write whose turn was revoked between two pieces learns that while another writer is in the middle
+/// of its copy and the last reader is gone. That must not end the other writer's turn.
+#[test]
+fn pipe_write_resumed_after_revocation_leaves_next_writer_its_turn() {
+    for attacker in Attacker::ALL {
+        isolated(|| {
+            let name = unique("turn");
+            let open = |rights, flags| {
+                let pipe = Handle::unbound();
+                let mut args = sys::postbox_open {
+                    kind: sys::POSTBOX_KIND_PIPE,
+                    flags,
+                    rights,
+                    mode: 0o600,
+                    capacity_bytes: 4096,
+                    ..Default::default()
+                };
+                raw::open(&pipe, Some(name.as_bytes()), &mut args).expect("the pipe can be opened");
+                pipe
+            };
+            let tx = open(SEND, sys::POSTBOX_O_CREATE);
+            let rx = open(RECEIVE, sys::POSTBOX_O_CREATE);
+            assert_eq!(write(&tx, b"x", NEVER), Ok(1));
+            assert_eq!(read(&rx, 1, NEVER), Ok(b"x".to_vec()));
+            let closed = Handle::semaphore(0, 1);
+            let revoked = attacker.run(|| {
+                rx.close_copy();
+                let flags = uring::SINGLE_ISSUER | uring::DEFER_TASKRUN;
+                let mut ring = Ring::new(8, flags).expect("a ring");
+                let bytes = Kept::new([b'!'; 8192]);
+                let request = sys::POSTBOX_WRITE;
+                let sqe = Sqe::direct(tx.as_raw_fd(), request, bytes.address(), 8192, FOREVER);
+                ring.push(&sqe);
+                ring.park();
+                closed.acquire(1, 0, FOREVER).expect("it comes");
+                assert_eq!(ring.wait().res, 4096);
+            });
+            tx.wait_senders(1);
+            let page = SlowPage::new();
+            let fault = page.fault();
+            scope(|scope| {
+                let next = scope.spawn(|| {
+                    // SAFETY: the page is mapped until the thread was joined.
+                    let bytes =
+                        unsafe { std::slice::from_raw_parts(page.address() as *const u8, PAGE) };
+                    write(&tx, bytes, FOREVER)
+                });
+                tx.wait_senders(2);
+                assert_eq!(read(&rx, 4096, NEVER), Ok(vec![b'!'; 4096]));
+                // The command is given the turn, does not come, and the next writer copies.
+                fault.wait();
+                drop(rx);
+                closed.release(1, 0).expect("it can be released");
+                revoked.ok();
+                // Neither another ring nor another writer may come into that copy.
+                let now = tx.dup(SEND).expect("another handle");
+                rustix::fs::fcntl_setfl(&now, rustix::fs::OFlags::NONBLOCK).expect("fcntl");
+                assert_eq!(raw::set_capacity(&now, 8192), Err(Errno::AGAIN));
+                let rx = open(RECEIVE, 0);
+                assert_eq!(write(&tx, &[b'3'; 4096], NEVER), Err(Errno::AGAIN));
+                fault.resolve(&[b'2'; 4096]);
+                assert_eq!(next.join().expect("no panic"), Ok(4096));
+                assert_eq!(read(&rx, 8192, NEVER), Ok(vec![b'2'; 4096]));
+                let info = tx.info();
+                assert_eq!((info.bytes, info.high_bytes), (0, 4096));
+                assert_eq!(raw::set_capacity(&tx, 8192), Ok(8192));
+            });
+        });
+    }
+}
+
 /// Parks a command in an ordinary ring, is stopped, and goes on later.
 fn stopped_with_parked(pipe: &Handle, request: u32, len: u32, expected: i32) -> Child {
     let child = spawn(|| {

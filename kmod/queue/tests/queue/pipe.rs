@@ -3,7 +3,7 @@
 //! its bytes in a queue. Both must say the same after every step.
 
 use crate::task::{config, pick, End, Task, TaskPtr, Woken};
-use postbox_queue::{Claim, Pipe, Region, Turn, PIPE_ATOMIC};
+use postbox_queue::{Claim, Pipe, Region, Turn, Turns, PIPE_ATOMIC};
 use proptest::prelude::*;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -303,6 +303,9 @@ impl Model {
         let call = self.calls.remove(&id).expect("it is there");
         let (reads, left, atomic) = (call.reads(), call.left(), call.atomic());
         let has = call.has();
+        if call.done > 0 && !has {
+            return Event::Lost;
+        }
         let over = if reads {
             self.ended() && !has
         } else {
@@ -310,9 +313,6 @@ impl Model {
         };
         if over {
             return Event::Over;
-        }
-        if call.done > 0 && !has {
-            return Event::Lost;
         }
         // Others look at it while it is not in the list.
         self.calls.insert(id, call);
@@ -547,10 +547,7 @@ impl World {
                 Event::Waits
             }
             refused => {
-                match doing.state {
-                    State::Turn => self.pipe.end_write(),
-                    _ => self.pipe.give_up(doing.reads(), doing.place),
-                }
+                self.pipe.give_up(doing.reads(), doing.place);
                 match refused {
                     Claim::Over => Event::Over,
                     Claim::Lost => Event::Lost,
@@ -566,7 +563,8 @@ impl World {
         let len = region.bytes() as u64;
         if doing.reads() {
             let read = places(region).map(|at| self.ring[at]).collect();
-            self.pipe.end_read(if well { len } else { 0 });
+            let ended = self.pipe.end_read(if well { len } else { 0 }, doing.place);
+            assert!(ended, "it has the turn");
             return if well {
                 vec![Event::Read(read)]
             } else {
@@ -582,14 +580,14 @@ impl World {
             };
         }
         if well {
-            self.pipe.commit_write(len);
+            assert!(self.pipe.commit_write(len, doing.place), "it has the turn");
             doing.done += len;
         }
         if well && doing.left() > 0 {
             doing.state = State::Turn;
             self.calls.insert(id, (doing, None));
         } else {
-            self.pipe.end_write();
+            self.pipe.give_up(false, doing.place);
         }
         vec![]
     }
@@ -674,14 +672,17 @@ impl World {
                 vec![]
             }
             Step::Resize { capacity } => {
-                if !self.pipe.begin_turn(false, 0) {
+                let Some(writes) = self.pipe.begin_turn(false, 0) else {
                     return vec![Event::Resized(false)];
-                }
-                if !self.pipe.begin_turn(true, 0) {
-                    self.pipe.end_turn(false);
+                };
+                let mut turns = Turns { reads: 0, writes };
+                assert!(self.pipe.begin_resize(capacity, turns).is_none());
+                let Some(reads) = self.pipe.begin_turn(true, 0) else {
+                    self.pipe.end_turns(turns);
                     return vec![Event::Resized(false)];
-                }
-                let parts = self.pipe.begin_resize(capacity);
+                };
+                turns.reads = reads;
+                let parts = self.pipe.begin_resize(capacity, turns);
                 let begun = parts.is_some();
                 if let Some(parts) = parts {
                     // Nobody gets between.
@@ -693,11 +694,11 @@ impl World {
                         moved += len as u64;
                     }
                     assert_eq!(moved, self.pipe.len());
-                    self.pipe.end_resize(capacity);
+                    assert!(self.pipe.end_resize(capacity, turns), "it has both");
                     self.ring = ring;
                 }
-                self.pipe.end_turn(false);
-                self.pipe.end_turn(true);
+                self.pipe.end_turns(turns);
+                assert!(!self.pipe.end_resize(capacity, turns), "both have ended");
                 vec![Event::Resized(begun)]
             }
             Step::Settle => self.settle(),
@@ -751,12 +752,43 @@ impl Pair {
         let mut expected = self.model.step(step);
         let seen = self.world.step(step);
         assert_eq!(seen, expected, "{step:?}");
+        self.end_without_turn();
         assert_eq!(self.world.look(), self.model.look(), "after {step:?}");
         if step == Step::Settle {
             self.check();
         }
         expected.retain(|event| !matches!(event, Event::News(..)));
         expected
+    }
+
+    /// Those who have no turn, or one that they have not begun, try to end or commit one. Nothing
+    /// may come of it, as the comparison with the model shows.
+    fn end_without_turn(&mut self) {
+        for (id, call) in &self.model.calls {
+            let pipe = &mut self.world.pipe;
+            let place = self.world.calls[id].0.place;
+            let mut turns = Turns::default();
+            match call.reads() {
+                true => turns.reads = place,
+                false => turns.writes = place,
+            }
+            let begun = match call.state {
+                State::Waits | State::Called => {
+                    pipe.give_up(call.reads(), place);
+                    false
+                }
+                State::Given => false,
+                State::Turn | State::Copies(_) => true,
+            };
+            if !begun && call.reads() {
+                assert!(call.state == State::Given || !pipe.end_read(0, place));
+            } else if !begun {
+                assert!(!pipe.commit_write(0, place));
+            } else if !call.reads() {
+                assert!(!pipe.commit_write(u64::MAX / 2, place), "no such room");
+            }
+            assert!(!pipe.end_resize(1 << 20, turns));
+        }
     }
 
     /// A step, and what a caller does after it.
@@ -1120,13 +1152,13 @@ fn pollers_hear_of_what_a_copy_hid() {
     pair.world.copied(id, true);
     assert_eq!(news(&mut pair), (true, true));
     assert_eq!(news(&mut pair), (false, false));
-    let Claim::Granted(region, _) = pair.world.pipe.begin_read(4, 0) else {
+    let Claim::Granted(region, held) = pair.world.pipe.begin_read(4, 0) else {
         panic!("there are bytes");
     };
     let (at, first, second) = (0, 4, 0);
     assert_eq!(region, Region { at, first, second });
     assert!(!pair.world.pipe.readable());
-    pair.world.pipe.end_read(4);
+    assert!(pair.world.pipe.end_read(4, held));
     assert_eq!(news(&mut pair), (true, true));
     assert!(pair.world.pipe.readable() && pair.world.pipe.writable());
 }
@@ -1175,4 +1207,40 @@ fn turn_revoked_between_pieces_ends_the_write() {
     pair.done(Step::Revoke);
     assert_eq!(pair.begin(write(1), false).1, Event::Granted(1));
     assert_eq!(pair.step(Step::Resume { id: large }), [Event::Lost]);
+}
+
+#[test]
+fn revoked_writer_after_close_leaves_the_turn() {
+    let mut pair = Pair::open(K4);
+    let well = true;
+    let (large, _) = pair.begin(write(2 * K4), true);
+    pair.done(Step::Copied { id: large, well });
+    assert_eq!(pair.step(Step::Resume { id: large }), [Event::Waits]);
+    let (second, waits) = pair.begin(write(K4), true);
+    assert_eq!(waits, Event::Waits);
+    let (id, _) = pair.begin(read(K4), false);
+    let events = pair.done(Step::Copied { id, well });
+    assert_eq!(events[1..], [Event::Woken(large, YOURS)]);
+    for _ in 0..100 {
+        assert_eq!(pair.done(Step::Revoke), []);
+    }
+    assert_eq!(pair.done(Step::Revoke), [Event::Woken(second, YOURS)]);
+    let id = second;
+    assert_eq!(pair.step(Step::Resume { id }), [Event::Granted(K4)]);
+    pair.done(Step::Close { handle: 1 });
+    let id = large;
+    assert_eq!(pair.done(Step::Resume { id }), [Event::Lost]);
+    // The second writer still copies: no other ring, and no other writer.
+    let capacity = 2 * K4;
+    let resized = pair.done(Step::Resize { capacity });
+    assert_eq!(resized, [Event::Resized(false)]);
+    let (writes, reads) = (false, true);
+    pair.done(Step::Open { writes, reads });
+    assert_eq!(pair.begin(write(1), false).1, Event::Refused);
+    pair.done(Step::Copied { id: second, well });
+    let (id, granted) = pair.begin(read(2 * K4), false);
+    assert_eq!(granted, Event::Granted(K4));
+    pair.done(Step::Copied { id, well });
+    let resized = pair.done(Step::Resize { capacity });
+    assert_eq!(resized, [Event::Resized(true)]);
 }
