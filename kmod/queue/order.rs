@@ -21,7 +21,7 @@ type Raw<M> = NonNull<<M as Owner>::Target>;
 /// The messages of a list that is short.
 const SHORT: usize = 64;
 /// One of so many messages of a longer list is in the tree.
-const SPARSE: u64 = 16;
+const SPARSE: u64 = 1 << 4;
 
 /// The marks of a message that is in more than the list.
 mod mark {
@@ -162,7 +162,7 @@ impl<M: Message> Ordered<M> {
     /// Puts a new message into the trees that it belongs to.
     #[inline(never)]
     fn inserted(&mut self, at: Raw<M>) {
-        if self.list.len() > SHORT && hash(at) % SPARSE == 0 {
+        if self.list.len() > SHORT && hash(at) & (SPARSE - 1) == 0 {
             self.add_mark(at, mark::PLACE);
             // SAFETY: It is an element, in no tree.
             unsafe { self.places.insert(at) };

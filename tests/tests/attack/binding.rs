@@ -372,7 +372,7 @@ fn every_operation_against_close() {
     every_operation(|kind, memfd, op, ring| {
         let handle = open_nonblocking();
         raw::open(&handle, None, &mut open_args(kind, memfd)).expect("it can be made");
-        let fd = OwnedFd::from(handle.0).into_raw_fd();
+        let fd = handle.0.into_raw_fd();
         race(
             || {
                 // SAFETY: the descriptor is this thread's; the other one expects that it is closed.

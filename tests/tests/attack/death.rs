@@ -244,8 +244,11 @@ fn with_shared_descriptors(f: impl FnOnce()) {
     assert_eq!(status, 0, "the child failed");
 }
 
-/// Ways of taking and dying, while this process has the same open file. Each returns when the process is dead.
-const WAYS: [(&str, fn(&Handle, fn(&mut Way))); 6] = [
+/// Takes through the handle as a way of holding it allows, in a process that is dead when this returns.
+type Death = fn(&Handle, fn(&mut Way));
+
+/// Ways of taking and dying, while this process has the same open file.
+const WAYS: [(&str, Death); 6] = [
     ("descriptor, killed", |handle, take| {
         let taken = Gate::new();
         let child = spawn(|| {

@@ -565,7 +565,7 @@ fn try_it(
         assert!(!forbidden || tried.is_err(), "{what}: it succeeded");
         // What went may be gone from here, or moved.
         let moved = name.contains("leaving");
-        if !moved && !(target.writer && must == FailToWrite) {
+        if !(moved || target.writer && must == FailToWrite) {
             target.check(&what);
         }
         for line in mappings() {

@@ -57,9 +57,7 @@ fn subordinate_ids_share_the_account_of_their_owner() {
                 })
                 .ok();
             }
-            let sent: Vec<_> = (0..IDS as usize)
-                .map(|id| sent[id].load(SeqCst) as u64)
-                .collect();
+            let sent: Vec<_> = (0..IDS as usize).map(|id| sent[id].load(SeqCst)).collect();
             // Each half of all of them, and they half of what their owner has.
             assert_eq!(sent, [max / 4, max / 4, 0, 0, 0, 0]);
             assert_eq!(fill(&mailbox), max / 2, "the rest is the owner's");

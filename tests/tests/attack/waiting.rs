@@ -247,8 +247,8 @@ fn wait_peer_ends_when_the_peer_can_never_come() {
         let link = Handle::unbound();
         raw::connect(&link, Some(b"never"), &mut Default::default()).expect("there is room");
         // Each child has a copy of the listener.
-        // SAFETY: the descriptor is open, and nothing in the child uses it.
         let forget = || {
+            // SAFETY: the descriptor is open, and nothing in the child uses it.
             check("close", unsafe { libc::close(listening.as_raw_fd()) });
         };
         let asleep = spawn(|| {

@@ -110,7 +110,7 @@ fn ring_ends_dropped_in_child_publish_nothing() {
         go.open(1);
         gone.pass();
         assert_eq!(child.wait(), Exit::Code(0));
-        assert!(consumer.try_recv().err().expect("none is there").is_empty());
+        assert!(consumer.try_recv().expect_err("none is there").is_empty());
         producer.send(b"six").expect("the consumer is there");
         assert_eq!(consumer.try_recv().expect("it came").to_vec(), b"six");
     });

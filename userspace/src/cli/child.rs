@@ -188,8 +188,8 @@ pub fn guarded(holder: impl FnOnce() -> Result<ExitCode, Failure>) -> Result<Exi
     let hold = hold();
     let status = ended(pid, || {
         let mut status = 0;
-        // SAFETY: `status` is writable.
         retry_on_intr(|| {
+            // SAFETY: `status` is writable.
             match unsafe { libc::waitpid(pid.as_raw_nonzero().get(), &mut status, 0) } {
                 -1 => {
                     Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::CHILD))
