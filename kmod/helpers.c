@@ -814,6 +814,8 @@ static int is_file(const void *wanted, struct file *file, unsigned int fd)
  */
 bool postbox_closed(struct file *file)
 {
+	const struct files_struct *last = current->files;
+	unsigned int tables = 0;
 	struct task_struct *task;
 	bool found;
 
@@ -826,8 +828,12 @@ bool postbox_closed(struct file *file)
 	rcu_read_lock();
 	for_each_thread(current, task) {
 		task_lock(task);
-		if (task->files != current->files)
-			found = iterate_fd(task->files, 0, is_file, file);
+		if (task->files != current->files && task->files != last) {
+			/* Of more tables the exit of the process will tell. */
+			found = ++tables > 8 ||
+				iterate_fd(task->files, 0, is_file, file);
+			last = task->files;
+		}
 		task_unlock(task);
 		if (found)
 			break;

@@ -113,20 +113,22 @@ impl Pool {
 
     /// Ends the leases that a process, or any, holds through a handle.
     pub(crate) fn process_closed(&self, shares: &Shares, leaving: Leaving) {
-        let mut held = false;
+        let mut entered = false;
         loop {
             let share = {
                 let _inner = self.inner.lock();
                 let share = shares.settle(leaving);
                 share
             };
-            let Some(share) = share else {
+            entered |= share.is_some();
+            if share.is_none() {
                 break;
-            };
-            held |= share.count > 0;
+            }
         }
+        // Whatever the share counted: a process that enters anew while its old leases are settled may
+        // give some of those back against its new share.
         let mut at = 0;
-        let mut done = !held;
+        let mut done = !entered;
         while !done {
             let mut inner = self.inner.lock();
             done = inner
@@ -206,10 +208,12 @@ impl Pool {
         self.pollers.wake(OUT, || self.events());
     }
 
-    /// One at a time: each is woken outside the lock.
+    /// Grants one at a time: each is woken outside the lock. As many as wait now, since those who are
+    /// woken may wait again without end: a waiter that comes while blocks are free grants once
+    /// itself, so that nobody is passed over.
     #[inline(never)]
     fn grant<'a>(&'a self, mut inner: SpinLockGuard<'a, Inner>) {
-        loop {
+        for _ in 0..inner.table.waiting() {
             let wake = inner.table.grant();
             drop(inner);
             if wake.is_none() {
@@ -398,6 +402,10 @@ impl<'a> Access<'a> {
             }
             // SAFETY: The waiter is pinned here. Below, it is done, or leaves.
             unsafe { inner.table.wait(waiter.pointer()) };
+            // Whoever grants meanwhile does not count this waiter: see `grant`.
+            let wake = inner.table.grant();
+            drop(inner);
+            drop(wake);
         }
         let slept = waiter.sleep(wait);
         let mut outcome = waiter.outcome();

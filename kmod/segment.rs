@@ -169,9 +169,11 @@ impl Segment {
         Ok(false)
     }
 
-    /// Wakes so many of those who wait for the word at `offset`.
+    /// Wakes so many of those who wait for the word at `offset` now: who is woken may wait again
+    /// without end.
     pub(crate) fn wake(&self, offset: u64, count: u32) {
-        for _ in 0..count {
+        let waiting = self.inner.lock().waiting.len();
+        for _ in 0..waiting.min(count as usize) {
             if !self.wake_one(|waiter| waiter.wanted() == offset) {
                 break;
             }

@@ -228,6 +228,10 @@ impl Semaphore {
                 None => unsafe { inner.units.wait(waiter.pointer()) },
             }
             wait.listed();
+            // Whoever grants meanwhile does not count this waiter: see `grant`.
+            let wake = inner.units.grant();
+            drop(inner);
+            drop(wake);
         }
         wait.parked()?;
         let slept = waiter.sleep(wait);
@@ -298,10 +302,12 @@ impl Semaphore {
         self.tell(IN);
     }
 
-    /// One at a time: each is woken outside the lock.
+    /// Grants one at a time: each is woken outside the lock. As many as wait now, since those who are
+    /// woken may wait again without end: a waiter that comes while units are there grants once
+    /// itself, so that nobody is passed over.
     #[inline(never)]
     fn grant<'a>(&'a self, mut inner: SpinLockGuard<'a, Inner>) {
-        loop {
+        for _ in 0..inner.units.waiting() {
             let wake = inner.units.grant();
             let settled = inner.units.settled();
             drop(inner);
