@@ -285,7 +285,7 @@ const WAYS: [(&str, Death); 6] = [
     }),
     ("a thread's own descriptors, exits", |handle, take| {
         spawn(|| {
-            std::thread::scope(|scope| {
+            scope(|scope| {
                 scope.spawn(|| {
                     // SAFETY: no pointers.
                     check("unshare", unsafe { libc::unshare(libc::CLONE_FILES) });
@@ -328,7 +328,7 @@ fn what_a_process_took_is_kept_while_a_thread_of_it_lives() {
             let child = spawn(|| {
                 let descriptor = handle.as_raw_fd();
                 let (unshared, closed) = (Gate::new(), Gate::new());
-                std::thread::scope(|scope| {
+                scope(|scope| {
                     scope.spawn(|| {
                         // SAFETY: no pointers.
                         check("unshare", unsafe { libc::unshare(libc::CLONE_FILES) });
@@ -385,7 +385,7 @@ fn message_that_comes_after_the_last_close_comes_back() {
         let handle = Handle::anonymous(4);
         let closed = Gate::new();
         let child = spawn(|| {
-            std::thread::scope(|scope| {
+            scope(|scope| {
                 scope.spawn(|| handle.take(FOREVER).expect("a message comes"));
                 handle.wait_receivers(1);
                 handle.close_copy();
@@ -646,7 +646,7 @@ fn call_of_a_paused_thread_that_never_goes_on_ends() {
                     libc::sigemptyset(&mut set);
                     libc::sigaddset(&mut set, libc::SIGUSR1);
                     libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
-                    std::thread::scope(|scope| {
+                    scope(|scope| {
                         scope.spawn(|| {
                             libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut());
                             call(&handle);
