@@ -1785,6 +1785,8 @@ struct Direction {
     waiting: Option<usize>,
     /// Nobody sends any more, or nobody receives.
     shut: [bool; 2],
+    /// It was shut before the second end was opened, so that the first end meets nobody in it.
+    hopeless: bool,
 }
 
 #[derive(Debug)]
@@ -1894,6 +1896,7 @@ impl Joined {
             if direction.shut == [false; 2] {
                 continue;
             }
+            direction.hopeless |= !self.met[link];
             // What was accepted can be received still; who waits has sent nothing.
             let mut waits = std::mem::take(&mut direction.blocked);
             if direction.capacity == 0 {
@@ -2038,8 +2041,10 @@ impl Game for Joined {
                 Verb::Shut.words([how.into()])
             }
             LinkCommand::WaitPeer { patience } => {
-                let (link, _) = self.ends[worker].expect("it has an end");
-                if self.met[link] {
+                let (link, end) = self.ends[worker].expect("it has an end");
+                if end == 0 && self.links[link].iter().all(|way| way.hopeless) {
+                    self.table.done(worker, Failed(libc::EPIPE));
+                } else if self.met[link] {
                     self.table.done(worker, Done);
                 } else if let Some(errno) = patience.errno() {
                     self.table.done(worker, Failed(errno));

@@ -1025,8 +1025,8 @@ fn receivers_of_one_origin_and_group_are_served_in_the_order_in_which_they_came(
                 let (origin, group) = (next(3), next(3) as usize);
                 let message = Post::from_origin(id, 0, 1, origin, &b.drops);
                 let sender = Sender::of_group(id, group);
-                // SAFETY: The sender lives until the end.
                 let place = message.pointer();
+                // SAFETY: The sender lives until the end.
                 let sending = unsafe { b.mailbox.send(message, Some(SenderPtr::new(&sender))) };
                 senders.push(sender);
                 let wanted = waiting.iter().position(|receiver| {
