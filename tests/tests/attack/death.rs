@@ -8,7 +8,7 @@ use postbox::{Endpoint, ErrorKind, raw, sys};
 use postbox_tests::uring::{FIXED_FILE, Ring, Sqe};
 use postbox_tests::{
     Attacker, Child, Errno, FOREVER, Gate, Handle, NEVER, PAGE, RW, UNDO, as_each_attacker, check,
-    isolated, spawn, wait_until,
+    isolated, scope, spawn, wait_until,
 };
 
 /// How a process reaches a handle.
