@@ -589,7 +589,7 @@ fn call_of_a_process_that_dies_paused_ends() {
 fn answer_that_keeps_its_own_handle_goes_with_who_was_paused() {
     isolated(|| {
         as_each_attacker(|_| {
-            let files = || raw::usage(&Handle::unbound()).expect("it tells").files;
+            let files = || raw::usage(Handle::unbound()).expect("it tells").files;
             let before = files();
             for _ in 0..8 {
                 let handle = Handle::anonymous(4);

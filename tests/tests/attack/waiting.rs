@@ -298,7 +298,10 @@ fn nonblocking(handle: &Handle) -> Handle {
 
 fn wrote(len: isize, all: &[u8]) -> Result<()> {
     match usize::try_from(len) {
-        Ok(len) => Ok(assert_eq!(len, all.len())),
+        Ok(len) => {
+            assert_eq!(len, all.len());
+            Ok(())
+        }
         Err(_) => Err(Errno::from_io_error(&std::io::Error::last_os_error()).expect("a number")),
     }
 }
@@ -563,7 +566,7 @@ fn paused_calls_in_the_queue_stand_where_they_stood() {
                 }
                 for (dead, index) in order.into_iter().enumerate() {
                     // New ones take the stacks of the dead.
-                    let others = [(); 16].map(|()| spawn(|| std::thread::park()));
+                    let others = [(); 16].map(|()| spawn(std::thread::park));
                     callers[index].take().expect("it lives").destroy();
                     let left = 2 - dead as u64;
                     wait_until("it to be withdrawn", || mailbox.info().messages == left);
