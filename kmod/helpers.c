@@ -505,9 +505,8 @@ void postbox_relay_add(struct postbox_relay *relay, struct file *file,
 /* The handle was bound. Without a mask, whoever is woken polls again. */
 void postbox_relay_wake(struct postbox_relay *relay)
 {
-	/* After what was set; pairs with that in poll_wait(). */
-	smp_mb();
-	if (waitqueue_active(&relay->early))
+	/* Its barrier comes after what was set, and pairs with poll_wait()'s. */
+	if (wq_has_sleeper(&relay->early))
 		__wake_up(&relay->early, TASK_NORMAL, 0, NULL);
 }
 

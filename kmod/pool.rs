@@ -117,8 +117,7 @@ impl Pool {
         loop {
             let share = {
                 let _inner = self.inner.lock();
-                let share = shares.settle(leaving);
-                share
+                shares.settle(leaving)
             };
             entered |= share.is_some();
             if share.is_none() {
