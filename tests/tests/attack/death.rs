@@ -626,6 +626,19 @@ extern "C" fn execute(_: libc::c_int) {
     unsafe { libc::execv(c"/bin/sh".as_ptr(), arguments.as_ptr()) };
 }
 
+/// Waits until every thread of the process has this state.
+fn wait_threads(child: &Child, state: char) {
+    wait_until("all of its threads to have the state", || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", child.pid())).expect("it runs");
+        tasks.flatten().all(|task| {
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit(") ")
+                .next()
+                .is_some_and(|rest| rest.starts_with(state))
+        })
+    });
+}
+
 #[test]
 fn call_of_a_paused_thread_that_never_goes_on_ends() {
     for handler in [end_thread, execute] as [extern "C" fn(libc::c_int); 2] {
@@ -656,9 +669,10 @@ fn call_of_a_paused_thread_that_never_goes_on_ends() {
                 }
             });
             wait_until("the request", || handle.info().messages == 1);
-            child.wait_asleep();
+            // A handler that runs before the call is paused ends it.
+            wait_threads(&child, 'S');
             child.kill(libc::SIGSTOP);
-            wait_until("it to be stopped", || child.state() == 'T');
+            wait_threads(&child, 'T');
             child.kill(libc::SIGUSR1);
             child.kill(libc::SIGCONT);
             // The number of threads is one again.
