@@ -326,7 +326,7 @@ impl Front {
     }
 }
 
-/// Whether one of `reached` leads to `queue`. The search goes from both: what is stuffed with
+/// Finds whether one of `reached` leads to `queue`. The search goes from both: what is stuffed with
 /// handles, but leads nowhere near, is in nobody's way. `None`: it needs more memory.
 fn leads_back(edges: &mut Both, forth: &mut Front, back: &mut Front) -> Option<bool> {
     for _ in 0..STEPS_MAX {

@@ -73,7 +73,7 @@ impl Grant {
 /// The rights that can be granted.
 const RIGHTS: [u32; 2] = [uapi::POSTBOX_RIGHT_SEND, uapi::POSTBOX_RIGHT_RECEIVE];
 
-/// What a handle has through grants.
+/// The grants that a handle was opened through.
 #[derive(Clone)]
 pub(crate) struct Granted {
     /// The grant of each of [`RIGHTS`], if it has that through one.
@@ -151,7 +151,7 @@ impl Grants {
         Ok(())
     }
 
-    /// What lets the current task have all of these rights, each through any grant.
+    /// Returns the grants that let the current task have all of these rights, each through any grant.
     pub(crate) fn permit(&self, rights: u32) -> Option<Granted> {
         let mut granted = Granted {
             grants: [None, None],

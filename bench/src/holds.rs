@@ -26,14 +26,14 @@ pub const FEW: Filled = Filled {
     leases: 2,
 };
 
-/// What the module's default limits let one user have.
+/// As much as the module's default limits let one user have.
 pub const MANY: Filled = Filled {
     messages: 1_000_000,
     priorities: 32_768,
     leases: 4_096,
 };
 
-/// What one operation costs: the median, and the most of all times but the three that interrupts may have fallen into.
+/// The cost of one operation: the median, and the most of all times but the three that interrupts may have fallen into.
 #[derive(Clone, Copy, Debug)]
 pub struct Hold {
     /// The operation.
@@ -102,10 +102,10 @@ fn measure(
     })
 }
 
-/// What each operation costs on a mailbox with so much in it.
+/// Measures the cost of each operation on a mailbox with so much in it.
 ///
 /// # Errors
-/// Those of the requests.
+/// Fails as the requests do.
 pub fn holds(filled: Filled) -> Result<Vec<Hold>> {
     let fd = raw::device()?;
     let mut args = sys::postbox_open {

@@ -68,7 +68,7 @@ fn print_holds() -> Result<(), String> {
     for hold in &many {
         let few = few.iter().find(|few| few.operation == hold.operation);
         let few = few.map_or(0, |few| few.median);
-        // What the call costs outside of the lock is the same.
+        // The cost of the call outside of the lock is the same.
         let more = hold.most.saturating_sub(few);
         if few != 0 {
             longest = longest.max(more);
