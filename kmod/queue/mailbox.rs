@@ -1109,19 +1109,22 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         let node = message.entry().node();
         node.place.set(Place::Queued);
         self.queued_bytes += node.len;
-        if node.sender.get().is_some() {
-            self.asks(message.entry());
+        let asks = node.sender.get().is_some();
+        let at = self.queue.insert(message);
+        if asks {
+            self.asks(at);
         }
-        self.queue.insert(message);
     }
 
     /// The sender of a message that is queued waits.
     #[inline(never)]
-    fn asks(&mut self, message: &M::Entry) {
-        if let Some(sender) = message.node().sender.get() {
+    fn asks(&mut self, at: Raw<M>) {
+        // SAFETY: It is in the queue, so that it is valid.
+        let sender = unsafe { at.as_ref() }.node().sender.get();
+        if let Some(sender) = sender {
             let sender = self.asking.push_back(sender);
             // SAFETY: It waits, so that it is valid.
-            M::Sender::message(unsafe { sender.as_ref() }).set(Some(NonNull::from(message)));
+            M::Sender::message(unsafe { sender.as_ref() }).set(Some(at));
         }
     }
 

@@ -125,9 +125,9 @@ impl<M: Message> Ordered<M> {
         unsafe { &*raw.as_ptr() }.node()
     }
 
-    /// Puts a message into its place.
+    /// Puts a message into its place; returns where it is.
     #[inline(always)]
-    pub(super) fn insert(&mut self, message: M) {
+    pub(super) fn insert(&mut self, message: M) -> Raw<M> {
         // Mostly that is the end.
         let at = match self.list.tail() {
             Some(tail) if place(message.entry().node()) < place(Self::node(tail)) => {
@@ -138,6 +138,7 @@ impl<M: Message> Ordered<M> {
         if self.list.len() > self.short {
             self.inserted(at);
         }
+        at
     }
 
     #[inline(never)]
