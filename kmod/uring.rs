@@ -1073,7 +1073,10 @@ fn go_on(issue: &Issue<'_>, command: &Command) -> Ended {
         // It failed before it came to that.
         command.give_back(handle, issue.request(), outcome);
     }
-    issue.ended(result)
+    match issue.ended(result) {
+        Ended::Failed(error) => part(issue).unwrap_or(Ended::Failed(error)),
+        ended => ended,
+    }
 }
 
 /// Ends a dead command that has an outcome. What was committed is its result; what was handed to

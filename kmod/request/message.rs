@@ -419,7 +419,9 @@ fn batch<T: Args>(
     let size = args.entry_size as usize;
     // That it cannot be written is found while nothing has happened yet. It stays as it is until
     // the end: the call may be restarted.
-    at.write(args)?;
+    if !matches!(how, How::Command(issue) if issue.resumes()) {
+        at.write(args)?;
+    }
     let mut done = 0;
     let mut result = Ok(());
     if let How::Command(issue) = how {

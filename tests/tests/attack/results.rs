@@ -201,3 +201,44 @@ fn results_lease_of_an_accepted_message_goes_with_it() {
         assert_eq!(pool.free(), 4);
     });
 }
+
+/// The argument of a batch is read-only when it goes on: it says by its completion what was sent. Told that it cannot be
+/// written, its owner would send all of it again.
+#[test]
+fn results_batch_whose_argument_became_unwritable_goes_on() {
+    as_each_attacker(|_| {
+        let (tx, rx) = Handle::anonymous(1).split();
+        tx.put("first");
+        let texts = Kept::new(*b"onetwo");
+        let entry = |at| sys::postbox_send {
+            data: texts.address() + at,
+            len: 3,
+            ..send_args()
+        };
+        let entries = Kept::new([entry(0), entry(3)]);
+        let arena = Arena::new(1);
+        let args = sys::postbox_batch {
+            size: size_of::<sys::postbox_batch>() as u32,
+            count: 2,
+            entries: entries.address(),
+            entry_size: size_of::<sys::postbox_send>() as u32,
+            ..Default::default()
+        };
+        arena.put(arena.at, bytes(&args));
+        let mut ring = Ring::new(4, 0).expect("io_uring is there");
+        ring.push(&Sqe::command(tx.as_raw_fd(), sys::POSTBOX_SEND_BATCH, arena.at).tag(1));
+        ring.park();
+        tx.wait_senders(1);
+        // SAFETY: the arena's own page, to which no reference leads.
+        check("mprotect", unsafe {
+            libc::mprotect(arena.at as *mut _, arena.len, libc::PROT_READ)
+        });
+        let mut texts = Vec::new();
+        for _ in 0..3 {
+            texts.push(rx.get());
+            ring.enter(0).expect("it goes on");
+        }
+        assert_eq!(texts, ["first", "one", "two"]);
+        assert_eq!(ring.wait().res, 2, "both were sent");
+    });
+}
