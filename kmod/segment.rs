@@ -10,7 +10,7 @@
 use crate::{
     helpers::{self, GFP_MAYFAIL},
     mapping::{Area, Memory},
-    queue::List,
+    queue::Words,
     quota::{Pinned, SharedCharge},
     share::{Handles, Leaving, Shares},
     uapi,
@@ -30,7 +30,7 @@ struct Inner {
     attached: RBTree<u64, ()>,
     next: u64,
     /// Those who wait for a word, which is at the offset that they want.
-    waiting: List<WaiterPtr>,
+    waiting: Words<WaiterPtr>,
 }
 
 /// A segment.
@@ -58,7 +58,7 @@ impl Segment {
                     handles: Handles::default(),
                     attached: RBTree::new(),
                     next: 1,
-                    waiting: List::new(),
+                    waiting: Words::new(),
                 },
                 "postbox_segment"
             ),
@@ -89,7 +89,7 @@ impl Segment {
             drop(inner);
             drop((share, number));
             // Who comes from now on knows of it.
-            while waiting > 0 && self.wake_one(|_| true) {
+            while waiting > 0 && self.wake_one(Words::pop) {
                 waiting -= 1;
             }
         }
@@ -154,7 +154,8 @@ impl Segment {
             if !wait.may_wait() {
                 return Err(EAGAIN);
             }
-            inner.waiting.push_back(waiter.pointer());
+            // SAFETY: The waiter is pinned here. Below, it is done, or leaves.
+            unsafe { inner.waiting.add(waiter.pointer()) };
         }
         drop(word);
         let slept = waiter.sleep(wait);
@@ -174,16 +175,16 @@ impl Segment {
     pub(crate) fn wake(&self, offset: u64, count: u32) {
         let waiting = self.inner.lock().waiting.len();
         for _ in 0..waiting.min(count as usize) {
-            if !self.wake_one(|waiter| waiter.wanted() == offset) {
+            if !self.wake_one(|waiting| waiting.pop_of(offset)) {
                 break;
             }
         }
     }
 
-    /// Wakes the first of those, outside the lock. `false`: there is none.
-    fn wake_one(&self, wanted: impl FnMut(&Waiter) -> bool) -> bool {
+    /// Wakes one of them, outside the lock. `false`: there is none.
+    fn wake_one(&self, pop: impl FnOnce(&mut Words<WaiterPtr>) -> Option<WaiterPtr>) -> bool {
         let mut inner = self.inner.lock();
-        let waiter = inner.waiting.remove_first(wanted);
+        let waiter = pop(&mut inner.waiting);
         let wake = waiter.map(|waiter| waiter.finish(Outcome::Happened));
         drop(inner);
         wake.is_some()

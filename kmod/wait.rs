@@ -203,7 +203,7 @@ pub(crate) struct Waiter {
     done: Atomic<u32>,
     outcome: UnsafeCell<Option<Outcome>>,
     /// What it waits for, as the object counts: the process whose messages it wants (0: any),
-    /// bytes, or units.
+    /// bytes, units, or where the word is.
     wanted: Cell<u64>,
     /// Its place in the order of waiters, where the object keeps one.
     place: Cell<u64>,
@@ -426,6 +426,16 @@ impl queue::ReceiveWaiter<KBox<Message>> for WaiterPtr {
 
     fn finish(self, received: Received<KBox<Message>>) -> Wake {
         self.finish(Outcome::Received(received))
+    }
+}
+
+impl queue::WordWaiter for WaiterPtr {
+    fn word(waiter: &Waiter) -> u64 {
+        waiter.wanted()
+    }
+
+    fn seat(waiter: &Waiter) -> &Seat<Waiter> {
+        &waiter.seat
     }
 }
 

@@ -16,6 +16,7 @@ mod receivers;
 mod ring;
 mod semaphore;
 mod tree;
+mod words;
 
 // The module has no need to name all of them.
 #[allow(unused_imports)]
@@ -47,3 +48,5 @@ pub use ring::{
 pub use semaphore::{Acquirer, Semaphore};
 #[allow(unused_imports)]
 pub use tree::Branches;
+#[allow(unused_imports)]
+pub use words::{WordWaiter, Words};

@@ -13,16 +13,16 @@ use super::{
 };
 use core::{cell::Cell, marker::PhantomData, ptr::NonNull};
 
-/// The place of a receiver that waits.
+/// The place of a receiver that waits, or of who waits for a word.
 pub struct Seat<T> {
     /// The smaller, the earlier.
-    arrival: Cell<i64>,
-    member: Branches<T>,
+    pub(super) arrival: Cell<i64>,
+    pub(super) member: Branches<T>,
     first: Branches<T>,
 }
 
 impl<T> Seat<T> {
-    /// The place of a receiver that does not wait.
+    /// The place of who does not wait.
     pub const fn new() -> Self {
         Self {
             arrival: Cell::new(0),

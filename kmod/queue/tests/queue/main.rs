@@ -12,3 +12,4 @@ mod pool;
 mod ring;
 mod semaphore;
 mod task;
+mod words;

@@ -2,7 +2,8 @@
 //! Tasks that wait at wait objects and pipes, for the host: they note how their waits end.
 
 use postbox_queue::{
-    Acquirer, Borrower, Flight, Gate, GateWaiter, Linked, Links, Owner, Turn, TurnWaiter,
+    Acquirer, Borrower, Flight, Gate, GateWaiter, Linked, Links, Owner, Seat, Turn, TurnWaiter,
+    WordWaiter,
 };
 use proptest::test_runner::Config;
 use std::{cell::Cell, ptr::NonNull, rc::Rc};
@@ -21,6 +22,7 @@ pub enum End {
 /// A task that waits.
 pub struct Task {
     links: Links<Task>,
+    seat: Seat<Task>,
     pub id: usize,
     pub wants: u64,
     place: Cell<u64>,
@@ -31,6 +33,7 @@ impl Task {
     pub fn new(id: usize, wants: u64) -> Rc<Self> {
         Rc::new(Self {
             links: Links::new(),
+            seat: Seat::new(),
             id,
             wants,
             place: Cell::new(0),
@@ -156,4 +159,14 @@ pub fn config() -> Config {
 /// One of those that are there.
 pub fn pick<T>(from: &[T], which: usize) -> Option<&T> {
     from.get(which.checked_rem(from.len())?)
+}
+
+impl WordWaiter for TaskPtr {
+    fn word(waiter: &Task) -> u64 {
+        waiter.wants
+    }
+
+    fn seat(waiter: &Task) -> &Seat<Task> {
+        &waiter.seat
+    }
 }
