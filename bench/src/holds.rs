@@ -1,7 +1,7 @@
 //! How long a mailbox's lock is held when much is in it: what an operation costs with a million messages, every priority and
 //! all leases of a handle, and with a few.
 
-use std::os::fd::OwnedFd;
+use std::{os::fd::OwnedFd, sync::atomic::Ordering};
 
 use postbox::{raw, sys};
 use rustix::io::Errno;
@@ -107,6 +107,7 @@ fn measure(
 /// # Errors
 /// Fails as the requests do.
 pub fn holds(filled: Filled) -> Result<Vec<Hold>> {
+    let mut holds = vec![wake_word(filled.leases.min(1000))?];
     let fd = raw::device()?;
     let mut args = sys::postbox_open {
         kind: sys::POSTBOX_KIND_MAILBOX,
@@ -128,7 +129,6 @@ pub fn holds(filled: Filled) -> Result<Vec<Hold>> {
     }
     let (pid, requeue) = (std::process::id(), sys::POSTBOX_ACK_REQUEUE);
     let middle = filled.priorities / 2;
-    let mut holds = Vec::new();
     let take = || receive(&fd, 0, 0);
     for (operation, priority) in [
         ("send to the head", sys::POSTBOX_PRIORITY_MAX),
@@ -186,4 +186,40 @@ pub fn holds(filled: Filled) -> Result<Vec<Hold>> {
     let list = || raw::list(&fd, 0, &mut [sys::postbox_info::default()]).map(|_| 0);
     holds.push(measure("list beside unnamed objects", list, |_| Ok(()))?);
     Ok(holds)
+}
+
+/// Measures a wake-up of nobody beside so many threads that wait for another word.
+fn wake_word(threads: u32) -> Result<Hold> {
+    let of_error = |error: postbox::Error| error.errno.unwrap_or(Errno::IO);
+    let segment = postbox::Segment::options().anonymous(4096);
+    let segment = segment.map_err(of_error)?;
+    let mapping = segment.attach().map_err(of_error)?;
+    let awaited = sys::postbox_word {
+        offset: 8,
+        value: raw::attach(&segment)?,
+        ..Default::default()
+    };
+    let word = mapping.atomic_u64(8).map_err(of_error)?;
+    word.store(awaited.value, Ordering::Relaxed);
+    let of_words = |offset, count| sys::postbox_word {
+        offset,
+        count,
+        ..Default::default()
+    };
+    std::thread::scope(|scope| {
+        let wait = || raw::wait_word(&segment, &awaited);
+        let hold = (|| {
+            for _ in 0..threads {
+                let thread = std::thread::Builder::new().stack_size(1 << 16);
+                thread.spawn_scoped(scope, wait).map_err(|_| Errno::AGAIN)?;
+            }
+            while raw::info(&segment)?.waiting_receivers < threads {
+                std::thread::yield_now();
+            }
+            let wake = || raw::wake_word(&segment, &of_words(0, 1)).map(|()| 0);
+            measure("wake a word beside waiters of another", wake, |_| Ok(()))
+        })();
+        word.store(0, Ordering::Relaxed);
+        raw::wake_word(&segment, &of_words(awaited.offset, u32::MAX)).and(hold)
+    })
 }
