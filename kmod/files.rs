@@ -13,7 +13,7 @@ use crate::{
     handle::{Handle, Shared},
     helpers::{self, c, GFP_MAYFAIL},
     mailbox::Mailbox,
-    quota::{FilesCharge, User},
+    quota::{FilesCharge, Pinned},
     request::Place,
     uapi,
 };
@@ -112,19 +112,25 @@ impl Files {
         }))
     }
 
-    /// Charges another user for them: see [`FilesCharge::passed_on`]. Returns what was charged
-    /// before, to be dropped without a lock.
-    pub(crate) fn pass_on(&self, user: &Arc<User>, forced: bool) -> Result<Option<FilesCharge>> {
-        let Some(charge) = self.charge.take() else {
-            return Ok(None);
-        };
-        let passed = charge.passed_on(user, forced);
-        let (kept, old) = match passed {
-            Ok(passed) => (passed, Ok(Some(charge))),
-            Err(error) => (charge, Err(error)),
-        };
-        self.charge.set(Some(kept));
-        old
+    /// Charges another user for them. Returns what was charged before, to be dropped without a lock.
+    pub(crate) fn pass_on(&self, user: &Pinned) -> Result<Option<FilesCharge>> {
+        let charge = self.charge.take();
+        let passed = charge.as_ref().map(|charge| charge.passed_on(user));
+        match passed {
+            Some(Ok(passed)) => self.charge.set(Some(passed)),
+            Some(Err(error)) => {
+                self.charge.set(charge);
+                return Err(error);
+            }
+            None => {}
+        }
+        Ok(charge)
+    }
+
+    /// Another charge for them takes the place of the one that there was, which is returned, to be
+    /// dropped without a lock.
+    pub(crate) fn replace_charge(&self, charge: FilesCharge) -> Option<FilesCharge> {
+        self.charge.replace(Some(charge))
     }
 
     /// They stay with a handle until they are fetched, at the cost of who uses it.

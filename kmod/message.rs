@@ -10,7 +10,7 @@ use crate::{
     mailbox::Mailbox,
     pool::{Access, Leases, Outgoing},
     queue::{self, Linked, Links, Node},
-    quota::{FilesCharge, MessageCharge, Pinned, User},
+    quota::{FilesCharge, MessageCharge, Pinned},
     uapi,
     wait::WaiterPtr,
 };
@@ -22,10 +22,7 @@ use core::{
 use kernel::{
     iov::IovIterSource,
     prelude::*,
-    sync::{
-        atomic::{ordering::Full, Atomic},
-        Arc,
-    },
+    sync::atomic::{ordering::Full, Atomic},
 };
 
 /// Payloads up to this size need no allocation of their own: with it a message fills one of 256
@@ -138,7 +135,7 @@ struct Content {
 pub(crate) struct Remains {
     _separate: Option<KVVec<u8>>,
     _cargo: Option<KBox<Cargo>>,
-    _user: Option<Arc<User>>,
+    _user: Option<Pinned>,
     _files: Option<FilesCharge>,
 }
 
@@ -384,8 +381,9 @@ impl Message {
     /// lock of the mailbox.
     #[inline]
     pub(crate) fn copied_by(&mut self, user: &Pinned, owes: bool) -> Result {
-        let large = self.is_large();
-        self.charge.get_mut().copy(user, owes, large)
+        // SAFETY: The message is borrowed mutably, and what is read of it is not the charge.
+        let charge = unsafe { &mut *self.charge.get() };
+        charge.copy(user, owes, || self.is_large().then(|| self.file_count()))
     }
 
     /// Its receiver has not received it. Under the lock of the mailbox.
@@ -408,8 +406,8 @@ impl Message {
                 charge.uncharge();
                 return message.take_content();
             }
-            let files = message.files();
-            let files = files.and_then(|files| files.pass_on(charge.copier()?, true).ok()?);
+            let prepaid = charge.take_files();
+            let files = prepaid.and_then(|prepaid| message.files()?.replace_charge(prepaid));
             Remains {
                 _user: charge.withdraw(message.is_large()),
                 _files: files,
@@ -459,12 +457,12 @@ impl Message {
 
     /// The same where more is to be charged or dropped than that.
     #[inline(never)]
-    fn pass_on(&mut self, charged: Result<Option<Arc<User>>>, asked: &MessageCharge) -> Remains {
+    fn pass_on(&mut self, charged: Result<Option<Pinned>>, asked: &MessageCharge) -> Remains {
         let mut remains = Remains::default();
         let charged = charged.and_then(|user| {
             remains._user = user;
             if let (Some(files), Some(payer)) = (self.files(), asked.payer()) {
-                remains._files = files.pass_on(payer, false)?;
+                remains._files = files.pass_on(payer)?;
             }
             Ok(())
         });

@@ -25,7 +25,10 @@ use kernel::{
     prelude::*,
     rbtree::{RBTree, RBTreeNode},
     sync::{
-        atomic::{ordering::Relaxed, Atomic},
+        atomic::{
+            ordering::{Acquire, Relaxed, Release},
+            Atomic,
+        },
         new_mutex, Arc, Mutex,
     },
 };
@@ -67,11 +70,6 @@ impl Account {
     #[inline]
     fn uncharge(&self, bytes: u64) {
         self.0.fetch_sub(Self::amount(bytes), Relaxed);
-    }
-
-    /// Charges for one thing, whatever the limits are.
-    fn add(&self, bytes: u64) {
-        self.0.fetch_add(Self::amount(bytes), Relaxed);
     }
 
     /// Gives bytes back, and keeps the thing.
@@ -179,7 +177,8 @@ pub(crate) struct User {
     parent: Option<Pinned>,
     /// How many there are above this one: as often the limits are halved.
     depth: u32,
-    /// Handles, and other reasons to stay in the table. Only incremented under its lock.
+    /// How many [`Pinned`] refer to it: handles, accounts below it, and whatever is charged, or may
+    /// be charged, to it.
     pins: Atomic<i64>,
     messages: Account,
     objects: Account,
@@ -218,14 +217,10 @@ impl User {
         }
     }
 
+    /// Whether nothing refers to it. What is charged to it refers to it, so that nothing is charged
+    /// then; nor is anything later, but to who finds it in the table.
     fn idle(&self) -> bool {
-        self.pins.load(Relaxed) == 0
-            && self.messages.get() == (0, 0)
-            && self.objects.get() == (0, 0)
-            && self.files.get() == (0, 0)
-            && self.pipes.get() == (0, 0)
-            && self.shared.get() == (0, 0)
-            && self.commands.get() == (0, 0)
+        self.pins.load(Acquire) == 0
     }
 
     /// Charges one thing of `bytes` bytes to an account of the user, and to those above it.
@@ -288,25 +283,34 @@ impl User {
         core::iter::successors(Some(self), |user| user.parent.as_deref())
     }
 
-    /// Charges for one thing, whatever the limits are.
-    fn add(&self, account: fn(&Self) -> &Account, bytes: u64) {
-        self.chain().for_each(|user| account(user).add(bytes));
+    /// Charges for what another user sent, and this one copies: one thing of `bytes` bytes, unless
+    /// the account, or one above it, has more than its limits already. So one copy can always be
+    /// made, and no more than one passes a limit. `beside`: so many things may pass theirs as well.
+    fn charge_copied(
+        &self,
+        account: fn(&Self) -> &Account,
+        bytes: u64,
+        beside: u64,
+        things_max: u64,
+        bytes_max: u64,
+    ) -> Result {
+        for user in self.chain() {
+            let things = (things_max >> user.depth).saturating_add(beside);
+            let most = (bytes_max >> user.depth).saturating_add(bytes);
+            let charged = account(user).charge(bytes, things, most);
+            if charged.is_err() {
+                let below = self.chain().take_while(|below| below.depth > user.depth);
+                below.for_each(|below| account(below).uncharge(bytes));
+                return charged;
+            }
+        }
+        Ok(())
     }
 
     /// Gives bytes of a message back, and keeps the message.
     fn uncharge_bytes(&self, bytes: u64) {
         self.chain()
             .for_each(|user| user.messages.uncharge_bytes(bytes));
-    }
-
-    /// Whether messages that others withdrew keep more than the user may have.
-    fn over_quota(&self) -> bool {
-        let over = |user: &Self| {
-            let (messages, bytes) = user.messages.get();
-            messages > limits::user_messages() >> user.depth
-                || bytes > limits::user_bytes() >> user.depth
-        };
-        self.chain().any(over)
     }
 
     /// What is used, by `used`, of what may be: of an account with others above it, as much as those
@@ -353,7 +357,7 @@ impl Table {
         Some(Pinned(user.clone()))
     }
 
-    /// Takes some of those out that are idle. Nobody but who holds the lock makes them anything else.
+    /// Takes some of those out that are idle. Only who holds the lock makes them anything else.
     fn clean(&mut self) {
         let mut cursor = self.users.cursor_lower_bound_mut(&self.next);
         for _ in 0..LOOKED_AT {
@@ -429,12 +433,22 @@ impl Users {
     }
 }
 
-/// A user that stays in the table.
+/// A reference to an account, which stays in the table as long as there is one. But for the table's
+/// own, there is no other: what is charged to an account that has left the table would be unknown to
+/// the next one of the same user.
 pub(crate) struct Pinned(Arc<User>);
+
+impl Clone for Pinned {
+    fn clone(&self) -> Self {
+        // There is one already, so that the account is not taken out meanwhile.
+        self.0.pins.fetch_add(1, Relaxed);
+        Self(self.0.clone())
+    }
+}
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        self.0.pins.fetch_sub(1, Relaxed);
+        self.0.pins.fetch_sub(1, Release);
     }
 }
 
@@ -450,7 +464,7 @@ impl Pinned {
     /// Charges an object.
     pub(crate) fn charge_object(&self) -> Result<ObjectCharge> {
         self.charge(|user| &user.objects, 0, limits::user_objects(), 0)?;
-        Ok(ObjectCharge(self.0.clone()))
+        Ok(ObjectCharge(self.clone()))
     }
 
     /// Charges the memory of a pipe or a ring, which is as many bytes as a user's messages may have, apart
@@ -458,7 +472,7 @@ impl Pinned {
     pub(crate) fn charge_pipe(&self, bytes: u64) -> Result<PipeCharge> {
         let max = limits::user_bytes();
         self.charge(|user| &user.pipes, bytes, MAX_THINGS, max)?;
-        Ok(PipeCharge(self.0.clone(), bytes))
+        Ok(PipeCharge(self.clone(), bytes))
     }
 
     /// Charges shared memory, whole pages of it, for as long as it is there.
@@ -469,13 +483,13 @@ impl Pinned {
         }
         let max = limits::user_shared() / PAGE;
         self.charge(|user| &user.shared, pages, MAX_THINGS, max)?;
-        Ok(SharedCharge(self.0.clone(), pages))
+        Ok(SharedCharge(self.clone(), pages))
     }
 
     /// Charges an io_uring command that waits.
     pub(crate) fn charge_command(&self) -> Result<CommandCharge> {
         self.charge(|user| &user.commands, 0, limits::user_commands(), 0)?;
-        Ok(CommandCharge(self.0.clone()))
+        Ok(CommandCharge(self.clone()))
     }
 
     /// Charges the files of one message.
@@ -483,23 +497,17 @@ impl Pinned {
         let files = files as u64;
         let max = limits::user_files();
         self.charge(|user| &user.files, files, MAX_THINGS, max)?;
-        Ok(FilesCharge(self.0.clone(), files))
+        Ok(FilesCharge(self.clone(), files))
     }
 }
 
 /// Files in a message that are charged to a user. Dropping this gives them back.
-pub(crate) struct FilesCharge(Arc<User>, u64);
+pub(crate) struct FilesCharge(Pinned, u64);
 
 impl FilesCharge {
-    /// Charges another user for them; `forced`: whatever that one's limit is.
-    pub(crate) fn passed_on(&self, user: &Arc<User>, forced: bool) -> Result<Self> {
-        if forced {
-            user.add(|user| &user.files, self.1);
-        } else {
-            let max = limits::user_files();
-            user.charge(|user| &user.files, self.1, MAX_THINGS, max)?;
-        }
-        Ok(Self(user.clone(), self.1))
+    /// Charges another user for them.
+    pub(crate) fn passed_on(&self, user: &Pinned) -> Result<Self> {
+        user.charge_files(self.1 as usize)
     }
 }
 
@@ -510,7 +518,7 @@ impl Drop for FilesCharge {
 }
 
 /// A command that is charged to a user. Dropping this gives it back.
-pub(crate) struct CommandCharge(Arc<User>);
+pub(crate) struct CommandCharge(Pinned);
 
 impl Drop for CommandCharge {
     fn drop(&mut self) {
@@ -519,7 +527,7 @@ impl Drop for CommandCharge {
 }
 
 /// Shared memory that is charged to a user. Dropping this gives it back.
-pub(crate) struct SharedCharge(Arc<User>, u64);
+pub(crate) struct SharedCharge(Pinned, u64);
 
 impl Drop for SharedCharge {
     fn drop(&mut self) {
@@ -528,7 +536,7 @@ impl Drop for SharedCharge {
 }
 
 /// Memory of a pipe or a ring that is charged to a user. Dropping this gives it back.
-pub(crate) struct PipeCharge(Arc<User>, u64);
+pub(crate) struct PipeCharge(Pinned, u64);
 
 impl Drop for PipeCharge {
     fn drop(&mut self) {
@@ -537,7 +545,7 @@ impl Drop for PipeCharge {
 }
 
 /// An object that is charged to a user. Dropping this gives it back.
-pub(crate) struct ObjectCharge(Arc<User>);
+pub(crate) struct ObjectCharge(Pinned);
 
 impl Drop for ObjectCharge {
     fn drop(&mut self) {
@@ -545,17 +553,30 @@ impl Drop for ObjectCharge {
     }
 }
 
+/// What a receiver's user is charged for a message that the receiver copies, and the sender can
+/// withdraw.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Prepaid {
+    #[default]
+    Nothing,
+    /// A message without bytes: the request that is kept until it is answered.
+    Message,
+    /// The message with its bytes, and its files.
+    Whole,
+}
+
 /// What a message is charged to. It remembers the user for the next message in the same memory,
 /// which mostly is of the same one.
 pub(crate) struct MessageCharge {
-    user: Option<Arc<User>>,
-    /// While a receiver copies what a sender can withdraw: the receiver's user, if that is another.
-    /// While an answer is owed: the caller's user, if that is another.
-    other: Option<Arc<User>>,
+    user: Option<Pinned>,
+    /// While something is prepaid: the receiver's user, which is another. While an answer is owed:
+    /// the caller's user, if that is another.
+    other: Option<Pinned>,
     /// The bytes that are charged, or one of the numbers below.
     bytes: u32,
-    /// The other one is charged for a message without bytes.
-    prepaid: bool,
+    prepaid: Prepaid,
+    /// The files that are prepaid.
+    files: u8,
 }
 
 impl MessageCharge {
@@ -569,14 +590,16 @@ impl MessageCharge {
             user: None,
             other: None,
             bytes: Self::NOTHING,
-            prepaid: false,
+            prepaid: Prepaid::Nothing,
+            files: 0,
         }
     }
 
-    fn is(&self, user: &Arc<User>) -> bool {
+    #[inline(always)]
+    fn is(&self, user: &Pinned) -> bool {
         self.user
             .as_ref()
-            .is_some_and(|mine| Arc::ptr_eq(mine, user))
+            .is_some_and(|mine| Arc::ptr_eq(&mine.0, &user.0))
     }
 
     fn charged(&self) -> Option<(&User, u64)> {
@@ -589,12 +612,12 @@ impl MessageCharge {
     /// Charges a user for a message of `len` bytes, when nothing is charged.
     #[inline(always)]
     pub(crate) fn charge(&mut self, user: &Pinned, len: usize) -> Result {
-        self.charge_user(&user.0, len).map(drop)
+        self.charge_user(user, len).map(drop)
     }
 
     /// The same. Returns the user who was remembered, if that was another.
     #[inline(always)]
-    fn charge_user(&mut self, user: &Arc<User>, len: usize) -> Result<Option<Arc<User>>> {
+    fn charge_user(&mut self, user: &Pinned, len: usize) -> Result<Option<Pinned>> {
         // `limits::message` is at most 2^30.
         let bytes = len as u64;
         user.charge_message(bytes)?;
@@ -608,90 +631,115 @@ impl MessageCharge {
     /// Gives back what was charged.
     #[inline]
     pub(crate) fn uncharge(&mut self) {
+        if self.other.is_some() {
+            self.forget();
+        }
         if let Some((user, bytes)) = self.charged() {
             user.uncharge(|user| &user.messages, bytes);
             self.bytes = Self::NOTHING;
-        }
-        if self.other.is_some() {
-            self.forget();
         }
     }
 
     /// A receiver, whose user is `user`, begins to copy a message that its sender can withdraw.
     /// `owes`: from then on it owes the answer, and pays for keeping the request. `large`: more than
-    /// the message itself is kept meanwhile; after a withdrawal that is the receiver's, which must
-    /// not be over its quota for that already.
+    /// the message itself is kept meanwhile, which is the receiver's after a withdrawal. Then it is
+    /// charged for that from now on, with so many `files`: how long it copies is up to it.
     #[inline]
-    pub(crate) fn copy(&mut self, user: &Pinned, owes: bool, large: bool) -> Result {
-        let user = &user.0;
-        if !large && self.is(user) {
-            return Ok(());
-        }
-        self.copy_slowly(user, owes, large)
-    }
-
-    #[inline(never)]
-    fn copy_slowly(&mut self, user: &Arc<User>, owes: bool, large: bool) -> Result {
-        if large && user.over_quota() {
-            return Err(edquot());
-        }
+    pub(crate) fn copy(
+        &mut self,
+        user: &Pinned,
+        owes: bool,
+        large: impl FnOnce() -> Option<usize>,
+    ) -> Result {
         if self.is(user) {
             return Ok(());
         }
-        if owes {
-            user.charge_message(0)?;
-            self.prepaid = true;
+        self.copy_slowly(user, owes, large())
+    }
+
+    #[inline(never)]
+    fn copy_slowly(&mut self, user: &Pinned, owes: bool, large: Option<usize>) -> Result {
+        let Some((_, bytes)) = self.charged() else {
+            return Ok(());
+        };
+        let (prepaid, bytes, files) = match large {
+            Some(files) => (Prepaid::Whole, bytes, files),
+            None if owes => (Prepaid::Message, 0, 0),
+            None => return Ok(()),
+        };
+        let beside = u64::from(!owes);
+        let (things_max, bytes_max) = (limits::user_messages(), limits::user_bytes());
+        user.charge_copied(|user| &user.messages, bytes, beside, things_max, bytes_max)?;
+        if files > 0 {
+            let max = limits::user_files();
+            let charged = user.charge_copied(|user| &user.files, files as u64, 0, MAX_THINGS, max);
+            if charged.is_err() {
+                user.uncharge(|user| &user.messages, bytes);
+                return charged;
+            }
         }
-        if owes || large {
-            self.other = Some(user.clone());
-        }
+        self.other = Some(user.clone());
+        (self.prepaid, self.files) = (prepaid, files as u8);
         Ok(())
     }
 
     /// The receiver has not received it.
     #[cold]
     pub(crate) fn forget(&mut self) {
-        if let Some(other) = self.other.take() {
-            if core::mem::take(&mut self.prepaid) {
-                other.uncharge(|user| &user.messages, 0);
-            }
+        drop(self.take_files());
+        let prepaid = core::mem::take(&mut self.prepaid);
+        let Some(other) = self.other.take() else {
+            return;
+        };
+        match (prepaid, self.charged()) {
+            (Prepaid::Message, _) => other.uncharge(|user| &user.messages, 0),
+            (Prepaid::Whole, Some((_, bytes))) => other.uncharge(|user| &user.messages, bytes),
+            _ => {}
+        }
+    }
+
+    /// Takes the charge of the files out that is prepaid, if there are any.
+    pub(crate) fn take_files(&mut self) -> Option<FilesCharge> {
+        match (core::mem::take(&mut self.files), &self.other) {
+            (0, _) | (_, None) => None,
+            (files, Some(other)) => Some(FilesCharge(other.clone(), files.into())),
         }
     }
 
     /// The sender withdraws it while a receiver copies it: from here on the receiver pays for what
-    /// is kept. Returns a user who is not needed any more.
+    /// is kept, `large`: if that is more than the message itself. Returns a user who is not needed
+    /// any more.
     #[cold]
-    pub(crate) fn withdraw(&mut self, large: bool) -> Option<Arc<User>> {
-        let other = match self.other.take() {
-            Some(other) => other,
-            // They are of the same user.
-            None if large => return None,
-            None => {
+    pub(crate) fn withdraw(&mut self, large: bool) -> Option<Pinned> {
+        if self.prepaid != Prepaid::Whole {
+            // What is large is of the same user.
+            if !large {
                 self.uncharge();
-                return None;
             }
-        };
+            return None;
+        }
+        self.prepaid = Prepaid::Nothing;
         if let Some((user, bytes)) = self.charged() {
             user.uncharge(|user| &user.messages, bytes);
-            other.add(|user| &user.messages, bytes);
         }
-        if core::mem::take(&mut self.prepaid) {
-            other.uncharge(|user| &user.messages, 0);
-        }
-        self.user.replace(other)
+        core::mem::replace(&mut self.user, self.other.take())
     }
 
     /// The request is received: its receiver keeps it without its bytes.
     pub(crate) fn owe(&mut self) {
-        if core::mem::take(&mut self.prepaid) {
-            if let Some((user, bytes)) = self.charged() {
-                user.uncharge(|user| &user.messages, bytes);
-            }
-            core::mem::swap(&mut self.user, &mut self.other);
-        } else if let Some((user, bytes)) = self.charged() {
+        let prepaid = core::mem::take(&mut self.prepaid);
+        let Some((user, bytes)) = self.charged() else {
+            return;
+        };
+        if prepaid == Prepaid::Nothing {
             user.uncharge_bytes(bytes);
         } else {
-            return;
+            user.uncharge(|user| &user.messages, bytes);
+            if let (Prepaid::Whole, Some(other)) = (prepaid, &self.other) {
+                other.uncharge_bytes(bytes);
+            }
+            drop(self.take_files());
+            core::mem::swap(&mut self.user, &mut self.other);
         }
         self.bytes = 0;
     }
@@ -703,20 +751,15 @@ impl MessageCharge {
         &self,
         answer: &mut MessageCharge,
         len: usize,
-    ) -> Result<Option<Arc<User>>> {
+    ) -> Result<Option<Pinned>> {
         match self.payer() {
             Some(payer) => answer.charge_user(payer, len),
             None => Ok(None),
         }
     }
 
-    /// The user whose receiver copies it, if that is another than the sender.
-    pub(crate) fn copier(&self) -> Option<&Arc<User>> {
-        self.other.as_ref()
-    }
-
     /// Who sent it.
-    pub(crate) fn payer(&self) -> Option<&Arc<User>> {
+    pub(crate) fn payer(&self) -> Option<&Pinned> {
         self.other.as_ref().or(self.user.as_ref())
     }
 

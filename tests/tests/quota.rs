@@ -625,6 +625,97 @@ fn g10_an_answer_without_quota_for_it_is_dropped() {
     });
 }
 
+/// The answers that wait for two callers of one user, who has no other charge: there is one account.
+#[test]
+fn g10_answers_count_where_the_caller_has_no_other_charge() {
+    let _parameters = Parameters::set(&[("max_user_bytes", 100)]);
+    isolated(|| {
+        let user = fresh_user();
+        let mailbox = Handle::anonymous(UNBOUNDED);
+        let asked = |expected: Result<()>| {
+            let caller = spawn_as(user, || assert_eq!(call(&mailbox, 200).0, expected));
+            let token = mailbox.recv(FOREVER).expect("it comes").token;
+            // Each new account has others looked at, whether they are needed.
+            for _ in 0..32 {
+                spawn_as(fresh_user(), || drop(Handle::unbound())).ok();
+            }
+            caller.kill(libc::SIGSTOP);
+            wait_until("the caller to be stopped", || caller.state() == 'T');
+            answer(&mailbox, token, &[7; 60], 0).expect("the caller waits");
+            caller
+        };
+        let callers = [asked(Ok(())), asked(Err(Errno::NODATA))];
+        spawn_as(user, || assert_eq!(Handle::unbound().usage(), (1, 60, 0))).ok();
+        for caller in callers {
+            caller.kill(libc::SIGCONT);
+            caller.ok();
+        }
+    });
+}
+
+/// A copy that has begun is charged to the receiver's user as well, who decides how long it takes.
+#[test]
+fn g10_a_message_that_is_copied_is_charged_to_both_sides() {
+    let _parameters = Parameters::set(&[("max_user_bytes", 1000), ("max_user_messages", 2)]);
+    isolated(|| {
+        let [sender, receiver] = [(); 2].map(|()| fresh_user());
+        let mailbox = Handle::anonymous(0);
+        let used = |user: User| {
+            let used = Ledger::new(3);
+            spawn_as(user, || {
+                let usage = Handle::unbound().usage();
+                for (at, value) in [usage.0, usage.1, files()].into_iter().enumerate() {
+                    used[at].store(value, std::sync::atomic::Ordering::SeqCst);
+                }
+            })
+            .ok();
+            [0, 1, 2].map(|at: usize| used[at].load(std::sync::atomic::Ordering::SeqCst))
+        };
+        let [ready, copying, end] = [(); 3].map(|()| Gate::new());
+        let receives = spawn(|| {
+            let page = SlowPage::new();
+            let fault = page.fault();
+            // SAFETY: no pointers.
+            check("setresuid", unsafe {
+                libc::setresuid(receiver.uid, receiver.uid, receiver.uid)
+            });
+            scope(|scope| {
+                scope.spawn(|| {
+                    let mut room = [MaybeUninit::uninit(); 64];
+                    let mut files = Vec::new();
+                    // What is small and comes alone costs the receiver nothing.
+                    let mut args = recv_args();
+                    args.flags = 0;
+                    raw::recv_files(&mailbox, &mut room, &mut files, &mut args).expect("sent");
+                    let mut args = sys::postbox_recv {
+                        data: page.address(),
+                        len: PAGE as u64,
+                        ..recv_args()
+                    };
+                    // SAFETY: the request writes to a page that outlives it.
+                    unsafe { raw::ioctl(&mailbox, sys::POSTBOX_RECV, &mut args) }.expect("sent");
+                });
+                ready.open(1);
+                fault.wait();
+                copying.open(1);
+                end.pass();
+                fault.resolve(&[0; PAGE]);
+            });
+        });
+        ready.pass();
+        let sends = spawn_as(sender, || {
+            mailbox.send("x", FOREVER).expect("it is received");
+            mailbox.send([1; 700], FOREVER).expect("it is received");
+        });
+        copying.pass();
+        assert_eq!((used(sender), used(receiver)), ([1, 700, 0], [1, 700, 0]));
+        end.open(1);
+        receives.ok();
+        sends.ok();
+        assert_eq!((used(sender), used(receiver)), ([0; 3], [0; 3]));
+    });
+}
+
 #[test]
 fn g10_an_answer_that_is_kept_is_charged_to_the_caller() {
     let _parameters = Parameters::set(&[("max_user_files", 6), ("max_user_messages", 3)]);

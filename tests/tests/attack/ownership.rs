@@ -89,7 +89,7 @@ fn withdrawn_call_costs_nothing_while_the_server_sleeps() {
 fn withdrawn_send_is_charged_to_the_receiver_that_copies_it() {
     isolated(|| {
         let mailbox = Handle::anonymous(0);
-        let ready = Gate::new();
+        let [ready, withdrawn] = [(); 2].map(|()| Gate::new());
         let hostile = spawn(|| {
             let page = SlowPage::new();
             let fault = page.fault();
@@ -109,8 +109,9 @@ fn withdrawn_send_is_charged_to_the_receiver_that_copies_it() {
                 });
                 fault.wait();
                 ready.open(1);
-                // Until the sender has given up.
-                wait_until("the charge", || used() == (1, 4096));
+                assert_eq!(used(), (1, 4096), "also while the sender waits");
+                withdrawn.pass();
+                assert_eq!(used(), (1, 4096));
                 fault.resolve(&[0; PAGE]);
                 receives.join().expect("it ends");
             });
@@ -120,13 +121,15 @@ fn withdrawn_send_is_charged_to_the_receiver_that_copies_it() {
         spawn_as(BOB, || {
             let sender = mailbox.sender();
             mailbox.close_copy();
-            let sends = std::thread::spawn(move || {
-                let sent = sender.send(vec![1; PAGE], within(200));
-                assert_eq!(sent, Err(Errno::TIMEDOUT));
-                assert_eq!(used(), (0, 0));
+            scope(|scope| {
+                scope.spawn(|| {
+                    let sent = sender.send(vec![1; PAGE], within(200));
+                    assert_eq!(sent, Err(Errno::TIMEDOUT));
+                    assert_eq!(used(), (0, 0));
+                    withdrawn.open(1);
+                });
+                ready.pass();
             });
-            ready.pass();
-            sends.join().expect("it ends");
         })
         .ok();
         hostile.ok();
@@ -139,7 +142,6 @@ fn answers_are_charged_to_the_caller_that_leaves_them_alone() {
     for attacker in Attacker::ALL {
         isolated(|| {
             let mailbox = Handle::anonymous(64);
-            let answered = Gate::new();
             let hostile = attacker.run(|| {
                 let mut ring = lazy_ring(CALLS as u32);
                 let calls = [(); CALLS].map(|()| Kept::new(call_args()));
@@ -148,8 +150,6 @@ fn answers_are_charged_to_the_caller_that_leaves_them_alone() {
                     ring.push(&Sqe::command(fd, sys::POSTBOX_CALL, call.address()));
                 }
                 ring.park();
-                answered.pass();
-                assert_eq!(used(), (CALLS as u64, (CALLS as u64) << 20));
                 sleep_until_killed();
             });
             wait_until("the calls", || mailbox.info().messages == CALLS as u64);
@@ -166,10 +166,12 @@ fn answers_are_charged_to_the_caller_that_leaves_them_alone() {
                 }
             })
             .ok();
-            answered.open(1);
-            hostile.wait_asleep();
-            assert!(hostile.running());
+            // Through a handle of the host, its account is that of its user there.
+            let kept = || assert_eq!(used(), (CALLS as u64, (CALLS as u64) << 20));
+            spawn_as(ALICE, kept).ok();
             hostile.destroy();
+            let given_back = || wait_until("them to be given back", || used() == (0, 0));
+            spawn_as(ALICE, given_back).ok();
         });
     }
 }

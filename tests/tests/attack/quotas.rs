@@ -1,6 +1,7 @@
 //! Quotas: everything kept is charged, and no identity steps around its share.
 
 use std::fs;
+use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -118,5 +119,122 @@ fn containers_of_root_leave_the_host_its_account() {
         assert!(used < max / 2, "{used} files are the host's");
         end.open(1);
         container.ok();
+    });
+}
+
+/// Calls without a payload, with room for so many bytes of the answer.
+fn call(mailbox: &Handle, room: usize) -> Result<usize> {
+    let mut room = vec![MaybeUninit::uninit(); room];
+    let (mut args, mut files) = (sys::postbox_call::default(), Vec::new());
+    let answer = raw::call(mailbox, b"", &[], &mut room, &mut files, &mut args);
+    answer.map(|answer| answer.len())
+}
+
+#[test]
+fn answer_is_charged_to_a_caller_that_had_nothing_else() {
+    for attacker in Attacker::ALL {
+        isolated(|| {
+            const LEN: usize = 1 << 20;
+            // The caller has no handle of its own, and once its request is received, no message.
+            let mailbox = Handle::anonymous(4);
+            let caller = attacker.run(|| assert_eq!(call(&mailbox, LEN), Ok(LEN)));
+            let token = mailbox.recv(FOREVER).expect("it calls").token;
+            let used = |messages, bytes| {
+                let user = move || {
+                    let usage = Handle::unbound().usage();
+                    assert_eq!((usage.0, usage.1), (messages, bytes), "{attacker:?}");
+                };
+                spawn_as(ALICE, user).ok();
+            };
+            used(0, 0);
+            // Each new account has others looked at, whether they are needed.
+            for _ in 0..32 {
+                spawn_as(fresh_user(), || drop(Handle::unbound())).ok();
+            }
+            // Its answer stays where it is as long as the caller is not there to take it.
+            caller.kill(libc::SIGSTOP);
+            wait_until("the caller to be stopped", || caller.state() == 'T');
+            let args = sys::postbox_reply {
+                token,
+                ..Default::default()
+            };
+            raw::reply(&mailbox, &[1; LEN], &[], &args).expect("the caller waits");
+            if attacker != Attacker::Container {
+                // There, another process stands for the caller, which is not stopped.
+                used(1, LEN as u64);
+            }
+            caller.kill(libc::SIGCONT);
+            caller.ok();
+            used(0, 0);
+        });
+    }
+}
+
+/// Makes this process that of a user, who may open the device.
+fn become_user(user: User) {
+    let group = device_gid();
+    // SAFETY: the pointer and the count describe one group; the other calls have no pointers.
+    unsafe {
+        check("setgroups", libc::setgroups(1, &group));
+        check("setresgid", libc::setresgid(user.gid, user.gid, user.gid));
+        check("setresuid", libc::setresuid(user.uid, user.uid, user.uid));
+    }
+}
+
+/// Receives a message and its files, into a page.
+fn receive(mailbox: &Handle, page: &SlowPage) -> Result<usize> {
+    // SAFETY: the page is the caller's alone, and lives longer than this.
+    let room = unsafe { std::slice::from_raw_parts_mut(page.address() as *mut _, PAGE) };
+    let mut files = Vec::new();
+    let mut args = sys::postbox_recv {
+        fd_max: FILES as u32,
+        ..Default::default()
+    };
+    raw::recv_files(mailbox, room, &mut files, &mut args)?;
+    Ok(files.len())
+}
+
+#[test]
+fn files_of_withdrawn_messages_stay_within_the_quota() {
+    isolated(|| {
+        let mailbox = Handle::anonymous(0);
+        let [copies, withdrawn, refused] = [(); 3].map(|()| Gate::new());
+        let hostile = spawn(|| {
+            // To make its own pages slow is a privilege here. A file system of the user's own does as well.
+            let pages = [(); 2].map(|()| SlowPage::new());
+            let faults = [pages[0].fault(), pages[1].fault()];
+            faults[1].resolve(&[]);
+            become_user(fresh_user());
+            let max = files_max();
+            let own = Handle::anonymous(UNBOUNDED);
+            assert_eq!(fill(&own), max);
+            let used = || raw::usage(&own).expect("it tells").files;
+            scope(|scope| {
+                let first = scope.spawn(|| receive(&mailbox, &pages[0]));
+                faults[0].wait();
+                assert_eq!(used(), max + FILES, "one copy can always be made");
+                copies.open(1);
+                withdrawn.pass();
+                assert_eq!(used(), max + FILES, "it is the receiver's now");
+                assert_eq!(receive(&mailbox, &pages[1]), Err(Errno::DQUOT));
+                refused.open(1);
+                // Its own was withdrawn, and it takes the next.
+                faults[0].resolve(&[]);
+                assert_eq!(first.join().expect("it ends"), Ok(FILES as usize));
+            });
+            assert_eq!(used(), max);
+        });
+        let null = fs::File::open("/dev/null").expect("it is there");
+        let files = [raw::SendFd::new(null.as_fd(), 0); FILES as usize];
+        let send = || raw::send_files(&mailbox, b"x", &files, &send_args());
+        let sender = spawn_as(fresh_user(), || send().expect("a receiver comes"));
+        copies.pass();
+        sender.destroy();
+        let sender = spawn_as(fresh_user(), || send().expect("a receiver comes"));
+        mailbox.wait_senders(1);
+        withdrawn.open(1);
+        refused.pass();
+        sender.ok();
+        hostile.ok();
     });
 }
