@@ -3,12 +3,12 @@
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::time::Duration;
 
 use libc::{c_int, pid_t};
 
-use crate::{WATCHDOG, Watchdog, check, device_gid, door, scope, skipped, watchdog};
+use crate::{Ledger, WATCHDOG, Watchdog, check, device_gid, door, scope, skipped, watchdog};
 
 /// A user and its group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,14 +126,17 @@ impl Spawn {
     pub fn run(self, f: impl FnOnce()) -> Child {
         report_panics();
         watchdog::root();
+        let panics = Ledger::new(1);
         // SAFETY: the child runs on a copy of this thread's stack. Of what other threads may have held locked it needs
         // only the allocator, whose locks glibc makes usable across fork; it never returns into the caller.
         let pid = check("fork", unsafe { libc::fork() });
         if pid == 0 {
+            PANICS.store((&raw const panics[0]).cast_mut(), Ordering::Relaxed);
             exit(catch_unwind(AssertUnwindSafe(|| self.enter(f))));
         }
         Child {
             pid,
+            panics,
             pidfd: pidfd_open(pid as u32),
             reaped: false,
         }
@@ -206,6 +209,10 @@ impl Spawn {
 
 static IN_CHILD: AtomicBool = AtomicBool::new(false);
 
+/// Where a child counts the panics of its threads, for its parent: one may be of a thread whose result is not looked at, or of
+/// a process that is killed before it can end.
+static PANICS: AtomicPtr<AtomicU64> = AtomicPtr::new(std::ptr::null_mut());
+
 /// The test runner captures what a thread prints, and a child's copy of that is lost: children write to standard error. So does
 /// what fails in a scope, whose other threads may wait for ever.
 pub(crate) fn report_panics() {
@@ -214,6 +221,10 @@ pub(crate) fn report_panics() {
         let usual = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
             if IN_CHILD.load(Ordering::Relaxed) {
+                // SAFETY: it was set before, to a word of memory that the child never gives back.
+                if let Some(panics) = unsafe { PANICS.load(Ordering::Relaxed).as_ref() } {
+                    panics.fetch_add(1, Ordering::Relaxed);
+                }
                 crate::tell(&format!("child {} {info}", std::process::id()));
             } else {
                 if scope::open() {
@@ -262,10 +273,12 @@ fn wait_for(pid: pid_t) -> Exit {
     }
 }
 
-/// A forked process. It is killed and reaped when this is dropped.
+/// A forked process. It is killed and reaped when this is dropped. However it ends, a panic in it fails the test, but for
+/// [`Child::panics`].
 #[derive(Debug)]
 pub struct Child {
     pid: pid_t,
+    panics: Ledger,
     pidfd: OwnedFd,
     reaped: bool,
 }
@@ -315,19 +328,38 @@ impl Child {
 
     /// Waits for its end; panics, and kills it, if the watchdog sees no progress of it, or of others of this test.
     #[track_caller]
-    pub fn wait(self) -> Exit {
-        self.wait_watched(Watchdog::new())
+    pub fn wait(mut self) -> Exit {
+        let exit = self.wait_watched(Watchdog::new());
+        self.assert_sound();
+        exit
     }
 
     /// Waits for its end; panics, and kills it, if it makes no progress for that time.
     #[track_caller]
-    pub fn wait_at_most(self, time: Duration) -> Exit {
+    pub fn wait_at_most(mut self, time: Duration) -> Exit {
         let watchdog = Watchdog::of(time, self.pid());
-        self.wait_watched(watchdog)
+        let exit = self.wait_watched(watchdog);
+        self.assert_sound();
+        exit
+    }
+
+    /// Waits for its end, which must be that of a panic.
+    #[track_caller]
+    pub fn panics(mut self) {
+        let exit = self.wait_watched(Watchdog::new());
+        assert_eq!(exit, Exit::Code(101), "child {} has not failed", self.pid);
+        assert_ne!(self.panics[0].load(Ordering::Relaxed), 0);
+    }
+
+    /// Panics if a thread of it has panicked.
+    #[track_caller]
+    fn assert_sound(&self) {
+        let panics = self.panics[0].load(Ordering::Relaxed);
+        assert_eq!(panics, 0, "child {} failed (above)", self.pid);
     }
 
     #[track_caller]
-    fn wait_watched(mut self, mut watchdog: Watchdog) -> Exit {
+    fn wait_watched(&mut self, mut watchdog: Watchdog) -> Exit {
         while !crate::readable(&self.pidfd, Duration::from_millis(20)) {
             watchdog.check(|| {
                 let (pid, state) = (self.pid, self.state());
@@ -360,6 +392,56 @@ impl Drop for Child {
             // SAFETY: no pointers; not reaped, so that the number is still its own.
             unsafe { libc::kill(self.pid, libc::SIGKILL) };
             let _ = wait_for(self.pid);
+            if !std::thread::panicking() {
+                self.assert_sound();
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Gate, sleep_forever};
+
+    /// A child whose thread has panicked, and that then opens a gate.
+    fn unsound(gate: &Gate) -> Child {
+        spawn(|| {
+            let thread = std::thread::spawn(|| panic!("(this failure is expected)"));
+            let _ = thread.join();
+            gate.open(1);
+            sleep_forever();
+        })
+    }
+
+    #[test]
+    fn child_killed_after_a_panic_fails_the_test() {
+        let gate = Gate::new();
+        spawn(|| {
+            let child = unsound(&gate);
+            gate.pass();
+            child.destroy();
+        })
+        .panics();
+    }
+
+    #[test]
+    fn child_dropped_after_a_panic_fails_the_test() {
+        let gate = Gate::new();
+        spawn(|| {
+            let child = unsound(&gate);
+            gate.pass();
+            drop(child);
+        })
+        .panics();
+    }
+
+    #[test]
+    fn child_that_ends_well_after_a_panic_fails_the_test() {
+        spawn(|| {
+            let thread = || drop(std::thread::spawn(|| panic!("(expected)")).join());
+            let _ = spawn(thread).wait();
+        })
+        .panics();
     }
 }
