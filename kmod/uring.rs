@@ -120,7 +120,7 @@ pub(crate) struct Command {
     task: *mut bindings::task_struct,
     /// Those that it was issued with, and acts with when it is resumed.
     credentials: Credentials,
-    /// Who opened the handle pays for it.
+    /// The user with whose credentials it was issued pays for it, whoever opened the handle.
     _charge: CommandCharge,
     /// 1: somebody has kicked it, or it is not listed yet.
     kicked: Atomic<u32>,
@@ -161,7 +161,11 @@ impl Command {
             )
         };
         let credentials = Credentials::current()?;
-        let charge = issue.handle.user.charge_command()?;
+        let payer = &mut None;
+        let charge = issue
+            .handle
+            .payer(helpers::euid(), payer)?
+            .charge_command()?;
         let command = Arc::pin_init(
             pin_init!(Self {
                 // SAFETY: It is the field of a command here.

@@ -1372,3 +1372,32 @@ fn g10_parked_commands_count() {
         });
     });
 }
+
+#[test]
+fn g10_parked_command_is_charged_to_its_submitter() {
+    let _parameters = Parameters::set(&[("max_user_commands", 2)]);
+    isolated(|| {
+        let lent = Handle::anonymous(8);
+        // Parks as many commands as it may, and is refused the next.
+        let park_all = || {
+            let mut ring = Ring::new(16, 0).expect("io_uring is there");
+            let room = Kept::new([0u8; 64]);
+            let (fd, request) = (lent.as_raw_fd(), sys::POSTBOX_RECV);
+            let recv = || Sqe::direct(fd, request, room.address(), 64, FOREVER);
+            (0..2).for_each(|tag| ring.push(&recv().tag(tag)));
+            ring.park();
+            let refused = ring.run(&recv().tag(2));
+            assert_eq!(refused, -Errno::DQUOT.raw_os_error());
+            (ring, room)
+        };
+        let full = Gate::new();
+        let borrower = spawn_as(fresh_user(), || {
+            let _parked = park_all();
+            full.open(1);
+            sleep_forever();
+        });
+        full.pass();
+        drop(park_all());
+        borrower.destroy();
+    });
+}
