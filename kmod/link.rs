@@ -45,12 +45,16 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// A link whose first end is the current task's.
-    pub(crate) fn new(options: &Options, listener: Option<Arc<Identity>>) -> Result<Arc<Self>> {
+    /// A link whose first end is the current task's. For `keeps`, see [`Mailbox::new`].
+    pub(crate) fn new(
+        options: &Options,
+        listener: Option<Arc<Identity>>,
+        keeps: bool,
+    ) -> Result<Arc<Self>> {
         let mailbox = |capacity: Option<Capacity>| -> Result<Option<Arc<Mailbox>>> {
             capacity
                 .map(|capacity| {
-                    let mailbox = Mailbox::new(capacity, options.message_max, false);
+                    let mailbox = Mailbox::new(capacity, options.message_max, false, keeps);
                     Arc::pin_init(mailbox, GFP_MAYFAIL)
                 })
                 .transpose()
@@ -148,13 +152,18 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    pub(crate) fn new(options: Options, backlog: u32, persistent: bool) -> Result<Arc<Self>> {
+    pub(crate) fn new(
+        options: Options,
+        backlog: u32,
+        persistent: bool,
+        keeps: bool,
+    ) -> Result<Arc<Self>> {
         let capacity = Capacity {
             messages: backlog.min(BACKLOG_MAX).into(),
             bytes: uapi::POSTBOX_UNBOUNDED,
         };
         let listener = Self {
-            queue: Arc::pin_init(Mailbox::new(capacity, 0, persistent), GFP_MAYFAIL)?,
+            queue: Arc::pin_init(Mailbox::new(capacity, 0, persistent, keeps), GFP_MAYFAIL)?,
             options,
             maker: Arc::new(Identity::current(), GFP_MAYFAIL)?,
         };

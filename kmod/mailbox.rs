@@ -38,6 +38,7 @@ struct Inner {
     /// Memory of messages that were received, for others to be sent. The memory cgroup that it is
     /// charged to is that of the sender who needed it first.
     spares: List<KBox<Message>>,
+    /// The bytes of those; where none are kept, so many that there is room for none.
     spare_bytes: usize,
 }
 
@@ -289,17 +290,19 @@ pub(crate) struct Mailbox {
 }
 
 impl Mailbox {
+    /// An empty one, which `keeps` the memory of messages that were received.
     pub(crate) fn new(
         capacity: Capacity,
         message_max: u64,
         persistent: bool,
+        keeps: bool,
     ) -> impl PinInit<Self> {
         pin_init!(Self {
             inner <- new_spinlock!(
                 Inner {
                     queue: queue::Mailbox::new(capacity, persistent),
                     spares: List::new(),
-                    spare_bytes: 0,
+                    spare_bytes: if keeps { 0 } else { usize::MAX },
                 },
                 "postbox_mailbox"
             ),
@@ -311,7 +314,7 @@ impl Mailbox {
                 capacity.bytes
             }),
             rendezvous: capacity.messages == 0,
-            spare: Spare::new(),
+            spare: Spare::new(keeps),
             servers: Haste::new(),
             callers: Haste::new(),
             sender_came <- Event::new(),

@@ -534,19 +534,30 @@ impl Message {
 
 /// The memory of two messages, a request and its answer, for the next ones. It is taken and put
 /// back without a lock.
-pub(crate) struct Spare([Atomic<usize>; 2]);
+pub(crate) struct Spare {
+    slots: [Atomic<usize>; 2],
+    /// The largest that is kept, in bytes.
+    most: usize,
+}
 
-/// How much memory is kept at the most.
+/// How much memory is kept in a slot, and without one, at the most.
 pub(crate) const SPARE_BYTES: usize = 8192;
+/// How much the mailboxes of one object keep at the most: those of a link, each in two slots and
+/// without one.
+pub(crate) const OBJECT_SPARE_BYTES: u64 = 2 * 3 * SPARE_BYTES as u64;
 
 impl Spare {
-    pub(crate) const fn new() -> Self {
-        Self([Atomic::new(0), Atomic::new(0)])
+    /// With nothing in it, and if not `keeps`, for good.
+    pub(crate) const fn new(keeps: bool) -> Self {
+        Self {
+            slots: [Atomic::new(0), Atomic::new(0)],
+            most: if keeps { SPARE_BYTES } else { 0 },
+        }
     }
 
     #[inline]
     pub(crate) fn take(&self) -> Option<KBox<Message>> {
-        for slot in &self.0 {
+        for slot in &self.slots {
             match slot.xchg(0, Full) {
                 0 => {}
                 // SAFETY: `put` left it there, and it was taken out just now.
@@ -559,11 +570,11 @@ impl Spare {
     /// Keeps the message, or gives it back where there are two already or it is too large.
     #[inline]
     pub(crate) fn put(&self, message: KBox<Message>) -> Option<KBox<Message>> {
-        if message.footprint() > SPARE_BYTES {
+        if message.footprint() > self.most {
             return Some(message);
         }
         let raw = KBox::into_raw(message);
-        for slot in &self.0 {
+        for slot in &self.slots {
             if slot.cmpxchg(0, raw as usize, Full).is_ok() {
                 return None;
             }

@@ -20,6 +20,7 @@
 use crate::{
     compat::edquot,
     helpers::{self, limits, Scope, GFP_MAYFAIL},
+    message::OBJECT_SPARE_BYTES,
 };
 use kernel::{
     prelude::*,
@@ -311,6 +312,16 @@ impl User {
     fn uncharge_bytes(&self, bytes: u64) {
         self.chain()
             .for_each(|user| user.messages.uncharge_bytes(bytes));
+    }
+
+    /// Whether the mailboxes of an object that was just charged may keep memory for their next
+    /// messages. All that may do not keep more than as many bytes as the user's messages may have,
+    /// apart from those: an object that may has found itself among so few.
+    pub(crate) fn may_keep(&self) -> bool {
+        self.chain().all(|user| {
+            let objects = user.objects.get().0;
+            objects.saturating_mul(OBJECT_SPARE_BYTES) <= limits::user_bytes() >> user.depth
+        })
     }
 
     /// What is used, by `used`, of what may be: of an account with others above it, as much as those

@@ -107,7 +107,7 @@ pub(super) fn pair(handle: &Handle, at: Place, args: &mut uapi::postbox_pair) ->
     let binding = handle.claim()?;
     let fd = FileDescriptorReservation::get_unused_fd_flags(flags::O_CLOEXEC)?;
     let other = Handle::new(handle.shared.clone(), handle.scope)?;
-    let (first, second) = make(handle, || Link::new(&options, None))?;
+    let (first, second) = make(handle, || Link::new(&options, None, handle.user.may_keep()))?;
     let (id, registry) = (first.id, &handle.shared.registry);
     let finish = || -> Result<_> {
         let binding = other.claim()?;
@@ -164,7 +164,11 @@ pub(super) fn connect(
         return Err(eopnotsupp());
     };
     let (first, second) = make(handle, || {
-        Link::new(&listener.options, Some(listener.maker.clone()))
+        Link::new(
+            &listener.options,
+            Some(listener.maker.clone()),
+            handle.user.may_keep(),
+        )
     })?;
     let id = first.id;
     let send = || {

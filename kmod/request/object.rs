@@ -147,7 +147,7 @@ fn make(args: &uapi::postbox_open, user: &Pinned) -> Result<Object> {
         max => max,
     };
     let mailbox = || {
-        let mailbox = Mailbox::new(capacity, message_max, persistent);
+        let mailbox = Mailbox::new(capacity, message_max, persistent, user.may_keep());
         Arc::pin_init(mailbox, GFP_MAYFAIL)
     };
     let options = || {
@@ -165,10 +165,13 @@ fn make(args: &uapi::postbox_open, user: &Pinned) -> Result<Object> {
             mailbox.never_end();
             Object::Endpoint(mailbox)
         }
-        uapi::POSTBOX_KIND_LINK => Object::Link(Link::new(&options()?, None)?),
-        uapi::POSTBOX_KIND_LISTENER => {
-            Object::Listener(Listener::new(options()?, args.backlog, persistent)?)
-        }
+        uapi::POSTBOX_KIND_LINK => Object::Link(Link::new(&options()?, None, user.may_keep())?),
+        uapi::POSTBOX_KIND_LISTENER => Object::Listener(Listener::new(
+            options()?,
+            args.backlog,
+            persistent,
+            user.may_keep(),
+        )?),
         uapi::POSTBOX_KIND_PIPE => {
             let pipe = Pipe::new(args.capacity_bytes, persistent, user)?;
             Object::Pipe(Arc::pin_init(pipe, GFP_MAYFAIL)?)

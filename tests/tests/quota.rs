@@ -1270,6 +1270,33 @@ fn g10_what_is_queued_is_charged_to_the_senders_memory_cgroup() {
     });
 }
 
+/// What mailboxes keep for their next messages is no more than their user's messages may have.
+#[test]
+fn g10_memory_of_received_messages_is_kept_within_a_limit() {
+    const MAILBOXES: u64 = 512;
+    let _parameters = Parameters::set(&[("max_user_bytes", MIB)]);
+    isolated(|| {
+        let cgroup = Cgroup::new();
+        let child = spawn(|| {
+            cgroup.enter();
+            let mailboxes: Vec<_> = (0..MAILBOXES)
+                .map(|_| Handle::anonymous(UNBOUNDED))
+                .collect();
+            let before = cgroup.current();
+            for mailbox in &mailboxes {
+                // As much as one keeps: two in its slots, and others.
+                (0..2).for_each(|_| mailbox.put([1; 7 << 10]));
+                (0..32).for_each(|_| mailbox.put("x"));
+                while mailbox.recv_room(8 << 10, NEVER).is_ok() {}
+            }
+            let kept = cgroup.current().saturating_sub(before);
+            // All of them together could keep more than ten times as much.
+            assert!(kept < 3 * MIB, "{kept} bytes are kept");
+        });
+        child.ok();
+    });
+}
+
 #[test]
 fn g10_a_memory_cgroup_that_is_full_refuses_the_sender_and_harms_nobody_else() {
     let _parameters = Parameters::set(&[]);
