@@ -5,7 +5,7 @@
 use crate::{
     compat,
     handle::{Handle, Shared},
-    helpers::{self, c, limits, Scope, UserBytes},
+    helpers::{self, c, limits, UserBytes},
     inspect,
     mailbox::{Failure, Mailbox, Receive},
     mapping::Area,
@@ -157,7 +157,7 @@ unsafe extern "C" fn fop_open(inode: *mut bindings::inode, file: *mut bindings::
     // SAFETY: The misc device put a pointer to itself there, and it is the first field of a
     // `Device`, which is registered.
     let shared = unsafe { (*(*file).private_data.cast::<Device>()).shared.clone() };
-    code(Handle::new(shared, Scope::current()).map(|handle| {
+    code(Handle::new(shared, helpers::ipc_ns()).map(|handle| {
         if let Some(file) = NonNull::new(file) {
             handle.state.shares.belongs_to(file);
         }

@@ -94,7 +94,7 @@ impl Files {
                         file
                     }
                     // The sender could bind the very handle to what it is queued in.
-                    Err(_) => chardev::new_file(Handle::new(sent.shared.clone(), sent.scope)?)?,
+                    Err(_) => chardev::new_file(Handle::new(sent.shared.clone(), sent.ipc_ns)?)?,
                 },
                 None if rights != 0 => return Err(EINVAL),
                 None => file,

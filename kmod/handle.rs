@@ -5,7 +5,7 @@ use crate::{
     compat::{ealready, ebadfd, eisconn, eopnotsupp},
     files::Graph,
     grant::Granted,
-    helpers::{self, Scope, GFP_MAYFAIL},
+    helpers::{self, GFP_MAYFAIL},
     mailbox::{Mailbox, State},
     mapping::Area,
     object::{Object, Side},
@@ -150,8 +150,6 @@ pub(crate) struct Handle {
     pub(crate) shared: Arc<Shared>,
     /// The IPC namespace of whoever opened it, which names are looked up in.
     pub(crate) ipc_ns: u64,
-    /// The same with what accounts depend on.
-    pub(crate) scope: Scope,
     /// The user who opened it.
     pub(crate) user: Pinned,
     /// The group of who opened it, as the kernel keeps it.
@@ -175,13 +173,12 @@ pub(crate) struct Handle {
 
 impl Handle {
     /// A handle of the current task.
-    pub(crate) fn new(shared: Arc<Shared>, scope: Scope) -> Result<Pin<KBox<Self>>> {
-        let user = shared.users.current(scope)?;
+    pub(crate) fn new(shared: Arc<Shared>, ipc_ns: u64) -> Result<Pin<KBox<Self>>> {
+        let user = shared.users.current()?;
         KBox::pin_init(
             pin_init!(Self {
                 shared,
-                ipc_ns: scope.ipc_ns,
-                scope,
+                ipc_ns,
                 user,
                 gid: helpers::egid(),
                 bound: SetOnce::new(),
@@ -240,7 +237,7 @@ impl Handle {
         if rights & !bound.rights != 0 {
             return Err(EACCES);
         }
-        let handle = Self::new(self.shared.clone(), self.scope)?;
+        let handle = Self::new(self.shared.clone(), self.ipc_ns)?;
         let binding = handle.claim()?;
         self.shared.registry.reopen(bound.id, bound.end, rights)?;
         let opened = Opened {
@@ -289,7 +286,7 @@ impl Handle {
     /// The handle was passed on, or the process changed its user.
     #[inline(never)]
     fn other_payer(&self) -> Result<Pinned> {
-        self.shared.users.current(self.scope)
+        self.shared.users.current()
     }
 
     /// Gives back what a process took and cannot settle any more: it exits, or has closed its last

@@ -204,33 +204,48 @@ void postbox_identity_see(const struct postbox_identity *id,
 	seen->gid = postbox_see_gid(id->gid);
 }
 
-/*
- * The number is never used again, unlike the inode number of the namespace.
- * @initial_user: it belongs to the initial user namespace.
- */
-u64 postbox_ipc_ns(bool *initial, bool *initial_user)
+/* The number is never used again, unlike the inode number of the namespace. */
+u64 postbox_ipc_ns(void)
 {
-	const struct ipc_namespace *ns = current->nsproxy->ipc_ns;
-
-	*initial = ns->ns.ns_id == IPC_NS_INIT_ID;
-	*initial_user = ns->user_ns == &init_user_ns;
-	return ns->ns.ns_id;
+	return current->nsproxy->ipc_ns->ns.ns_id;
 }
 
 /*
- * Whether the current task is in a user namespace below the initial one; then
- * @owner is who made the outermost of those that it is in.
+ * Returns the number of the namespace that makes a container of where the
+ * current task is, or 0 on the host; @owner made it. The numbers are never used
+ * again, and no two namespaces of whatever type share one.
+ *
+ * It is the outermost namespace, of a type that the container cannot leave by
+ * making others: each is the child of one that the task is in.
  */
-bool postbox_contained(u32 *owner)
+u64 postbox_container(u32 *owner)
 {
-	const struct user_namespace *ns = current_user_ns();
-	bool contained = false;
+	const struct pid_namespace *pid = task_active_pid_ns(current);
+	const struct user_namespace *user = current_user_ns();
+	/* Unset while the task exits. */
+	const struct nsproxy *nsproxy = current->nsproxy;
+	const struct ipc_namespace *ipc = nsproxy ? nsproxy->ipc_ns : NULL;
 
-	for (; ns != &init_user_ns; ns = ns->parent) {
-		*owner = __kuid_val(ns->owner);
-		contained = true;
+	*owner = __kuid_val(GLOBAL_ROOT_UID);
+	while (pid && pid->level > 1)
+		pid = pid->parent;
+	/* User namespaces in it may be anybody's. */
+	if (pid && pid->level == 1 && pid->user_ns == &init_user_ns)
+		return pid->ns.ns_id;
+	if (user != &init_user_ns) {
+		while (user->level > 1)
+			user = user->parent;
+		*owner = __kuid_val(user->owner);
+		return user->ns.ns_id;
 	}
-	return contained;
+	/*
+	 * Making one takes privilege here. A task that has entered one of a
+	 * user namespace, and not that, is of the host.
+	 */
+	if (ipc && ipc->ns.ns_id != IPC_NS_INIT_ID &&
+	    ipc->user_ns == &init_user_ns)
+		return ipc->ns.ns_id;
+	return 0;
 }
 
 /*

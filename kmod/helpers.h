@@ -84,8 +84,8 @@ void postbox_identity_put(const struct postbox_identity *id);
 void postbox_identity_see(const struct postbox_identity *id,
 			  struct postbox_seen *seen);
 
-u64 postbox_ipc_ns(bool *initial, bool *initial_user);
-bool postbox_contained(u32 *owner);
+u64 postbox_ipc_ns(void);
+u64 postbox_container(u32 *owner);
 u32 postbox_euid(void);
 u32 postbox_egid(void);
 u32 postbox_see_uid(u32 uid);

@@ -2,7 +2,7 @@
 //! What `helpers.c` provides; the same declarations as in `helpers.h`.
 
 use crate::uapi;
-use core::ptr::NonNull;
+use core::{num::NonZeroU64, ptr::NonNull};
 use kernel::{
     alloc::Flags,
     bindings,
@@ -337,8 +337,8 @@ pub(crate) mod c {
         pub(super) fn postbox_identity_renew_as(id: *mut RawIdentity, uid: u32, gid: u32);
         pub(super) fn postbox_identity_put(id: *const RawIdentity);
         pub(super) fn postbox_identity_see(id: *const RawIdentity, seen: *mut Seen);
-        pub(super) fn postbox_ipc_ns(initial: *mut bool, initial_user: *mut bool) -> u64;
-        pub(super) fn postbox_contained(owner: *mut u32) -> bool;
+        pub(super) fn postbox_ipc_ns() -> u64;
+        pub(super) fn postbox_container(owner: *mut u32) -> u64;
         pub(super) fn postbox_euid() -> u32;
         pub(super) fn postbox_egid() -> u32;
         pub(super) fn postbox_see_uid(uid: u32) -> u32;
@@ -704,37 +704,28 @@ impl Drop for Credentials {
     }
 }
 
-/// An IPC namespace, as handles remember it.
-#[derive(Clone, Copy)]
-pub(crate) struct Scope {
-    /// Its number, which is never used again.
-    pub(crate) ipc_ns: u64,
-    /// Whether it is the initial one.
-    pub(crate) initial: bool,
-    /// Whether it belongs to the initial user namespace.
-    pub(crate) initial_user: bool,
+/// The number of the current task's IPC namespace, which is never used again. The task must not be
+/// exiting.
+pub(crate) fn ipc_ns() -> u64 {
+    // SAFETY: `nsproxy` is set: only called when a file is opened.
+    unsafe { c::postbox_ipc_ns() }
 }
 
-impl Scope {
-    /// That of the current task, which must not be exiting.
-    pub(crate) fn current() -> Self {
-        let (mut initial, mut initial_user) = (false, false);
-        // SAFETY: `nsproxy` is set: only called when a file is opened. Both are valid for writing.
-        let ipc_ns = unsafe { c::postbox_ipc_ns(&mut initial, &mut initial_user) };
-        Self {
-            ipc_ns,
-            initial,
-            initial_user,
-        }
-    }
+/// A container, as accounts know it.
+pub(crate) struct Container {
+    /// The number of the namespace that makes it one, which is never used again.
+    pub(crate) id: NonZeroU64,
+    /// The user who made that, as the kernel keeps it.
+    pub(crate) owner: u32,
 }
 
-/// The user who made the outermost user namespace that the current task is in, unless it is in the
-/// initial one alone.
-pub(crate) fn container_owner() -> Option<u32> {
+/// The outermost container that the current task is in. `None` on the host.
+pub(crate) fn container() -> Option<Container> {
     let mut owner = 0;
-    // SAFETY: `owner` is valid for writing; the credentials of the current task keep the namespaces.
-    unsafe { c::postbox_contained(&mut owner) }.then_some(owner)
+    // SAFETY: `owner` is valid for writing. The current task has references to its namespaces, and
+    // each of them to its parent.
+    let id = unsafe { c::postbox_container(&mut owner) };
+    NonZeroU64::new(id).map(|id| Container { id, owner })
 }
 
 /// An IPC namespace whose end can be noticed. Its memory is kept, but not the namespace: it ends with

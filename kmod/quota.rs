@@ -8,20 +8,31 @@
 //! Accounts are a tree, and a charge is one to an account and to all above it, so that nobody gets
 //! more by identities and namespaces that it makes itself:
 //!
-//! - A user of the host has an account of its own, at the top. So do all containers of root
-//!   together: those in a user namespace that root made, or in another IPC namespace without one.
-//! - Below it, what was made in user namespaces of that user by other ids (subordinate ones), or
-//!   in another IPC namespace: an account for each IPC namespace.
-//! - Below that, one for each other user in it.
+//! ```text
+//! user of the host                           containers of root
+//!   containers of that user, together          container
+//!     container                                  user in it
+//!       user in it
+//! ```
 //!
-//! An account may use half of what the one above it may: a container cannot use up what its maker
-//! has, nor one user of it what the container has.
+//! A container is what the outermost namespace makes one (`postbox_container()`): a pid namespace
+//! that root made on the host; or else the user namespace, which belongs to who made it; or else an
+//! IPC namespace that root made on the host. What is made inside, nested namespaces of whatever
+//! kind, is of the same container. A task is charged where it is, whatever IPC namespace the handle
+//! is of; with a handle that the same user opened, where that was.
+//!
+//! The user of a container who made it has no account of its own in it. Root has one on the host,
+//! at the top, which is not above its containers: they cannot use up what the host has.
+//!
+//! An account may use half of what the one above it may: containers cannot use up what their maker
+//! has, nor one of them what all have, nor one user of it what the container has.
 
 use crate::{
     compat::edquot,
-    helpers::{self, limits, Scope, GFP_MAYFAIL},
+    helpers::{self, limits, GFP_MAYFAIL},
     message::OBJECT_SPARE_BYTES,
 };
+use core::ops::Range;
 use kernel::{
     prelude::*,
     rbtree::{RBTree, RBTreeNode},
@@ -88,15 +99,15 @@ impl Account {
 /// What an account is found by.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
-    /// The user at the top, as the kernel keeps it, or [`CONTAINERS`].
+    /// A user of the host, as the kernel keeps it; with [`CONTAINERS`], the maker of containers.
     top: u64,
-    /// The IPC namespace; 0 at the top.
-    ipc_ns: u64,
-    /// The user in it; [`Key::ALL`] where it is all of them, and at the top.
+    /// The container, by a number that is never used again; 0 for all of them, and on the host.
+    container: u64,
+    /// The user in it; [`Key::ALL`] where it is all of them, and on the host.
     user: u64,
 }
 
-/// In the place of a user: root, as the maker of containers.
+/// A bit that no user has.
 const CONTAINERS: u64 = 1 << 32;
 /// The user that the kernel keeps so is root, outside of all user namespaces.
 const ROOT: u32 = 0;
@@ -104,10 +115,10 @@ const ROOT: u32 = 0;
 impl Key {
     const ALL: u64 = u64::MAX;
 
-    fn top(top: u64) -> Self {
+    const fn top(top: u64) -> Self {
         Self {
             top,
-            ipc_ns: 0,
+            container: 0,
             user: Self::ALL,
         }
     }
@@ -115,8 +126,9 @@ impl Key {
 
 /// The accounts that the current task is charged to, from the top on.
 struct Path {
-    keys: [Key; 3],
-    len: usize,
+    keys: [Key; 4],
+    /// Those of the keys that there are.
+    used: Range<usize>,
     /// The effective user of the current task.
     uid: u32,
     /// The user at the top.
@@ -124,49 +136,38 @@ struct Path {
 }
 
 impl Path {
-    /// That of the current task with a handle of a scope.
-    fn current(scope: Scope) -> Self {
+    fn current() -> Self {
         let uid = helpers::euid();
-        let container = helpers::container_owner();
-        let owner = match container {
-            Some(owner) => owner,
-            // In the initial user namespace only root makes IPC namespaces.
-            None if !scope.initial && scope.initial_user => ROOT,
-            // Of the host, with whatever handle.
-            None => uid,
+        let container = helpers::container();
+        let (id, owner) = match &container {
+            Some(container) => (container.id.get(), container.owner),
+            None => (0, uid),
         };
-        let host = match container {
-            Some(_) => owner != ROOT && owner == uid && scope.initial,
-            None => scope.initial || !scope.initial_user,
-        };
-        let top = match owner {
-            ROOT if !host => CONTAINERS,
-            owner => owner.into(),
-        };
+        let host = Key::top(owner.into());
+        let together = Key::top(CONTAINERS | host.top);
         let all = Key {
-            top,
-            ipc_ns: scope.ipc_ns,
-            user: Key::ALL,
+            container: id,
+            ..together
         };
         let user = Key {
             user: uid.into(),
             ..all
         };
+        let used = match (container.is_some(), owner == uid) {
+            (false, _) => 0..1,
+            (true, true) => usize::from(owner == ROOT)..3,
+            (true, false) => usize::from(owner == ROOT)..4,
+        };
         Self {
-            keys: [Key::top(top), all, user],
-            len: match (host, owner == uid) {
-                (true, _) => 1,
-                (false, true) => 2,
-                (false, false) => 3,
-            },
+            keys: [host, together, all, user],
+            used,
             uid,
             owner,
         }
     }
 
-    /// Those of them that there are.
     fn keys(&self) -> &[Key] {
-        self.keys.get(..self.len).unwrap_or_default()
+        self.keys.get(self.used.clone()).unwrap_or_default()
     }
 }
 
@@ -250,7 +251,7 @@ impl User {
     ) -> Result {
         let (things, most) = (things_max >> self.depth, bytes_max >> self.depth);
         account(self).charge(bytes, things, most)?;
-        // There are at most two above this one.
+        // There are at most three above this one.
         let above = parent.charge(account, bytes, things_max, bytes_max);
         if above.is_err() {
             account(self).uncharge(bytes);
@@ -406,10 +407,9 @@ impl Users {
         })
     }
 
-    /// Who pays for what the current task does with a handle of a scope, kept in the table by the
-    /// pin.
-    pub(crate) fn current(&self, scope: Scope) -> Result<Pinned> {
-        let path = Path::current(scope);
+    /// Who pays for what the current task does, kept in the table by the pin.
+    pub(crate) fn current(&self) -> Result<Pinned> {
+        let path = Path::current();
         let keys = path.keys();
         if let Some(user) = keys.last().and_then(|key| self.table.lock().pin(key)) {
             return Ok(user);

@@ -106,7 +106,7 @@ pub(super) fn pair(handle: &Handle, at: Place, args: &mut uapi::postbox_pair) ->
     )?;
     let binding = handle.claim()?;
     let fd = FileDescriptorReservation::get_unused_fd_flags(flags::O_CLOEXEC)?;
-    let other = Handle::new(handle.shared.clone(), handle.scope)?;
+    let other = Handle::new(handle.shared.clone(), handle.ipc_ns)?;
     let (first, second) = make(handle, || Link::new(&options, None, handle.user.may_keep()))?;
     let (id, registry) = (first.id, &handle.shared.registry);
     let finish = || -> Result<_> {
@@ -222,7 +222,7 @@ pub(crate) fn accept_one(
     let received = listener
         .queue
         .receive(&Receive::any(handle, 0, wait), |message| {
-            let new = Handle::new(handle.shared.clone(), handle.scope)?;
+            let new = Handle::new(handle.shared.clone(), handle.ipc_ns)?;
             let new = chardev::new_file(new)?;
             let binding = chardev::as_handle(&new).ok_or(EINVAL)?.get_ref().claim()?;
             let pending = message.accept().ok_or(EINVAL)?;

@@ -95,7 +95,7 @@ pub(super) fn set_capacity(
     ensure(args.reserved == 0)?;
     let wait = Wait::new(0, 0, how)?;
     let pipe = pipe(handle, uapi::POSTBOX_RIGHT_SEND | uapi::POSTBOX_RIGHT_ADMIN)?;
-    let user = handle.shared.users.current(handle.scope)?;
+    let user = handle.shared.users.current()?;
     pipe.set_capacity(args.capacity, &user, &wait, |capacity| {
         args.capacity = capacity;
         at.write(args)

@@ -1046,13 +1046,13 @@ fn g10_a_killed_process_gives_everything_back() {
 
 #[test]
 fn g10_the_user_is_the_same_in_its_user_namespace() {
-    let _parameters = Parameters::set(&[("max_user_messages", 5)]);
+    let _parameters = Parameters::set(&[("max_user_messages", 12)]);
     isolated(|| {
         let user = fresh_user();
         let (held, done) = (Gate::new(), Gate::new());
         let outside = spawn_as(user, || {
             let mailbox = Handle::anonymous(UNBOUNDED);
-            (0..3).for_each(|_| mailbox.put("x"));
+            (0..10).for_each(|_| mailbox.put("x"));
             held.open(1);
             done.pass();
         });

@@ -520,9 +520,8 @@ struct postbox_list {
  * @shared: bytes of shared memory that the user made
  * @shared_max: how many there may be
  *
- * Works on every handle; it is the usage of the user who opened it. In a user
- * namespace or another IPC namespace the maximum is what the accounts of who
- * made it leave.
+ * Works on every handle; it is the usage of the user who opened it. In a
+ * container the maximum is what the accounts above it leave.
  */
 struct postbox_usage {
 	__u32 size;

@@ -4,6 +4,7 @@ use std::fs;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use postbox::{raw, sys};
 use postbox_tests::*;
@@ -59,9 +60,9 @@ fn subordinate_ids_share_the_account_of_their_owner() {
                 .ok();
             }
             let sent: Vec<_> = (0..IDS as usize).map(|id| sent[id].load(SeqCst)).collect();
-            // Each half of all of them, and they half of what their owner has.
-            assert_eq!(sent, [max / 4, max / 4, 0, 0, 0, 0]);
-            assert_eq!(fill(&mailbox), max / 2, "the rest is the owner's");
+            // Each half of all of them, and they half of what all containers of their owner have.
+            assert_eq!(sent, [max / 8, max / 8, 0, 0, 0, 0]);
+            assert_eq!(fill(&mailbox), max - max / 4, "the rest is the owner's");
         });
         unshared.pass();
         let map = format!("0 {} 1\n1 4000000 {IDS}", owner.uid);
@@ -81,20 +82,22 @@ fn containers_leave_their_maker_a_share() {
                 Spawn::new().user_ns().ipc_ns().run(|| {
                     let mailbox = Handle::anonymous(UNBOUNDED);
                     let may = files_max();
-                    assert_eq!((may, fill(&mailbox)), (max / 2, max / 2));
+                    assert_eq!((may, fill(&mailbox)), (max / 4, max / 4));
                     full.open(1);
                     end.pass();
                 })
             };
             let first = container();
             full.pass();
-            let mailbox = Handle::anonymous(UNBOUNDED);
-            assert_eq!(fill(&mailbox), max / 2, "the maker's");
-            drop(mailbox);
-            // Together they have no more than their maker.
+            // One leaves the next as much as it has.
             let second = container();
             full.pass();
-            assert_eq!(fill(&Handle::anonymous(UNBOUNDED)), 0);
+            // All that there can be leave their maker half, as often as it makes others.
+            Spawn::new()
+                .user_ns()
+                .run(|| assert_eq!(fill(&Handle::anonymous(UNBOUNDED)), 0))
+                .ok();
+            assert_eq!(fill(&Handle::anonymous(UNBOUNDED)), max / 2, "the maker's");
             end.open(2);
             first.ok();
             second.ok();
@@ -103,8 +106,146 @@ fn containers_leave_their_maker_a_share() {
     });
 }
 
+/// The account that all containers of root share is one test's at a time.
+static CONTAINERS_OF_ROOT: Mutex<()> = Mutex::new(());
+
+fn containers_of_root() -> MutexGuard<'static, ()> {
+    CONTAINERS_OF_ROOT
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes this process another user, who keeps the supplementary groups.
+fn set_user(uid: u32) {
+    // SAFETY: no pointers.
+    unsafe {
+        check("setresgid", libc::setresgid(uid, uid, uid));
+        check("setresuid", libc::setresuid(uid, uid, uid));
+        // Changing ids makes /proc/self belong to root; it is needed to map them.
+        check("prctl", libc::prctl(libc::PR_SET_DUMPABLE, 1));
+    }
+}
+
+/// Runs the closure as root of a container of this user, whose ids are those from `base` on, and keeps what it returns
+/// until `end` opens.
+fn container<T>(maker: User, base: u32, end: &Gate, f: impl FnOnce() -> T) -> Child {
+    let [unshared, mapped, done] = [(); 3].map(|()| Gate::new());
+    let child = spawn_as(maker, || {
+        let namespaces = libc::CLONE_NEWUSER | libc::CLONE_NEWIPC;
+        // SAFETY: no pointers.
+        check("unshare", unsafe { libc::unshare(namespaces) });
+        unshared.open(1);
+        mapped.pass();
+        set_user(0);
+        let kept = f();
+        done.open(1);
+        end.pass();
+        drop(kept);
+    });
+    unshared.pass();
+    let map = format!("0 {base} 65536");
+    for file in ["uid_map", "gid_map"] {
+        fs::write(format!("/proc/{}/{file}", child.pid()), &map).expect("root may");
+    }
+    mapped.open(1);
+    done.pass();
+    child
+}
+
+/// Sends as many files as it can, as each of these users in namespaces of all kinds that it can make, and leaves them in the
+/// mailboxes. Returns how many.
+fn multiply(mailboxes: &[&Handle], users: &[u32]) -> u64 {
+    let sent = Ledger::new(1);
+    for &user in users {
+        spawn(|| {
+            set_user(user);
+            let mut kinds = vec![
+                Spawn::new(),
+                Spawn::new().user_ns(),
+                Spawn::new().user_ns().ipc_ns(),
+                Spawn::new().user_ns().ipc_ns().pid_ns(),
+            ];
+            if user == 0 {
+                kinds.extend([Spawn::new().ipc_ns(), Spawn::new().ipc_ns().pid_ns()]);
+            }
+            // Each twice: a single namespace could have half at most.
+            for kind in kinds.iter().chain(&kinds) {
+                let fill_all = || {
+                    for mailbox in mailboxes {
+                        sent[0].fetch_add(fill(mailbox), SeqCst);
+                    }
+                };
+                kind.run(fill_all).ok();
+            }
+        })
+        .ok();
+    }
+    sent[0].load(SeqCst)
+}
+
+#[test]
+fn namespaces_made_in_a_container_share_its_account() {
+    let _guard = containers_of_root();
+    isolated(|| {
+        let root = User { uid: 0, gid: 0 };
+        for maker in [root, fresh_user()] {
+            let max = files_max();
+            // Of root, all of them have the whole; of another user, half.
+            let share = if maker == root { max / 2 } else { max / 4 };
+            let end = Gate::new();
+            let host = Handle::anonymous(UNBOUNDED);
+            let greedy = || {
+                let own = Handle::anonymous(UNBOUNDED);
+                // Its ids have half of it each.
+                assert_eq!(multiply(&[&own, &host], &[0]), share / 2, "{maker:?}");
+                assert_eq!(multiply(&[&own, &host], &[1, 2]), share / 2, "{maker:?}");
+                own
+            };
+            let first = container(maker, 100_000_000, &end, greedy);
+            let second = container(maker, 200_000_000, &end, greedy);
+            if maker != root {
+                let rest = || assert_eq!(fill(&host), max / 2, "the maker's");
+                spawn_as(maker, rest).ok();
+            }
+            end.open(2);
+            first.ok();
+            second.ok();
+        }
+    });
+}
+
+#[test]
+fn user_namespaces_made_in_a_pid_namespace_of_root_share_its_account() {
+    let _guard = containers_of_root();
+    isolated(|| {
+        let max = files_max();
+        let [full, end] = [(); 2].map(|()| Gate::new());
+        let user = fresh_user();
+        // As containers are without a user namespace: here, any id is one of the host.
+        let container = || {
+            Spawn::new().ipc_ns().pid_ns().run(|| {
+                let mailbox = Handle::anonymous(UNBOUNDED);
+                assert_eq!(multiply(&[&mailbox], &[user.uid]), max / 4);
+                assert_eq!(multiply(&[&mailbox], &[0]), max / 4);
+                full.open(1);
+                end.pass();
+            })
+        };
+        let first = container();
+        full.pass();
+        let second = container();
+        full.pass();
+        let host = || assert_eq!(fill(&Handle::anonymous(UNBOUNDED)), max, "the host's");
+        spawn_as(user, host).ok();
+        end.open(2);
+        first.ok();
+        second.ok();
+    });
+}
+
 #[test]
 fn containers_of_root_leave_the_host_its_account() {
+    let _guard = containers_of_root();
     isolated(|| {
         let [full, end] = [(); 2].map(|()| Gate::new());
         let max = files_max();
