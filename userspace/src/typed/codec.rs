@@ -208,9 +208,11 @@ mod in_place {
 /// Whatever serde can serialize, in the format of [postcard](https://docs.rs/postcard): compact, and
 /// the same on all machines. It does not describe itself: both sides must have the same type.
 ///
-/// A message is decoded in time and memory that its bytes pay for, whoever sent it: values that are nested
-/// more than 128 levels deep, and more than 4,096 elements that take no bytes (as of a `Vec<()>`), are errors.
-/// A list of many elements is a sequence, and not a chain of boxes.
+/// What a message costs has limits, whoever sent it. These are errors: values that are nested more than 128 levels
+/// deep; more than 4,096 elements that take no bytes (as of a `Vec<()>`); and values that take more memory than 64
+/// bytes for each byte of the message, and 1 MiB more. (A byte can be a large value: a `None`, or a small variant
+/// of a large enum; box the large part. Options and enums are counted with what is in them. What containers keep
+/// in reserve is not counted.) A list of many elements is a sequence, and not a chain of boxes.
 #[cfg(feature = "postcard")]
 #[derive(Clone, Copy, Debug)]
 pub enum Postcard {}
@@ -231,12 +233,14 @@ pub enum PostcardError {
     TooDeep,
     /// More than 4,096 elements take no bytes.
     TooMany,
+    /// The values take more memory than 64 bytes for each byte of the message, and 1 MiB more.
+    TooLarge,
 }
 
 #[cfg(feature = "postcard")]
 mod encoded {
     use super::*;
-    use crate::typed::limited::{DEPTH, EMPTY, Limited, Passed};
+    use crate::typed::limited::{DEPTH, EMPTY, GROWTH, Limited, Passed};
     use serde::Serialize;
     use serde::de::DeserializeOwned;
 
@@ -252,6 +256,12 @@ mod encoded {
                 }
                 PostcardError::TooMany => {
                     write!(f, "more than {EMPTY} of its elements take no bytes")
+                }
+                PostcardError::TooLarge => {
+                    write!(
+                        f,
+                        "its values take more than {GROWTH} times its bytes in memory"
+                    )
                 }
             }
         }
@@ -276,6 +286,7 @@ mod encoded {
             let value = T::deserialize(&mut limited).map_err(|error| match limited.passed() {
                 Some(Passed::Depth) => PostcardError::TooDeep,
                 Some(Passed::Empty) => PostcardError::TooMany,
+                Some(Passed::Memory) => PostcardError::TooLarge,
                 None => PostcardError::Postcard(error),
             })?;
             match limited.rest() {
@@ -338,6 +349,71 @@ mod encoded {
             let units = vec![(); EMPTY];
             let bytes = Postcard::encode(&units).unwrap().into_owned();
             assert_eq!(Postcard::decode(&bytes), Ok(units));
+        }
+
+        type Large = [u64; 32];
+
+        /// A large value that takes a byte, in an element, a box, a map, and beside what is not in the message.
+        #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[allow(clippy::large_enum_variant)] // That is what it is for.
+        enum Chain {
+            Next(Box<Chain>),
+            Large(Large),
+            End,
+        }
+
+        #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+        struct Skipping {
+            #[serde(skip)]
+            not_there: Large,
+            next: Option<Box<Skipping>>,
+        }
+
+        fn too_large<T: DeserializeOwned + fmt::Debug + PartialEq>(count: u64, element: &[u8]) {
+            let mut bytes = Postcard::encode(&count).unwrap().into_owned();
+            for _ in 0..count {
+                bytes.extend(element);
+            }
+            let decoded: Result<T, _> = Postcard::decode(&bytes);
+            let refused = decoded == Err(PostcardError::TooLarge);
+            assert!(refused, "{}", std::any::type_name::<T>());
+        }
+
+        #[test]
+        fn values_larger_than_the_message_pays_for_are_errors() {
+            const MANY: u64 = 100_000;
+            let next = |levels| [&vec![0; levels][..], &[2]].concat();
+            let some = |levels| [&vec![1; levels][..], &[0]].concat();
+            too_large::<Vec<Option<Large>>>(MANY, &[0]);
+            too_large::<Vec<Option<Box<Option<Large>>>>>(MANY, &[1, 0]);
+            too_large::<Vec<(u8, Option<Large>)>>(MANY, &[0, 0]);
+            too_large::<std::collections::BTreeMap<u8, Option<Large>>>(MANY, &[0, 0]);
+            too_large::<Vec<Vec<Chain>>>(MANY, &[1, 2]);
+            too_large::<Vec<Chain>>(MANY / 100, &next(100));
+            too_large::<Vec<Skipping>>(MANY, &[0]);
+            too_large::<Vec<Skipping>>(MANY / 100, &some(50));
+        }
+
+        #[test]
+        fn values_of_few_bytes_each_are_decoded() {
+            fn comes_back<T>(value: T)
+            where
+                T: Serialize + DeserializeOwned + fmt::Debug + PartialEq,
+            {
+                let bytes = Postcard::encode(&value).unwrap().into_owned();
+                let decoded = Postcard::decode(&bytes);
+                assert!(decoded == Ok(value), "{}", std::any::type_name::<T>());
+            }
+            const MANY: usize = 100_000;
+            comes_back(vec![0_u64; MANY]);
+            comes_back(vec![0_u128; MANY]);
+            comes_back(vec![None::<u64>; MANY]);
+            comes_back(vec![String::new(); MANY]);
+            comes_back(vec![None::<String>; MANY]);
+            comes_back(vec![(String::new(), Vec::<u8>::new(), Some(0_u64)); MANY]);
+            comes_back(vec![Vec::<String>::new(); MANY]);
+            // Whatever it becomes, so much is no harm.
+            comes_back(vec![None::<Large>; 3000]);
         }
 
         #[test]

@@ -17,11 +17,20 @@ pub(super) const DEPTH: u32 = 128;
 /// any number.
 pub(super) const EMPTY: usize = 4096;
 
+/// The size of the values that a message may become: so many bytes for each of its own, and some more. A value
+/// that takes one byte in a message may be large (`None`, a small variant of a large enum).
+pub(super) const GROWTH: usize = 64;
+pub(super) const ALLOWANCE: usize = 1024 * 1024;
+
+/// The most elements that a container is told to make room for before they are read.
+const HINT: usize = 4096;
+
 /// A limit that a message has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Passed {
     Depth,
     Empty,
+    Memory,
 }
 
 /// What is left of a message, and of the limits.
@@ -29,6 +38,9 @@ pub(super) struct Limited<'de> {
     bytes: &'de [u8],
     depth: u32,
     empty: usize,
+    memory: usize,
+    /// The sizes of the fields of what is being read.
+    fields: usize,
     passed: Option<Passed>,
 }
 
@@ -38,6 +50,8 @@ impl<'de> Limited<'de> {
             bytes,
             depth: DEPTH,
             empty: EMPTY,
+            memory: bytes.len().saturating_mul(GROWTH).saturating_add(ALLOWANCE),
+            fields: 0,
             passed: None,
         }
     }
@@ -50,6 +64,45 @@ impl<'de> Limited<'de> {
     /// Which limit ended it.
     pub(super) fn passed(&self) -> Option<Passed> {
         self.passed
+    }
+
+    /// Charges for memory. A value is charged where its type is known: by its visitor. Where it is boxed, that is
+    /// the only place.
+    fn charge(&mut self, bytes: usize) -> Result<()> {
+        let Some(memory) = self.memory.checked_sub(bytes) else {
+            self.passed = Some(Passed::Memory);
+            return Err(Error::SerdeDeCustom);
+        };
+        self.memory = memory;
+        Ok(())
+    }
+
+    /// Reads and charges for a `T`, with whatever it has.
+    fn whole<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        self.charge(size_of::<T>())?;
+        let before = self.fields;
+        let value = read(self)?;
+        self.fields = before + size_of::<T>();
+        Ok(value)
+    }
+
+    /// Reads a `T` that is made of its fields, which are charged for, and charges for the rest: padding, and fields
+    /// that are not in the message.
+    fn made_of<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let before = std::mem::take(&mut self.fields);
+        let value = read(self)?;
+        self.charge(size_of::<T>().saturating_sub(self.fields))?;
+        self.fields = before + size_of::<T>();
+        Ok(value)
+    }
+
+    /// Reads an element of a container, and charges for it what it was made from did not cost.
+    fn element<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        let before = self.memory;
+        let value = read(self)?;
+        let charged = before - self.memory;
+        self.charge(size_of::<T>().saturating_sub(charged))?;
+        Ok(value)
     }
 
     /// Has postcard read one value.
@@ -79,10 +132,21 @@ impl<'de> Limited<'de> {
         read
     }
 
+    /// Reads values of which the type says how many there are.
+    fn tuple<V: Visitor<'de>>(&mut self, len: usize, visitor: V) -> Result<V::Value> {
+        self.deeper(|from| {
+            visitor.visit_seq(Elements {
+                from,
+                left: len,
+                counted: false,
+            })
+        })
+    }
+
     /// Reads an element of which a message says how many there are.
     fn counted<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let before = self.bytes.len();
-        let value = read(self)?;
+        let value = self.element(read)?;
         if self.bytes.len() == before {
             let Some(empty) = self.empty.checked_sub(1) else {
                 self.passed = Some(Passed::Empty);
@@ -106,7 +170,7 @@ impl Elements<'_, '_> {
     /// More than there are bytes is not to be believed.
     fn hint(&self) -> Option<usize> {
         Some(match self.counted {
-            true => self.left.min(self.from.bytes.len()),
+            true => self.left.min(self.from.bytes.len()).min(HINT),
             false => self.left,
         })
     }
@@ -144,7 +208,7 @@ impl<'de> MapAccess<'de> for Elements<'_, 'de> {
     }
 
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value> {
-        seed.deserialize(&mut *self.from)
+        self.from.element(|from| seed.deserialize(from))
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -174,7 +238,7 @@ impl<'de> VariantAccess<'de> for &mut Limited<'de> {
     }
 
     fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value> {
-        de::Deserializer::deserialize_tuple(self, len, visitor)
+        self.tuple(len, visitor)
     }
 
     fn struct_variant<V: Visitor<'de>>(
@@ -182,14 +246,14 @@ impl<'de> VariantAccess<'de> for &mut Limited<'de> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value> {
-        de::Deserializer::deserialize_tuple(self, fields.len(), visitor)
+        self.tuple(fields.len(), visitor)
     }
 }
 
 macro_rules! plain {
     ($($name:ident)*) => {$(
         fn $name<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-            self.plain(|plain| de::Deserializer::$name(plain, visitor))
+            self.whole(|from| from.plain(|plain| de::Deserializer::$name(plain, visitor)))
         }
     )*};
 }
@@ -215,15 +279,15 @@ impl<'de> de::Deserializer<'de> for &mut Limited<'de> {
         _: &'static str,
         visitor: V,
     ) -> Result<V::Value> {
-        visitor.visit_unit()
+        self.whole(|_| visitor.visit_unit())
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        match self.number::<u8>()? {
+        self.whole(|from| match from.number::<u8>()? {
             0 => visitor.visit_none(),
-            1 => self.deeper(|deeper| visitor.visit_some(deeper)),
+            1 => from.deeper(|deeper| visitor.visit_some(deeper)),
             _ => Err(Error::DeserializeBadOption),
-        }
+        })
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -231,28 +295,24 @@ impl<'de> de::Deserializer<'de> for &mut Limited<'de> {
         _: &'static str,
         visitor: V,
     ) -> Result<V::Value> {
-        self.deeper(|deeper| visitor.visit_newtype_struct(deeper))
+        self.made_of(|from| from.deeper(|deeper| visitor.visit_newtype_struct(deeper)))
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        let left = self.number()?;
-        self.deeper(|from| {
-            visitor.visit_seq(Elements {
-                from,
-                left,
-                counted: true,
+        self.whole(|from| {
+            let left = from.number()?;
+            from.deeper(|from| {
+                visitor.visit_seq(Elements {
+                    from,
+                    left,
+                    counted: true,
+                })
             })
         })
     }
 
     fn deserialize_tuple<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value> {
-        self.deeper(|from| {
-            visitor.visit_seq(Elements {
-                from,
-                left: len,
-                counted: false,
-            })
-        })
+        self.made_of(|from| from.tuple(len, visitor))
     }
 
     fn deserialize_tuple_struct<V: Visitor<'de>>(
@@ -265,12 +325,14 @@ impl<'de> de::Deserializer<'de> for &mut Limited<'de> {
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        let left = self.number()?;
-        self.deeper(|from| {
-            visitor.visit_map(Elements {
-                from,
-                left,
-                counted: true,
+        self.whole(|from| {
+            let left = from.number()?;
+            from.deeper(|from| {
+                visitor.visit_map(Elements {
+                    from,
+                    left,
+                    counted: true,
+                })
             })
         })
     }
@@ -290,6 +352,6 @@ impl<'de> de::Deserializer<'de> for &mut Limited<'de> {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value> {
-        self.deeper(|deeper| visitor.visit_enum(deeper))
+        self.whole(|from| from.deeper(|deeper| visitor.visit_enum(deeper)))
     }
 }
