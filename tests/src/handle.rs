@@ -412,6 +412,19 @@ pub fn recv_args() -> sys::postbox_recv {
     }
 }
 
+/// Binds a handle with the argument as it is: `memfd` is a number.
+pub fn bind_as_is(
+    handle: &Handle,
+    name: Option<&[u8]>,
+    args: &mut sys::postbox_open,
+) -> Result<()> {
+    args.size = size_of::<sys::postbox_open>() as u32;
+    args.name = name.map_or(0, |name| name.as_ptr() as u64);
+    args.name_len = name.map_or(0, |name| name.len() as u32);
+    // SAFETY: the request takes this struct and reads `name_len` bytes at `name`, which is borrowed.
+    unsafe { raw::ioctl(handle, sys::POSTBOX_OPEN, args) }
+}
+
 /// Takes a name away.
 pub fn unlink(name: &str) -> Result<()> {
     raw::unlink(Handle::unbound(), name.as_bytes())

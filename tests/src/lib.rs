@@ -32,8 +32,8 @@ pub use child::{ALICE, BOB, Child, Exit, Spawn, User, isolated, spawn, spawn_as}
 pub use door::{Door, Kind, door, passed, run_wild};
 pub use fds::{receive_fd, send_fd};
 pub use handle::{
-    ADMIN, Errno, FOREVER, Got, Handle, Make, NEVER, RECEIVE, Result, SEND, UNBOUNDED, Wait, list,
-    name_of, recv_args, send_args, unlink, until, until_realtime, within,
+    ADMIN, Errno, FOREVER, Got, Handle, Make, NEVER, RECEIVE, Result, SEND, UNBOUNDED, Wait,
+    bind_as_is, list, name_of, recv_args, send_args, unlink, until, until_realtime, within,
 };
 pub use memory::{HugePages, MakeSegment, Mapped, R, RW, SEALS, memory, seal};
 pub use pool::{Entry, Leased, MakePool, Ride, SHARED, entries_from, entries_of, open_pool};

@@ -159,10 +159,13 @@ impl MakeSegment {
             flags: self.flags,
             rights: self.rights,
             mode: self.mode,
-            memfd: memfd.map_or(0, AsRawFd::as_raw_fd),
             ..Default::default()
         };
-        raw::open(handle, name.into().map(str::as_bytes), &mut args)
+        let name = name.into().map(str::as_bytes);
+        match memfd {
+            Some(memfd) => raw::open_memory(handle, name, memfd.as_fd(), &mut args),
+            None => raw::open(handle, name, &mut args),
+        }
     }
 }
 

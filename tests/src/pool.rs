@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use postbox::{raw, sys};
 
 use crate::handle::{Got, Handle, RECEIVE, Result, SEND, Wait};
-use crate::{FOREVER, NEVER, PAGE, SEALS, memory};
+use crate::{FOREVER, NEVER, PAGE, SEALS, bind_as_is, memory};
 
 /// A lease as it goes with a message: block, bytes, flags.
 pub type Entry = (u32, u64, u32);
@@ -57,7 +57,7 @@ impl MakePool {
             memfd,
             ..Default::default()
         };
-        raw::open(&handle, name.into().map(str::as_bytes), &mut args)?;
+        bind_as_is(&handle, name.into().map(str::as_bytes), &mut args)?;
         Ok(handle)
     }
 

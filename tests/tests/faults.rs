@@ -610,10 +610,9 @@ fn g11_faults_in_pools() {
             mode: 0o600,
             capacity: 4,
             capacity_bytes: 64,
-            memfd: memfd.as_raw_fd(),
             ..Default::default()
         };
-        raw::open(handle, None, &mut args)
+        raw::open_memory(handle, None, memfd.as_fd(), &mut args)
     });
     faults(("map a pool", 1), pool, |pool, _| {
         pool.map(0, PAGE, RW).map(drop)

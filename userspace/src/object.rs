@@ -3,7 +3,7 @@ use crate::handle::Rights;
 use crate::info::Info;
 use crate::{raw, sys};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fd::OwnedFd;
+use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::time::Timespec;
@@ -236,14 +236,28 @@ impl Inner {
     pub(crate) fn open(
         subject: Subject,
         rights: Rights,
+        args: sys::postbox_open,
+    ) -> Result<(Self, bool)> {
+        Self::open_with(subject, rights, args, None)
+    }
+
+    /// As `open`; what is made has this memory.
+    pub(crate) fn open_with(
+        subject: Subject,
+        rights: Rights,
         mut args: sys::postbox_open,
+        memfd: Option<BorrowedFd<'_>>,
     ) -> Result<(Self, bool)> {
         let (fd, version) = device()?;
         args.kind = subject.kind.to_raw();
         args.number = subject.number;
         args.rights = rights.bits();
-        raw::open(&fd, subject.name.as_deref().map(str::as_bytes), &mut args)
-            .map_err(|errno| Error::new(Action::Open, &subject, errno))?;
+        let name = subject.name.as_deref().map(str::as_bytes);
+        match memfd {
+            Some(memfd) => raw::open_memory(&fd, name, memfd, &mut args),
+            None => raw::open(&fd, name, &mut args),
+        }
+        .map_err(|errno| Error::new(Action::Open, &subject, errno))?;
         let batch_max = version.batch_max as usize;
         Ok((
             Inner::new(fd, subject, rights, batch_max),

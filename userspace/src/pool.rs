@@ -12,7 +12,7 @@ use crate::recv::{Delivery, Message};
 use crate::trust::{Copying, Trust, Trusting};
 use crate::wait::Wait;
 use crate::{raw, sys};
-use rustix::fd::{AsFd, AsRawFd, BorrowedFd};
+use rustix::fd::{AsFd, BorrowedFd};
 use rustix::io::{Errno, retry_on_intr};
 use std::fmt;
 use std::marker::PhantomData;
@@ -389,23 +389,23 @@ impl PoolOptions {
         sizes: Option<(u32, usize, BorrowedFd<'_>)>,
     ) -> Result<Pool> {
         let mut args = self.args;
-        if let Some((blocks, block_len, memfd)) = sizes {
+        if let Some((blocks, block_len, _)) = sizes {
             args.capacity = blocks.into();
             args.capacity_bytes = block_len as u64;
-            args.memfd = memfd.as_raw_fd();
         }
+        let memfd = sizes.map(|(_, _, memfd)| memfd);
         // What is only opened, or has no name, does not persist.
         if flags == 0 || name.is_none() {
             args.flags = flags;
         } else {
             args.flags |= flags;
         }
-        if self.reserve && args.memfd != 0 {
+        if self.reserve && memfd.is_some() {
             args.flags |= sys::POSTBOX_O_RESERVE;
         }
         rights.set(Rights::ADMIN, self.admin);
         let subject = Subject::new(Kind::Pool, name);
-        let (inner, _) = Inner::open(subject, rights, args)?;
+        let (inner, _) = Inner::open_with(subject, rights, args, memfd)?;
         Pool::new(Handle::from_inner(inner), self.keep)
     }
 }

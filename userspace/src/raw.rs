@@ -5,7 +5,12 @@
 //! [`Errno::INTR`](rustix::io::Errno::INTR).
 //!
 //! The functions take any descriptor. One that is not postbox's gives `ENOTTY`, as other drivers do
-//! not use the request type 0xBE; the types of this crate make sure of it with [`version`].
+//! not use the request type 0xBE; the types of this crate make sure of it with [`version`]. A driver
+//! that accepts the request and does nothing gives `ENOTTY` too: no memory and no descriptor is
+//! taken for written before the kernel has said so.
+//!
+//! The safe functions own the pointers of their arguments, and pass on only flags that they know
+//! (`EINVAL`): one that they do not know might change what such a pointer means.
 
 use crate::sys;
 use core::ffi::c_void;
@@ -13,7 +18,7 @@ use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
-use rustix::io::Result;
+use rustix::io::{Errno, Result};
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode};
 
 /// Where the module is found.
@@ -68,6 +73,59 @@ fn size_of<T>() -> u32 {
     const { core::mem::size_of::<T>() as u32 }
 }
 
+/// Flags that callers of a safe function may set. None of them changes what a pointer of the
+/// argument points to.
+mod known {
+    use crate::sys;
+
+    pub(super) const WAIT: u32 = sys::POSTBOX_NONBLOCK
+        | sys::POSTBOX_TIMEOUT
+        | sys::POSTBOX_DEADLINE
+        | sys::POSTBOX_REALTIME;
+    pub(super) const OPEN: u32 = sys::POSTBOX_O_CREATE
+        | sys::POSTBOX_O_EXCL
+        | sys::POSTBOX_O_PERSIST
+        | sys::POSTBOX_O_PORT
+        | sys::POSTBOX_O_NO_BACK
+        | sys::POSTBOX_O_NO_FORWARD
+        | sys::POSTBOX_O_MANY
+        | sys::POSTBOX_O_RESERVE;
+    pub(super) const CONNECT: u32 = WAIT | sys::POSTBOX_CONNECT_PORT;
+    pub(super) const LIST: u32 = sys::POSTBOX_LIST_ALL;
+    pub(super) const SEND: u32 = WAIT | sys::POSTBOX_SEND_RESERVED;
+    pub(super) const RECV: u32 = WAIT | sys::POSTBOX_RECV_ACK | sys::POSTBOX_RECV_FROM;
+    pub(super) const RECV_BATCH: u32 = WAIT | sys::POSTBOX_RECV_ACK;
+    /// Where the reply of a call goes.
+    pub(super) const ANSWER: u32 = WAIT | sys::POSTBOX_CALL_FETCH;
+    pub(super) const REPLY: u32 = sys::POSTBOX_REPLY_DROP | sys::POSTBOX_REPLY_CHECK;
+}
+
+/// Refuses what a newer kernel might take for something else: a flag that is not known, or a
+/// reserved field that is not zero.
+fn check(flags: u32, known: u32, reserved: u32) -> Result<()> {
+    if flags & !known == 0 && reserved == 0 {
+        Ok(())
+    } else {
+        Err(Errno::INVAL)
+    }
+}
+
+/// No descriptor: what a field is set to that the kernel writes one to.
+const NO_FD: i32 = -1;
+
+/// Takes a descriptor from a field that was [`NO_FD`] before the request.
+///
+/// # Safety
+/// If the field is not negative, the kernel has made the descriptor for this request, and it is
+/// taken once.
+unsafe fn own(fd: i32) -> Result<OwnedFd> {
+    if fd < 0 {
+        return Err(Errno::NOTTY);
+    }
+    // SAFETY: the caller guarantees that it is new and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// What the module is.
 ///
 /// *References*: `POSTBOX_VERSION`, [`sys::postbox_version`].
@@ -81,10 +139,33 @@ pub fn version(fd: impl AsFd) -> Result<sys::postbox_version> {
     Ok(args)
 }
 
-/// Binds a handle to the object called `name`, or to a new one without a name.
+/// Binds a handle to the object called `name`, or to a new one without a name. `args.memfd` is not
+/// used: [`open_memory`] makes an object with memory.
 ///
 /// *References*: `POSTBOX_OPEN`, [`sys::postbox_open`].
 pub fn open(fd: impl AsFd, name: Option<&[u8]>, args: &mut sys::postbox_open) -> Result<()> {
+    let memory = [sys::POSTBOX_KIND_SEGMENT, sys::POSTBOX_KIND_POOL].contains(&args.kind);
+    // 0 would be a descriptor.
+    let made = memory && args.flags & sys::POSTBOX_O_CREATE != 0;
+    args.memfd = if made { NO_FD } else { 0 };
+    bind(fd, name, args)
+}
+
+/// As [`open`], with the memory of a new segment or pool.
+///
+/// *References*: `POSTBOX_OPEN`, [`sys::postbox_open`].
+pub fn open_memory(
+    fd: impl AsFd,
+    name: Option<&[u8]>,
+    memfd: BorrowedFd<'_>,
+    args: &mut sys::postbox_open,
+) -> Result<()> {
+    args.memfd = memfd.as_raw_fd();
+    bind(fd, name, args)
+}
+
+fn bind(fd: impl AsFd, name: Option<&[u8]>, args: &mut sys::postbox_open) -> Result<()> {
+    check(args.flags, known::OPEN, 0)?;
     args.size = size_of::<sys::postbox_open>();
     args.name = name.map_or(0, |name| name.as_ptr() as u64);
     args.name_len = name.map_or(0, |name| length(name.len()));
@@ -105,12 +186,13 @@ pub fn dup(fd: impl AsFd, rights: u32) -> Result<OwnedFd> {
     let mut args = sys::postbox_dup {
         size: size_of::<sys::postbox_dup>(),
         rights,
+        fd: NO_FD,
         ..Default::default()
     };
     // SAFETY: the request takes this struct, which has no pointers.
     unsafe { ioctl(fd, sys::POSTBOX_DUP, &mut args)? };
-    // SAFETY: the kernel made this descriptor for us, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(args.fd) })
+    // SAFETY: the request writes a descriptor that it makes, and nothing else.
+    unsafe { own(args.fd) }
 }
 
 /// Takes a name away.
@@ -119,7 +201,8 @@ pub fn dup(fd: impl AsFd, rights: u32) -> Result<OwnedFd> {
 pub fn unlink(fd: impl AsFd, name: &[u8]) -> Result<()> {
     let mut args = sys::postbox_unlink {
         size: size_of::<sys::postbox_unlink>(),
-        name_len: length(name.len()),
+        // A longer one is refused by the kernel, and never taken for `POSTBOX_UNLINK_ID`.
+        name_len: length(name.len().min(sys::POSTBOX_NAME_MAX as usize + 1)),
         name: name.as_ptr() as u64,
     };
     // SAFETY: the request takes this struct and reads `name_len` bytes at `name`, which is
@@ -181,6 +264,7 @@ pub fn list_with(
     after: u64,
     infos: &mut [sys::postbox_info],
 ) -> Result<usize> {
+    check(flags, known::LIST, 0)?;
     let mut args = sys::postbox_list {
         size: size_of::<sys::postbox_list>(),
         count: length(infos.len()),
@@ -234,7 +318,7 @@ pub struct ReceivedFd {
     pub rights: u32,
 }
 
-/// Room for the files of one message.
+/// Room for the files of one message. Entries are written before they are offered.
 struct Room([MaybeUninit<sys::postbox_fd>; sys::POSTBOX_FILES_MAX as usize]);
 
 impl Room {
@@ -244,29 +328,41 @@ impl Room {
 
     /// Has the kernel write here, at most what the caller asks for.
     fn offer(&mut self, args: &mut sys::postbox_recv) {
-        args.fds = self.0.as_mut_ptr() as u64;
         args.fd_max = args.fd_max.min(sys::POSTBOX_FILES_MAX);
+        for entry in &mut self.0[..args.fd_max as usize] {
+            entry.write(sys::postbox_fd {
+                fd: NO_FD,
+                rights: u32::MAX,
+            });
+        }
+        args.fds = self.0.as_mut_ptr() as u64;
+        args.fd_count = 0;
     }
 
     /// # Safety
-    /// The kernel has received a message into `args`, which was offered this room, and its files
-    /// have not been taken yet.
+    /// `args` was offered this room, has not been changed since but by the kernel, which has
+    /// received a message into it, and its files have not been taken yet.
     unsafe fn take(&self, args: &sys::postbox_recv, files: &mut Vec<ReceivedFd>) {
         let count = args.fd_count.min(args.fd_max) as usize;
-        files.extend(self.0.iter().take(count).map(|entry| {
-            // SAFETY: the kernel has written so many entries.
+        files.extend(self.0.iter().take(count).filter_map(|entry| {
+            // SAFETY: `offer` has written `fd_max` entries.
             let entry = unsafe { entry.assume_init() };
-            ReceivedFd {
-                // SAFETY: the kernel made this descriptor for us, and nobody else knows it.
-                fd: unsafe { OwnedFd::from_raw_fd(entry.fd) },
-                rights: entry.rights,
-            }
+            // SAFETY: the request writes descriptors that it makes, and nothing else.
+            let fd = unsafe { own(entry.fd) }.ok()?;
+            let rights = entry.rights;
+            Some(ReceivedFd { fd, rights })
         }));
     }
 }
 
-fn send_args(data: &[u8], fds: &[SendFd<'_>], args: &sys::postbox_send) -> sys::postbox_send {
-    sys::postbox_send {
+/// Fills in a send of what is borrowed here, and of nothing else.
+fn send_args(
+    data: &[u8],
+    fds: &[SendFd<'_>],
+    args: &sys::postbox_send,
+) -> Result<sys::postbox_send> {
+    check(args.flags, known::SEND, 0)?;
+    Ok(sys::postbox_send {
         size: size_of::<sys::postbox_send>(),
         data: data.as_ptr() as u64,
         len: data.len() as u64,
@@ -277,7 +373,7 @@ fn send_args(data: &[u8], fds: &[SendFd<'_>], args: &sys::postbox_send) -> sys::
         },
         fd_count: length(fds.len()),
         ..*args
-    }
+    })
 }
 
 /// Sends one message, without files.
@@ -296,7 +392,7 @@ pub fn send_files(
     fds: &[SendFd<'_>],
     args: &sys::postbox_send,
 ) -> Result<()> {
-    let mut args = send_args(data, fds, args);
+    let mut args = send_args(data, fds, args)?;
     // SAFETY: the request takes this struct and reads `len` bytes at `data` and `fd_count` entries
     // at `fds`, which are borrowed; so are the descriptors in them.
     unsafe { ioctl(fd, sys::POSTBOX_SEND, &mut args) }
@@ -307,6 +403,7 @@ pub fn send_files(
 ///
 /// *References*: `POSTBOX_RECV`, [`sys::postbox_recv`].
 pub fn recv(fd: impl AsFd, buf: &mut [u8], args: &mut sys::postbox_recv) -> Result<usize> {
+    check(args.flags, known::RECV, 0)?;
     args.size = size_of::<sys::postbox_recv>();
     args.data = buf.as_mut_ptr() as u64;
     args.len = buf.len() as u64;
@@ -329,34 +426,60 @@ pub fn recv_files<'b>(
     args: &mut sys::postbox_recv,
 ) -> Result<&'b mut [u8]> {
     let mut room = Room::new();
-    recv_args(buf, &mut room, args);
+    recv_args(buf, &mut room, args, known::RECV)?;
     // SAFETY: the request takes this struct and writes at most `len` bytes at `data` and `fd_max`
     // entries at `fds`, which are mutably borrowed.
-    unsafe { ioctl(fd, sys::POSTBOX_RECV, args)? };
-    // SAFETY: the message has just been received.
-    Ok(unsafe { received(buf, &room, files, args) })
+    let result = unsafe { ioctl(fd, sys::POSTBOX_RECV, args) };
+    // SAFETY: this is the request's result.
+    unsafe { received(result, buf, &room, files, args) }
 }
 
-fn recv_args(buf: &mut [MaybeUninit<u8>], room: &mut Room, args: &mut sys::postbox_recv) {
+/// `msg_len` as long as the kernel has not written it: no message is so long.
+const UNWRITTEN: u64 = u64::MAX;
+
+/// Has the kernel receive into what is borrowed here, and nowhere else.
+fn recv_args(
+    buf: &mut [MaybeUninit<u8>],
+    room: &mut Room,
+    args: &mut sys::postbox_recv,
+    known: u32,
+) -> Result<()> {
+    check(args.flags, known, 0)?;
     args.size = size_of::<sys::postbox_recv>();
     args.data = buf.as_mut_ptr() as u64;
     args.len = buf.len() as u64;
+    args.msg_len = UNWRITTEN;
     room.offer(args);
+    Ok(())
 }
 
+/// Takes what was received.
+///
 /// # Safety
-/// The kernel has received a message into `args`, `buf` and `room`, whose files have not been taken.
+/// `result` is that of a request whose argument is `args`, or has it as a part. [`recv_args`] has
+/// filled it in with `buf` and `room`, only the kernel has changed it since, and its files have not
+/// been taken.
 unsafe fn received<'b>(
+    result: Result<()>,
     buf: &'b mut [MaybeUninit<u8>],
     room: &Room,
     files: &mut Vec<ReceivedFd>,
-    args: &sys::postbox_recv,
-) -> &'b mut [u8] {
-    // SAFETY: passed on to the caller.
+    args: &mut sys::postbox_recv,
+) -> Result<&'b mut [u8]> {
+    let len = args.msg_len;
+    if len == UNWRITTEN {
+        args.msg_len = 0;
+    }
+    args.flags &= !sys::POSTBOX_LEASES;
+    result?;
+    if len > buf.len() as u64 {
+        // Nothing was received: it is no handle of postbox.
+        return Err(Errno::NOTTY);
+    }
+    // SAFETY: passed on to the caller; a message has been received.
     unsafe { room.take(args, files) };
-    let len = buf.len().min(args.msg_len as usize);
-    // SAFETY: the kernel has written the first `msg_len` bytes of the buffer.
-    unsafe { core::slice::from_raw_parts_mut(buf.as_mut_ptr().cast(), len) }
+    // SAFETY: the kernel has written the first `msg_len` bytes of the buffer, which is no shorter.
+    Ok(unsafe { core::slice::from_raw_parts_mut(buf.as_mut_ptr().cast(), len as usize) })
 }
 
 /// Settles a message that was received with [`sys::POSTBOX_RECV_ACK`].
@@ -412,6 +535,7 @@ pub fn send_batch(
     flags: u32,
     timeout_ns: u64,
 ) -> Result<usize> {
+    check(flags, known::WAIT, 0)?;
     let mut args = sys::postbox_batch {
         size: size_of::<sys::postbox_batch>(),
         flags,
@@ -470,6 +594,7 @@ pub fn recv_batch(
     flags: u32,
     timeout_ns: u64,
 ) -> Result<usize> {
+    check(flags, known::RECV_BATCH, 0)?;
     for entry in &mut *entries {
         entry.0.msg_len = 0;
     }
@@ -513,7 +638,7 @@ pub fn call<'b>(
     files: &mut Vec<ReceivedFd>,
     args: &mut sys::postbox_call,
 ) -> Result<&'b mut [u8]> {
-    args.request = send_args(data, fds, &args.request);
+    args.request = send_args(data, fds, &args.request)?;
     call_at(fd, buf, files, args)
 }
 
@@ -541,18 +666,25 @@ fn call_at<'b>(
     args: &mut sys::postbox_call,
 ) -> Result<&'b mut [u8]> {
     let mut room = Room::new();
+    check(0, 0, args.reserved)?;
     args.size = size_of::<sys::postbox_call>();
-    recv_args(buf, &mut room, &mut args.reply);
+    recv_args(buf, &mut room, &mut args.reply, known::ANSWER)?;
     // SAFETY: the request takes this struct and reads what its `request` points to, which the
     // callers have borrowed or set to nothing, and writes at most `len` bytes and `fd_max` entries
     // to what its `reply` points to, which is mutably borrowed.
-    unsafe { ioctl(fd, sys::POSTBOX_CALL, args)? };
-    // SAFETY: the reply has just been received.
-    Ok(unsafe { received(buf, &room, files, &args.reply) })
+    let result = unsafe { ioctl(fd, sys::POSTBOX_CALL, args) };
+    // SAFETY: this is the request's result.
+    unsafe { received(result, buf, &room, files, &mut args.reply) }
 }
 
-fn reply_args(data: &[u8], fds: &[SendFd<'_>], args: &sys::postbox_reply) -> sys::postbox_reply {
-    sys::postbox_reply {
+/// Fills in a reply of what is borrowed here, and of nothing else.
+fn reply_args(
+    data: &[u8],
+    fds: &[SendFd<'_>],
+    args: &sys::postbox_reply,
+) -> Result<sys::postbox_reply> {
+    check(args.flags, known::REPLY, args.reserved)?;
+    Ok(sys::postbox_reply {
         size: size_of::<sys::postbox_reply>(),
         data: if data.is_empty() {
             0
@@ -567,7 +699,7 @@ fn reply_args(data: &[u8], fds: &[SendFd<'_>], args: &sys::postbox_reply) -> sys
         },
         fd_count: length(fds.len()),
         ..*args
-    }
+    })
 }
 
 /// Answers a request.
@@ -579,7 +711,7 @@ pub fn reply(
     fds: &[SendFd<'_>],
     args: &sys::postbox_reply,
 ) -> Result<()> {
-    let mut args = reply_args(data, fds, args);
+    let mut args = reply_args(data, fds, args)?;
     // SAFETY: the request takes this struct and reads `len` bytes at `data` and `fd_count` entries
     // at `fds`, which are borrowed; so are the descriptors in them.
     unsafe { ioctl(fd, sys::POSTBOX_REPLY, &mut args) }
@@ -598,15 +730,17 @@ pub fn reply_recv<'b>(
     args: &mut sys::postbox_reply_recv,
 ) -> Result<&'b mut [u8]> {
     let mut room = Room::new();
+    check(0, 0, args.reserved)?;
     args.size = size_of::<sys::postbox_reply_recv>();
-    args.reply = reply_args(data, fds, &args.reply);
-    recv_args(buf, &mut room, &mut args.recv);
+    let answer = reply_args(data, fds, &args.reply)?;
+    recv_args(buf, &mut room, &mut args.recv, known::RECV)?;
+    args.reply = answer;
     // SAFETY: the request takes this struct and reads what its `reply` points to, which is
     // borrowed, and writes at most `len` bytes and `fd_max` entries to what its `recv` points to,
     // which is mutably borrowed.
-    unsafe { ioctl(fd, sys::POSTBOX_REPLY_RECV, args)? };
-    // SAFETY: the message has just been received.
-    Ok(unsafe { received(buf, &room, files, &args.recv) })
+    let result = unsafe { ioctl(fd, sys::POSTBOX_REPLY_RECV, args) };
+    // SAFETY: this is the request's result.
+    unsafe { received(result, buf, &room, files, &mut args.recv) }
 }
 
 /// Makes a link. The handle becomes its first end; the second one is returned.
@@ -614,10 +748,11 @@ pub fn reply_recv<'b>(
 /// *References*: `POSTBOX_PAIR`, [`sys::postbox_pair`].
 pub fn pair(fd: impl AsFd, args: &mut sys::postbox_pair) -> Result<OwnedFd> {
     args.size = size_of::<sys::postbox_pair>();
+    args.fd = NO_FD;
     // SAFETY: the request takes this struct, which has no pointers.
     unsafe { ioctl(fd, sys::POSTBOX_PAIR, args)? };
-    // SAFETY: the kernel made this descriptor for us, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(args.fd) })
+    // SAFETY: the request writes a descriptor that it makes, and nothing else.
+    unsafe { own(args.fd) }
 }
 
 /// Connects to the listener called `name`, or, with [`sys::POSTBOX_CONNECT_PORT`] and no name, to
@@ -625,6 +760,7 @@ pub fn pair(fd: impl AsFd, args: &mut sys::postbox_pair) -> Result<OwnedFd> {
 ///
 /// *References*: `POSTBOX_CONNECT`, [`sys::postbox_connect`].
 pub fn connect(fd: impl AsFd, name: Option<&[u8]>, args: &mut sys::postbox_connect) -> Result<()> {
+    check(args.flags, known::CONNECT, 0)?;
     args.size = size_of::<sys::postbox_connect>();
     args.name = name.map_or(0, |name| name.as_ptr() as u64);
     args.name_len = name.map_or(0, |name| length(name.len()));
@@ -638,10 +774,11 @@ pub fn connect(fd: impl AsFd, name: Option<&[u8]>, args: &mut sys::postbox_conne
 /// *References*: `POSTBOX_ACCEPT`, [`sys::postbox_accept`].
 pub fn accept(fd: impl AsFd, args: &mut sys::postbox_accept) -> Result<OwnedFd> {
     args.size = size_of::<sys::postbox_accept>();
+    args.fd = NO_FD;
     // SAFETY: the request takes this struct, which has no pointers.
     unsafe { ioctl(fd, sys::POSTBOX_ACCEPT, args)? };
-    // SAFETY: the kernel made this descriptor for us, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(args.fd) })
+    // SAFETY: the request writes a descriptor that it makes, and nothing else.
+    unsafe { own(args.fd) }
 }
 
 /// Who made the other end of a link.
@@ -686,6 +823,7 @@ pub fn shutdown(fd: impl AsFd, how: u32) -> Result<()> {
 ///
 /// *References*: `POSTBOX_READ`, [`sys::postbox_io`].
 pub fn read(fd: impl AsFd, buf: &mut [u8], flags: u32, timeout_ns: u64) -> Result<usize> {
+    check(flags, known::WAIT, 0)?;
     let mut args = sys::postbox_io {
         size: size_of::<sys::postbox_io>(),
         flags,
@@ -704,6 +842,7 @@ pub fn read(fd: impl AsFd, buf: &mut [u8], flags: u32, timeout_ns: u64) -> Resul
 ///
 /// *References*: `POSTBOX_WRITE`, [`sys::postbox_io`].
 pub fn write(fd: impl AsFd, data: &[u8], flags: u32, timeout_ns: u64) -> Result<usize> {
+    check(flags, known::WAIT, 0)?;
     let mut args = sys::postbox_io {
         size: size_of::<sys::postbox_io>(),
         flags,
@@ -905,6 +1044,7 @@ pub fn loan(
     loans: &mut [u32],
     args: &mut sys::postbox_loan,
 ) -> Result<()> {
+    check(args.flags, known::WAIT, args.reserved)?;
     args.size = size_of::<sys::postbox_loan>();
     args.returns = returns.as_ptr() as u64;
     args.return_count = length(returns.len());
@@ -922,6 +1062,8 @@ pub fn loan(
 #[derive(Debug)]
 pub struct Leases<'a> {
     args: sys::postbox_leases,
+    /// How many of `entries` can be read.
+    entries: u32,
     borrowed: PhantomData<&'a mut [u32]>,
 }
 
@@ -935,6 +1077,7 @@ impl<'a> Leases<'a> {
         };
         Leases {
             args,
+            entries: 0,
             borrowed: PhantomData,
         }
     }
@@ -944,13 +1087,16 @@ impl<'a> Leases<'a> {
         self.args.entries = entries.as_ptr() as u64;
         self.args.count = length(entries.len());
         self.args.max = 0;
+        self.entries = self.args.count;
         self
     }
 
     /// Those that come with the message go here.
     pub fn room(mut self, entries: &'a mut [MaybeUninit<sys::postbox_lease>]) -> Self {
         self.args.entries = entries.as_mut_ptr() as u64;
+        self.args.count = 0;
         self.args.max = length(entries.len());
+        self.entries = 0;
         self
     }
 
@@ -975,11 +1121,55 @@ impl<'a> Leases<'a> {
         &self.args
     }
 
-    /// Where it is, once it says where the files are.
+    /// Returns where it is, once it says where the files are. A receive before may have left a
+    /// count of entries that are not here.
     fn place(&mut self, fds: u64) -> u64 {
+        self.args.count = self.args.count.min(self.entries);
         self.args.fds = fds;
         (&raw mut self.args) as u64
     }
+}
+
+// The flag is not left behind: it is only right beside the pointer to the leases.
+
+/// As [`send_args`], with leases.
+fn send_leased(
+    data: &[u8],
+    fds: &[SendFd<'_>],
+    leases: &mut Leases<'_>,
+    args: &sys::postbox_send,
+) -> Result<sys::postbox_send> {
+    let mut args = send_args(data, fds, args)?;
+    args.fds = leases.place(args.fds);
+    args.flags |= sys::POSTBOX_LEASES;
+    Ok(args)
+}
+
+/// As [`recv_args`], with leases.
+fn recv_leased(
+    buf: &mut [MaybeUninit<u8>],
+    room: &mut Room,
+    leases: &mut Leases<'_>,
+    args: &mut sys::postbox_recv,
+    known: u32,
+) -> Result<()> {
+    recv_args(buf, room, args, known)?;
+    args.fds = leases.place(args.fds);
+    args.flags |= sys::POSTBOX_LEASES;
+    Ok(())
+}
+
+/// As [`reply_args`], with leases.
+fn reply_leased(
+    data: &[u8],
+    fds: &[SendFd<'_>],
+    leases: &mut Leases<'_>,
+    args: &sys::postbox_reply,
+) -> Result<sys::postbox_reply> {
+    let mut args = reply_args(data, fds, args)?;
+    args.fds = leases.place(args.fds);
+    args.flags |= sys::POSTBOX_LEASES;
+    Ok(args)
 }
 
 /// As [`send_files`], with leases.
@@ -992,9 +1182,7 @@ pub fn send_leases(
     leases: &mut Leases<'_>,
     args: &sys::postbox_send,
 ) -> Result<()> {
-    let mut args = send_args(data, fds, args);
-    args.fds = leases.place(args.fds);
-    args.flags |= sys::POSTBOX_LEASES;
+    let mut args = send_leased(data, fds, leases, args)?;
     // SAFETY: as in `send_files`; the request reads and writes the struct of the leases and reads
     // and writes what that points to, no more than it says, all of which is borrowed mutably.
     unsafe { ioctl(fd, sys::POSTBOX_SEND, &mut args) }
@@ -1011,13 +1199,11 @@ pub fn recv_leases<'b>(
     args: &mut sys::postbox_recv,
 ) -> Result<&'b mut [u8]> {
     let mut room = Room::new();
-    recv_args(buf, &mut room, args);
-    args.fds = leases.place(args.fds);
-    args.flags |= sys::POSTBOX_LEASES;
+    recv_leased(buf, &mut room, leases, args, known::RECV)?;
     // SAFETY: as in `recv_files` and `send_leases`.
-    unsafe { ioctl(fd, sys::POSTBOX_RECV, args)? };
-    // SAFETY: the message has just been received.
-    Ok(unsafe { received(buf, &room, files, args) })
+    let result = unsafe { ioctl(fd, sys::POSTBOX_RECV, args) };
+    // SAFETY: this is the request's result.
+    unsafe { received(result, buf, &room, files, args) }
 }
 
 /// As [`call`], with leases of the request and of the reply. Where it fails,
@@ -1038,16 +1224,15 @@ pub fn call_leases<'b>(
 ) -> Result<&'b mut [u8]> {
     let mut room = Room::new();
     args.size = size_of::<sys::postbox_call>();
-    args.request = send_args(data, fds, &args.request);
-    args.request.fds = request.place(args.request.fds);
-    args.request.flags |= sys::POSTBOX_LEASES;
-    recv_args(buf, &mut room, &mut args.reply);
-    args.reply.fds = reply.place(args.reply.fds);
-    args.reply.flags |= sys::POSTBOX_LEASES;
+    check(0, 0, args.reserved)?;
+    let asked = send_leased(data, fds, request, &args.request)?;
+    recv_leased(buf, &mut room, reply, &mut args.reply, known::ANSWER)?;
+    args.request = asked;
     // SAFETY: as in `call` and `send_leases`.
-    unsafe { ioctl(fd, sys::POSTBOX_CALL, args)? };
-    // SAFETY: the reply has just been received.
-    Ok(unsafe { received(buf, &room, files, &args.reply) })
+    let result = unsafe { ioctl(fd, sys::POSTBOX_CALL, args) };
+    args.request.flags &= !sys::POSTBOX_LEASES;
+    // SAFETY: this is the request's result.
+    unsafe { received(result, buf, &room, files, &mut args.reply) }
 }
 
 /// As [`call_fetch`], with leases.
@@ -1066,13 +1251,13 @@ pub fn call_fetch_leases<'b>(
         size: size_of::<sys::postbox_send>(),
         ..Default::default()
     };
-    recv_args(buf, &mut room, &mut args.reply);
-    args.reply.fds = reply.place(args.reply.fds);
-    args.reply.flags |= sys::POSTBOX_CALL_FETCH | sys::POSTBOX_LEASES;
+    check(0, 0, args.reserved)?;
+    args.reply.flags |= sys::POSTBOX_CALL_FETCH;
+    recv_leased(buf, &mut room, reply, &mut args.reply, known::ANSWER)?;
     // SAFETY: as in `call_fetch` and `send_leases`.
-    unsafe { ioctl(fd, sys::POSTBOX_CALL, args)? };
-    // SAFETY: the reply has just been received.
-    Ok(unsafe { received(buf, &room, files, &args.reply) })
+    let result = unsafe { ioctl(fd, sys::POSTBOX_CALL, args) };
+    // SAFETY: this is the request's result.
+    unsafe { received(result, buf, &room, files, &mut args.reply) }
 }
 
 /// As [`reply`], with leases.
@@ -1085,9 +1270,7 @@ pub fn reply_leases(
     leases: &mut Leases<'_>,
     args: &sys::postbox_reply,
 ) -> Result<()> {
-    let mut args = reply_args(data, fds, args);
-    args.fds = leases.place(args.fds);
-    args.flags |= sys::POSTBOX_LEASES;
+    let mut args = reply_leased(data, fds, leases, args)?;
     // SAFETY: as in `reply` and `send_leases`.
     unsafe { ioctl(fd, sys::POSTBOX_REPLY, &mut args) }
 }
@@ -1109,14 +1292,13 @@ pub fn reply_recv_leases<'b>(
 ) -> Result<&'b mut [u8]> {
     let mut room = Room::new();
     args.size = size_of::<sys::postbox_reply_recv>();
-    args.reply = reply_args(data, fds, &args.reply);
-    args.reply.fds = reply.place(args.reply.fds);
-    args.reply.flags |= sys::POSTBOX_LEASES;
-    recv_args(buf, &mut room, &mut args.recv);
-    args.recv.fds = next.place(args.recv.fds);
-    args.recv.flags |= sys::POSTBOX_LEASES;
+    check(0, 0, args.reserved)?;
+    let answer = reply_leased(data, fds, reply, &args.reply)?;
+    recv_leased(buf, &mut room, next, &mut args.recv, known::RECV)?;
+    args.reply = answer;
     // SAFETY: as in `reply_recv` and `send_leases`.
-    unsafe { ioctl(fd, sys::POSTBOX_REPLY_RECV, args)? };
-    // SAFETY: the message has just been received.
-    Ok(unsafe { received(buf, &room, files, &args.recv) })
+    let result = unsafe { ioctl(fd, sys::POSTBOX_REPLY_RECV, args) };
+    args.reply.flags &= !sys::POSTBOX_LEASES;
+    // SAFETY: this is the request's result.
+    unsafe { received(result, buf, &room, files, &mut args.recv) }
 }

@@ -7,7 +7,7 @@ use crate::object::{Inner, Kind, Subject};
 use crate::robust::{self, Locked, Sleeper};
 use crate::wait::Wait;
 use crate::{raw, sys};
-use rustix::fd::{AsFd, AsRawFd, OwnedFd};
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::{Errno, fcntl_dupfd_cloexec, retry_on_intr};
 use std::fmt;
 use std::marker::PhantomData;
@@ -257,7 +257,6 @@ impl SegmentOptions {
         memfd: Option<rustix::fd::BorrowedFd<'_>>,
     ) -> Result<Handle<A>> {
         let mut args = self.args;
-        args.memfd = memfd.map_or(0, |memfd| memfd.as_raw_fd());
         // What is only opened, or has no name, does not persist.
         if flags == 0 || name.is_none() {
             args.flags = flags & sys::POSTBOX_O_CREATE;
@@ -273,7 +272,7 @@ impl SegmentOptions {
             Rights::empty()
         };
         let subject = Subject::new(Kind::Segment, name);
-        let (inner, _) = Inner::open(subject, A::RIGHTS | admin, args)?;
+        let (inner, _) = Inner::open_with(subject, A::RIGHTS | admin, args, memfd)?;
         Ok(Handle::from_inner(inner))
     }
 }

@@ -345,7 +345,7 @@ fn every_operation_against_open() {
         let mut opened = Ok(());
         let mut errors = [0; 3];
         race(
-            || opened = raw::open(&handle, None, &mut open_args(kind, memfd)),
+            || opened = bind_as_is(&handle, None, &mut open_args(kind, memfd)),
             || errors = std::array::from_fn(|_| op.run(fd, ring)),
         );
         let what = format!("kind {kind}, {op:?}: {errors:?}, {opened:?}");
@@ -371,7 +371,7 @@ fn every_operation_against_open() {
 fn every_operation_against_close() {
     every_operation(|kind, memfd, op, ring| {
         let handle = open_nonblocking();
-        raw::open(&handle, None, &mut open_args(kind, memfd)).expect("it can be made");
+        bind_as_is(&handle, None, &mut open_args(kind, memfd)).expect("it can be made");
         let fd = handle.0.into_raw_fd();
         race(
             || {
@@ -495,7 +495,7 @@ fn reopening_through_proc_is_no_way_to_an_object() {
         };
         for kind in KINDS {
             let handle = Handle::unbound();
-            raw::open(&handle, None, &mut open_args(kind, &memfd)).expect("it can be made");
+            bind_as_is(&handle, None, &mut open_args(kind, &memfd)).expect("it can be made");
             let opened = Handle(again(handle.as_fd()).expect("the device").into());
             assert_eq!(raw::info(&opened).map(drop), Err(Errno::BADFD), "{kind}");
             assert_eq!(

@@ -5,6 +5,7 @@
 mod authority;
 mod binding;
 mod bounded;
+mod crate_api;
 mod death;
 mod lifetimes;
 mod memory;

@@ -193,7 +193,7 @@ fn ring_bad_arguments_are_refused() {
                 rights: SEND,
                 ..args
             };
-            raw::open(Handle::unbound(), None, &mut args)
+            bind_as_is(&Handle::unbound(), None, &mut args)
         };
         let kind = sys::POSTBOX_KIND_RING;
         for args in [
