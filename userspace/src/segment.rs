@@ -760,8 +760,7 @@ impl<'a, T: FromBytes + IntoBytes + Immutable> Mutex<'a, T> {
 
     #[cold]
     fn lock_slowly(&self, me: u64, wait: Wait) -> Result<Locked> {
-        let (flags, timeout_ns) = wait.flags();
-        let sleeper = self.sleeper(flags, timeout_ns);
+        let sleeper = self.sleeper(wait.fixed());
         let subject = &self.mapping.subject;
         match robust::lock(self.word, me, &sleeper, wait != Wait::Never) {
             Ok(Locked::Unrecoverable) => {
@@ -773,9 +772,11 @@ impl<'a, T: FromBytes + IntoBytes + Immutable> Mutex<'a, T> {
         }
     }
 
-    fn sleeper(&self, flags: u32, timeout_ns: u64) -> Word<'a> {
+    fn sleeper(&self, wait: Wait) -> Word<'a> {
+        let (flags, timeout_ns) = wait.flags();
         Word {
             fd: &self.mapping.fd,
+            wait,
             args: sys::postbox_word {
                 flags,
                 offset: self.offset,
@@ -799,6 +800,7 @@ impl<T> fmt::Debug for Mutex<'_, T> {
 /// A word that the kernel sleeps and wakes for.
 struct Word<'a> {
     fd: &'a OwnedFd,
+    wait: Wait,
     args: sys::postbox_word,
 }
 
@@ -816,6 +818,13 @@ impl Sleeper for Word<'_> {
         let args = sys::postbox_word { count, ..self.args };
         // It cannot fail: the word is in the segment.
         let _ = raw::wake_word(self.fd, &args);
+    }
+
+    fn over(&self) -> Option<Errno> {
+        match self.wait {
+            Wait::Never => Some(Errno::AGAIN),
+            wait => wait.is_over().then_some(Errno::TIMEDOUT),
+        }
     }
 }
 
@@ -892,7 +901,7 @@ impl<T: FromBytes + IntoBytes + Immutable> Drop for MutexGuard<'_, '_, T> {
             .get()
             .is_some_and(|page| page.load() == self.me)
         {
-            let sleeper = self.mutex.sleeper(0, 0);
+            let sleeper = self.mutex.sleeper(Wait::Forever);
             robust::unlock(self.mutex.word, self.me, &sleeper, self.consistent);
         }
     }

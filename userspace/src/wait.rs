@@ -75,6 +75,11 @@ impl Wait {
             ),
         }
     }
+
+    /// Returns whether the time is up.
+    pub(crate) fn is_over(self) -> bool {
+        self.left().is_some_and(|left| left.is_zero())
+    }
 }
 
 fn monotonic() -> Duration {

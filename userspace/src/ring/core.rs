@@ -506,7 +506,7 @@ impl<D: Doorbell> Tx<D> {
                     done => return done,
                 },
                 Err(stop) => return Err(stop),
-                Ok(()) if is_over(wait) => {
+                Ok(()) if wait.is_over() => {
                     return self.try_reserve(len).map_err(|stop| match stop {
                         Stop::NotNow => Stop::Timeout,
                         stop => stop,
@@ -840,7 +840,7 @@ impl<D: Doorbell> Rx<D> {
                 }
                 Err(stop) => return Err(stop),
                 // A producer can have it woken for records that are not to be, again and again.
-                Ok(()) if is_over(wait) => {
+                Ok(()) if wait.is_over() => {
                     return done(self.try_next()).unwrap_or(Err(Stop::Timeout));
                 }
                 Ok(()) => {}
@@ -917,11 +917,6 @@ impl<D: Doorbell> Drop for Rx<D> {
     }
 }
 
-/// Whether the time of a wait is up.
-fn is_over(wait: Wait) -> bool {
-    wait.left().is_some_and(|left| left.is_zero())
-}
-
 /// How a producer waits for another one that has the word and does not go on: no doorbell tells of that.
 /// A few times it lets others run; then it sleeps, longer each time, so that whoever has the word can run
 /// whatever its priority is.
@@ -935,7 +930,7 @@ impl Patience {
     fn pause(&mut self, wait: Wait) -> Result<(), Stop> {
         const YIELDS: u32 = 4;
         const FIRST: Duration = Duration::from_micros(50);
-        if is_over(wait) {
+        if wait.is_over() {
             return Err(Stop::Timeout);
         }
         self.pauses = self.pauses.saturating_add(1);
