@@ -154,6 +154,13 @@ fn code(result: Result) -> i32 {
 ///
 /// Called as the file operation of that name, with what belongs to it.
 unsafe extern "C" fn fop_open(inode: *mut bindings::inode, file: *mut bindings::file) -> i32 {
+    // A handle does what its opener asks for in each request, so that the device's mode is to let
+    // the opener both read and write, whatever it opens the device for.
+    //
+    // SAFETY: The file is being opened.
+    if unsafe { !c::postbox_file_both(file) } {
+        return EACCES.to_errno();
+    }
     // SAFETY: The misc device put a pointer to itself there, and it is the first field of a
     // `Device`, which is registered.
     let shared = unsafe { (*(*file).private_data.cast::<Device>()).shared.clone() };

@@ -308,10 +308,18 @@ bool postbox_admin(void)
 	return capable(CAP_IPC_OWNER) || capable(CAP_SYS_ADMIN);
 }
 
+/* Whether there is no use in showing more: nobody reads it, or it is to be shown again with more memory. */
+bool postbox_show_ends(struct seq_file *seq)
+{
+	cond_resched();
+	return seq_has_overflowed(seq) || fatal_signal_pending(current);
+}
+
 static int objects_show(struct seq_file *seq, void *unused)
 {
 	postbox_show_objects(seq, seq->private);
-	return 0;
+	/* With more memory it would be shown once more. */
+	return fatal_signal_pending(current) ? -EINTR : 0;
 }
 
 static int objects_open(struct inode *inode, struct file *file)
@@ -432,6 +440,12 @@ int postbox_chown(struct postbox_owner *owner, u64 ipc_ns, const u32 *uid,
 		return -EPERM;
 	*owner = new;
 	return 0;
+}
+
+/* Whether a file was opened to read and to write: the device's mode was asked for both. */
+bool postbox_file_both(struct file *file)
+{
+	return (file->f_mode & FMODE_READ) && (file->f_mode & FMODE_WRITE);
 }
 
 void postbox_file_init(struct inode *inode, struct file *file)

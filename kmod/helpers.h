@@ -98,6 +98,7 @@ bool postbox_ipc_owner(u64 ipc_ns);
 int postbox_chown(struct postbox_owner *owner, u64 ipc_ns, const u32 *uid,
 		  const u32 *gid);
 
+bool postbox_file_both(struct file *file);
 void postbox_file_init(struct inode *inode, struct file *file);
 struct file *postbox_file_new(const struct file_operations *fops, void *private);
 struct file *postbox_file_get(unsigned int fd, bool *refused);
@@ -132,6 +133,7 @@ struct dentry *postbox_debugfs_new(const void *shared);
 void postbox_debugfs_remove(struct dentry *dir);
 /* In Rust. */
 void postbox_show_objects(struct seq_file *seq, const void *shared);
+bool postbox_show_ends(struct seq_file *seq);
 u64 postbox_process(void);
 bool postbox_closed(struct file *file);
 bool postbox_file_try_get(struct file *file);

@@ -156,6 +156,7 @@ pub(crate) mod c {
             user_size: usize,
         ) -> i32;
         pub(crate) fn postbox_alloc(size: usize) -> *mut c_void;
+        pub(crate) fn postbox_file_both(file: *mut bindings::file) -> bool;
         pub(crate) fn postbox_file_init(inode: *mut bindings::inode, file: *mut bindings::file);
         pub(crate) fn postbox_file_new(
             fops: *const bindings::file_operations,
@@ -363,6 +364,7 @@ pub(crate) mod c {
         pub(super) fn postbox_admin() -> bool;
         pub(crate) fn postbox_debugfs_new(shared: *const c_void) -> *mut bindings::dentry;
         pub(crate) fn postbox_debugfs_remove(dir: *mut bindings::dentry);
+        pub(crate) fn postbox_show_ends(seq: *mut bindings::seq_file) -> bool;
         pub(super) fn postbox_dying() -> bool;
         pub(super) fn postbox_process() -> u64;
         pub(super) fn postbox_now() -> i64;

@@ -42,15 +42,25 @@ impl Drop for Debugfs {
 #[no_mangle]
 unsafe extern "C" fn postbox_show_objects(seq: *mut bindings::seq_file, shared: *const c_void) {
     // SAFETY: `Debugfs` keeps it for as long as its files can be read.
-    let (seq, shared) = unsafe { (SeqFile::from_raw(seq), &*shared.cast::<Shared>()) };
+    let (raw, seq, shared) = unsafe { (seq, SeqFile::from_raw(seq), &*shared.cast::<Shared>()) };
     shared.registry.sweep();
     seq_print!(
         seq,
         "id kind ipc_ns uid gid mode messages bytes unacknowledged senders receivers \
          waiting_senders waiting_receivers name\n"
     );
+    // Objects that are made from now on are not shown: they may come faster than this goes.
+    let last = shared.registry.last();
     let mut after = 0;
-    while let Some((info, kind, ipc_ns)) = shared.registry.next_of_all(after) {
+    while after < last {
+        // SAFETY: `raw` is valid for the call.
+        if unsafe { c::postbox_show_ends(raw) } {
+            return;
+        }
+        let next = shared.registry.next_of_all(after);
+        let Some((info, kind, ipc_ns)) = next.filter(|(info, ..)| info.id <= last) else {
+            return;
+        };
         after = info.id;
         seq_print!(
             seq,

@@ -662,6 +662,19 @@ impl Registry {
         Ok(inner.objects.get(&id).ok_or(ENOENT)?.info(id, end, rights))
     }
 
+    /// The number of the object that was made last: a listing that goes no further has an end,
+    /// whatever is made meanwhile.
+    pub(crate) fn last(&self) -> u64 {
+        self.inner.lock().next_id - 1
+    }
+
+    /// The same of the object that a key finds.
+    pub(crate) fn named(&self, ipc_ns: u64, key: Key) -> Result<uapi::postbox_info> {
+        let inner = self.inner.lock();
+        let id = *inner.keys.get(&(ipc_ns, key)).ok_or(ENOENT)?;
+        Ok(inner.objects.get(&id).ok_or(ENOENT)?.info(id, 0, 0))
+    }
+
     /// The same of the first object after `after` that can be found in the namespace.
     pub(crate) fn next(&self, ipc_ns: u64, after: u64) -> Option<uapi::postbox_info> {
         let from = (ipc_ns, after.checked_add(1)?);

@@ -47,6 +47,7 @@ pub const POSTBOX_INFO_BROKEN: u32 = 4;
 pub const POSTBOX_INFO_FROZEN: u32 = 8;
 pub const POSTBOX_INFO_FOREIGN: u32 = 16;
 pub const POSTBOX_LIST_ALL: u32 = 1;
+pub const POSTBOX_LIST_NAME: u32 = 2;
 pub const POSTBOX_FILES_MAX: u32 = 64;
 pub const POSTBOX_SEND_RESERVED: u32 = 256;
 pub const POSTBOX_RECV_ACK: u32 = 256;

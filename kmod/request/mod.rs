@@ -160,6 +160,17 @@ impl Place {
         })
     }
 
+    /// Reads the name that a description of an object asks for.
+    pub(crate) fn read_name(&self) -> Result<Name> {
+        let at = |field| UserBytes::at(self.address).after(field);
+        let mut len = [0; size_of::<u32>()];
+        at(offset_of!(uapi::postbox_info, name_len)).copy_to(&mut len)?;
+        read_name(
+            at(offset_of!(uapi::postbox_info, name)),
+            u32::from_ne_bytes(len),
+        )
+    }
+
     /// Writes a lease's entry.
     pub(crate) fn write_lease(self, lease: &uapi::postbox_lease) -> Result {
         let ([a, b, c, d], [e, f, g, h]) = (lease.block.to_ne_bytes(), lease.flags.to_ne_bytes());
@@ -199,9 +210,13 @@ pub(crate) fn address(pointer: u64) -> Result<usize> {
 }
 
 fn name(pointer: u64, len: u32) -> Result<Name> {
+    read_name(UserBytes::at(address(pointer)?), len)
+}
+
+fn read_name(at: UserBytes, len: u32) -> Result<Name> {
     let mut bytes = [0; uapi::POSTBOX_NAME_MAX as usize];
     let bytes = bytes.get_mut(..len as usize).ok_or_else(enametoolong)?;
-    UserBytes::at(address(pointer)?).copy_to(bytes)?;
+    at.copy_to(bytes)?;
     Name::new(bytes)
 }
 

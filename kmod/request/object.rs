@@ -46,9 +46,17 @@ pub(super) fn version(at: Place, args: &mut uapi::postbox_version) -> Result {
 
 pub(super) fn list(handle: &Handle, at: Place, args: &mut uapi::postbox_list) -> Result {
     let size = args.info_size as usize;
-    ensure(args.flags & !uapi::POSTBOX_LIST_ALL == 0)?;
+    ensure(args.flags & !(uapi::POSTBOX_LIST_ALL | uapi::POSTBOX_LIST_NAME) == 0)?;
     ensure((uapi::postbox_info::MIN..=4096).contains(&size))?;
     let registry = &handle.shared.registry;
+    if args.flags & uapi::POSTBOX_LIST_NAME != 0 {
+        ensure(args.flags == uapi::POSTBOX_LIST_NAME && args.count > 0 && args.after == 0)?;
+        let entry = Place::of_entry(args.infos, 0, size)?;
+        let info = registry.named(handle.ipc_ns, Key::Name(entry.read_name()?))?;
+        entry.write(&info)?;
+        args.count = 1;
+        return at.write(args);
+    }
     let all = args.flags & uapi::POSTBOX_LIST_ALL != 0;
     if all {
         if !helpers::admin() {
@@ -65,6 +73,10 @@ pub(super) fn list(handle: &Handle, at: Place, args: &mut uapi::postbox_list) ->
             info
         }),
     };
+    if args.count == 0 {
+        args.after = registry.last();
+        return at.write(args);
+    }
     let mut done = 0;
     let mut after = args.after;
     while done < args.count {

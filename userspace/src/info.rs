@@ -282,10 +282,14 @@ pub fn list_all() -> Result<List> {
 }
 
 fn list_with(flags: u32) -> Result<List> {
+    let fd = device()?.0;
+    let last =
+        raw::last_object(&fd).map_err(|errno| Error::new(Action::List, &Subject::none(), errno))?;
     Ok(List {
-        fd: device()?.0,
+        fd,
         flags,
         after: 0,
+        last,
         infos: VecDeque::new(),
     })
 }
@@ -295,25 +299,24 @@ fn list_with(flags: u32) -> Result<List> {
 /// # Errors
 /// [`NotFound`](crate::ErrorKind::NotFound), and as [`version`].
 pub fn stat(name: &str) -> Result<Info> {
-    for info in list()? {
-        let info = info?;
-        if info.name.as_deref() == Some(name) {
-            return Ok(info);
-        }
+    match raw::stat(device()?.0, name.as_bytes()) {
+        Ok(info) => Ok(Info::from(&info)),
+        Err(errno) => Err(Error::new(
+            Action::Inspect,
+            &Subject::new(Kind::Other, Some(name)),
+            errno,
+        )),
     }
-    Err(Error::new(
-        Action::Inspect,
-        &Subject::new(Kind::Other, Some(name)),
-        rustix::io::Errno::NOENT,
-    ))
 }
 
-/// The iterator of [`list`] and [`list_all`]. Objects that come and go meanwhile may or may not be in it.
+/// The iterator of [`list`] and [`list_all`]. It ends with the objects that were there when it was made; those
+/// that go meanwhile may or may not be in it.
 #[derive(Debug)]
 pub struct List {
     fd: OwnedFd,
     flags: u32,
     after: u64,
+    last: u64,
     infos: VecDeque<Info>,
 }
 
@@ -321,10 +324,13 @@ impl Iterator for List {
     type Item = Result<Info>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.infos.is_empty() {
+        if self.infos.is_empty() && self.after < self.last {
             let mut page = [sys::postbox_info::default(); 32];
             match raw::list_with(&self.fd, self.flags, self.after, &mut page) {
-                Ok(count) => self.infos.extend(page[..count].iter().map(Info::from)),
+                Ok(count) => {
+                    let old = page[..count].iter().filter(|info| info.id <= self.last);
+                    self.infos.extend(old.map(Info::from));
+                }
                 Err(errno) => {
                     self.after = u64::MAX;
                     return Some(Err(Error::new(Action::List, &Subject::none(), errno)));

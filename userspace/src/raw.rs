@@ -279,6 +279,45 @@ pub fn list_with(
     Ok(infos.len().min(args.count as usize))
 }
 
+/// The id of the object that was made last, beyond which a list need not go: others may make objects as
+/// fast as they are listed.
+///
+/// *References*: `POSTBOX_LIST`, [`sys::postbox_list`].
+pub fn last_object(fd: impl AsFd) -> Result<u64> {
+    let mut args = sys::postbox_list {
+        size: size_of::<sys::postbox_list>(),
+        info_size: size_of::<sys::postbox_info>(),
+        ..Default::default()
+    };
+    // SAFETY: the request takes this struct, whose array has no entries.
+    unsafe { ioctl(fd, sys::POSTBOX_LIST, &mut args)? };
+    Ok(args.after)
+}
+
+/// The object called `name`, without a right to it.
+///
+/// *References*: `POSTBOX_LIST` with `POSTBOX_LIST_NAME`, [`sys::postbox_list`].
+pub fn stat(fd: impl AsFd, name: &[u8]) -> Result<sys::postbox_info> {
+    let mut info = sys::postbox_info::default();
+    info.name_len = length(name.len());
+    // What does not fit is refused for its length.
+    for (to, from) in info.name.iter_mut().zip(name) {
+        *to = *from as _;
+    }
+    let mut args = sys::postbox_list {
+        size: size_of::<sys::postbox_list>(),
+        count: 1,
+        infos: (&raw mut info) as u64,
+        info_size: size_of::<sys::postbox_info>(),
+        flags: sys::POSTBOX_LIST_NAME,
+        after: 0,
+    };
+    // SAFETY: the request takes this struct and reads and writes one entry of `info_size` bytes at
+    // `info`; any bytes are a valid `postbox_info`.
+    unsafe { ioctl(fd, sys::POSTBOX_LIST, &mut args)? };
+    Ok(info)
+}
+
 /// What the caller's user has in use.
 ///
 /// *References*: `POSTBOX_USAGE`, [`sys::postbox_usage`].

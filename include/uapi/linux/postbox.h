@@ -482,6 +482,8 @@ struct postbox_info {
  * Needs CAP_IPC_OWNER or CAP_SYS_ADMIN in the initial user namespace: EPERM.
  */
 #define POSTBOX_LIST_ALL	(1U << 0)
+/* The one object that has the name in the first entry, or ENOENT. */
+#define POSTBOX_LIST_NAME	(1U << 1)
 
 /**
  * struct postbox_list - the objects of this IPC namespace that can be opened by
@@ -494,7 +496,13 @@ struct postbox_info {
  * @after: only objects whose id is larger; 0 to begin
  *
  * Objects come in the order of their ids. Works on every handle. An empty
- * answer ends the list.
+ * answer ends the list. Others may make objects as fast as they are listed:
+ * a call with a @count of 0 sets @after to the id of the object that was made
+ * last, beyond which a list need not go.
+ *
+ * With POSTBOX_LIST_NAME, which goes with no other flag and with an @after of
+ * 0, the first entry says with name and name_len whose description is to be
+ * written there. The time does not depend on how many objects there are.
  */
 struct postbox_list {
 	__u32 size;

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use postbox::{raw, sys};
 use postbox_tests::uring::{OP_WRITE, OP_WRITEV, Ring, Sqe};
 use postbox_tests::{
-    ADMIN, ALICE, BOB, Errno, Gate, Got, Handle, Make, NEVER, RECEIVE, SEND, User,
+    ADMIN, ALICE, BOB, DEVICE, Errno, Gate, Got, Handle, Make, NEVER, RECEIVE, SEND, User,
     as_each_attacker, check, device_gid, isolated, spawn_as, unique,
 };
 
@@ -368,5 +368,18 @@ fn one_way_port_is_joined_by_who_may_only_send() {
         })
         .ok();
         assert_eq!(receiver.get(), "x");
+    });
+}
+
+/// docs/security.md, "Who may do anything": to use the module is to read and write the device.
+#[test]
+fn device_is_opened_to_read_and_write_or_not_at_all() {
+    use rustix::fs::{Mode, OFlags, open};
+    as_each_attacker(|_| {
+        for flags in [OFlags::RDONLY, OFlags::WRONLY, OFlags::from_bits_retain(3)] {
+            let opened = open(DEVICE, flags | OFlags::CLOEXEC, Mode::empty());
+            assert_eq!(opened.map(drop), Err(Errno::ACCESS), "{flags:?}");
+        }
+        open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).expect("the group may");
     });
 }

@@ -114,6 +114,57 @@ fn list_entries_have_nothing_that_the_kernel_did_not_write() {
     });
 }
 
+/// Others may make objects as fast as they are listed.
+#[test]
+fn list_ends_with_what_there_was_when_it_began() {
+    as_each_attacker(|_| {
+        let first = Handle::create(&unique("listed"), 1);
+        let mut made = Vec::new();
+        let mut found = false;
+        for info in postbox::list().expect("a list") {
+            let info = info.expect("an entry");
+            found |= info.id == first.info().id;
+            // A page of them for each that is listed.
+            made.extend((0..32).map(|_| Handle::create(&unique("more"), 1)));
+            let oldest = made.first().map(|made| made.info().id);
+            assert!(Some(info.id) < oldest, "it is new");
+        }
+        assert!(found && raw::last_object(&first).expect("it tells") > first.info().id);
+    });
+}
+
+#[test]
+fn object_is_found_by_its_name_among_many() {
+    as_each_attacker(|_| {
+        let handle = Handle::unbound();
+        let stat = |name: &str| raw::stat(&handle, name.as_bytes()).map(|info| info.id);
+        let name = unique("named");
+        assert_eq!(stat(&name), Err(Errno::NOENT));
+        let named = Handle::create(&name, 1);
+        assert_eq!(stat(&name), Ok(named.info().id));
+        assert_eq!(stat(""), Err(Errno::INVAL));
+        assert_eq!(stat(&"n".repeat(65)), Err(Errno::NAMETOOLONG));
+        let list = |flags, count, after| {
+            let mut info = raw::stat(&handle, name.as_bytes()).expect("it is there");
+            let mut args = sys::postbox_list {
+                size: size_of::<sys::postbox_list>() as u32,
+                infos: (&raw mut info) as u64,
+                info_size: size_of::<sys::postbox_info>() as u32,
+                flags,
+                count,
+                after,
+            };
+            // SAFETY: there is room for one entry, and no call asks for more.
+            unsafe { raw::ioctl(&handle, sys::POSTBOX_LIST, &mut args) }.map(|()| args.count)
+        };
+        let (named, all) = (sys::POSTBOX_LIST_NAME, sys::POSTBOX_LIST_ALL);
+        assert_eq!(list(named, 1, 0), Ok(1));
+        for (flags, count, after) in [(named | all, 1, 0), (named, 0, 0), (named, 1, 1)] {
+            assert_eq!(list(flags, count, after), Err(Errno::INVAL));
+        }
+    });
+}
+
 #[test]
 fn listener_keeps_a_bounded_number_of_connections() {
     as_each_attacker(|_| {

@@ -161,18 +161,6 @@ fn segment_read_only_holds_against_a_peer_that_tries() {
             for rights in [SEND, SEND | RECEIVE, ADMIN | RECEIVE] {
                 assert_eq!(handle.dup(rights).map(drop), Err(Errno::ACCESS));
             }
-            // A device that was opened to be read only.
-            let read_only = File::open(DEVICE).expect("alice may");
-            let mut args = sys::postbox_open {
-                kind: sys::POSTBOX_KIND_SEGMENT,
-                rights: RECEIVE,
-                ..Default::default()
-            };
-            postbox::raw::open(&read_only, Some(name.as_bytes()), &mut args).expect("the mode");
-            let read_only = Handle(read_only.into());
-            assert_eq!(read_only.map(0, PAGE, RW).map(drop), Err(Errno::ACCESS));
-            let other = read_only.map(0, PAGE, R).expect("the right to read");
-            assert_eq!((other.get(0), other.protect(RW)), (7, Err(Errno::ACCESS)));
             // The descriptor, opened again.
             let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
             if let Ok(again) = File::options().read(true).write(true).open(&path) {
