@@ -417,6 +417,22 @@ impl Mailbox {
         self.inner.lock().never_end();
     }
 
+    /// Nobody comes any more: see [`Object::orphan`](crate::object::Object::orphan).
+    pub(crate) fn orphan(&self, senders: bool, receivers: bool) {
+        let mut inner = self.inner.lock();
+        inner.orphan(senders, receivers);
+        // Waits that were none of anybody's end, so that a glance says nothing.
+        self.settle_all(inner);
+        if !senders {
+            self.sender_came.give_up();
+        }
+        if !receivers {
+            self.receiver_came.give_up();
+            self.purge();
+        }
+        self.tell(IN | OUT | bindings::POLLHUP | bindings::POLLERR);
+    }
+
     /// Nobody sends, or receives, any more, whatever handles are open.
     pub(crate) fn shut(&self, sends: bool, receives: bool) {
         let mut inner = self.inner.lock();

@@ -103,6 +103,26 @@ impl Object {
         }
     }
 
+    /// Nobody can find it any more. To a side that has no handle, none will come: those who wait for
+    /// it are told, as where it is not persistent.
+    pub(crate) fn orphan(&self, sends: bool, receives: bool, joined: bool) {
+        match self {
+            Self::Mailbox(mailbox) | Self::Endpoint(mailbox) => mailbox.orphan(sends, receives),
+            Self::Link(link) if !joined => link.close(1),
+            // Who connects has no handle.
+            Self::Listener(listener) => listener.queue.orphan(false, receives),
+            Self::Pipe(pipe) => pipe.orphan(sends, receives),
+            Self::Ring(ring) => ring.orphan(sends, receives),
+            // Nobody is told of an end of these.
+            Self::Link(_)
+            | Self::Semaphore(_)
+            | Self::Latch(_)
+            | Self::Barrier(_)
+            | Self::Segment(_)
+            | Self::Pool(_) => {}
+        }
+    }
+
     /// A handle was closed for the last time. What processes had through it is settled.
     pub(crate) fn close(&self, side: Side, state: &State) {
         match self {

@@ -255,6 +255,20 @@ impl Pipe {
         self.tell(IN | OUT | bindings::POLLHUP | bindings::POLLERR);
     }
 
+    /// Nobody comes any more: see [`Object::orphan`](crate::object::Object::orphan).
+    pub(crate) fn orphan(&self, writers: bool, readers: bool) {
+        let mut inner = self.inner.lock();
+        inner.queue.orphan(writers, readers);
+        self.settle(inner);
+        if !writers {
+            self.writer_came.give_up();
+        }
+        if !readers {
+            self.reader_came.give_up();
+        }
+        self.tell(IN | OUT | bindings::POLLHUP | bindings::POLLERR);
+    }
+
     /// What happens when somebody comes to read, for who writes, or to write.
     pub(crate) fn peer(&self, writes: bool) -> &Event {
         if writes {

@@ -106,8 +106,10 @@ struct Entry {
     persistent: bool,
     /// Handles, of a link's two ends apart; of others, the first counts.
     handles: [u32; 2],
-    /// Handles of a listener that accept.
-    acceptors: u32,
+    /// Handles that may send, and that may receive.
+    sides: [u32; 2],
+    /// It had a key, and nobody can find it any more.
+    orphaned: bool,
     /// Somebody has joined a link by its port.
     joined: bool,
     _charge: ObjectCharge,
@@ -143,8 +145,10 @@ impl Entry {
     fn count(&mut self, end: usize, rights: u32) -> Result {
         let handles = self.handles.get_mut(end).ok_or(EINVAL)?;
         *handles = handles.checked_add(1).ok_or_else(edquot)?;
-        // There are at most as many of these.
-        self.acceptors += u32::from(self.accepts(rights));
+        for (side, right) in self.sides.iter_mut().zip([SEND, RECEIVE]) {
+            // There are at most as many of these as handles.
+            *side = side.saturating_add(u32::from(rights & right != 0));
+        }
         Ok(())
     }
 
@@ -156,19 +160,29 @@ impl Entry {
         };
         *handles = handles.saturating_sub(1);
         let left = *handles;
+        for (side, right) in self.sides.iter_mut().zip([SEND, RECEIVE]) {
+            *side = side.saturating_sub(u32::from(rights & right != 0));
+        }
         match &self.object {
             Object::Link(_) => left == 0,
-            Object::Listener(_) if self.accepts(rights) => {
-                self.acceptors = self.acceptors.saturating_sub(1);
-                self.acceptors == 0 && !self.persistent
-            }
+            Object::Listener(_) => rights & RECEIVE != 0 && !self.accepts() && !self.persistent,
             _ => false,
         }
     }
 
-    /// Whether a handle with these rights accepts connections.
-    fn accepts(&self, rights: u32) -> bool {
-        matches!(self.object, Object::Listener(_)) && rights & RECEIVE != 0
+    /// Whether there is a handle that receives, or accepts connections.
+    fn accepts(&self) -> bool {
+        self.sides[1] != 0
+    }
+
+    /// What has to be told to an object that nobody can find any more.
+    fn orphan(&self) -> Option<Orphan> {
+        self.orphaned.then(|| Orphan {
+            object: self.object.clone(),
+            sends: self.sides[0] != 0,
+            receives: self.accepts(),
+            joined: self.joined,
+        })
     }
 
     fn info(&self, id: u64, end: usize, rights: u32) -> uapi::postbox_info {
@@ -205,9 +219,25 @@ impl Entry {
     }
 }
 
+/// An object that nobody can find any more, and which of its sides have handles. Handles get no rights
+/// that they did not have: nobody comes to a side that has none. To be dropped after the lock.
+struct Orphan {
+    object: Object,
+    sends: bool,
+    receives: bool,
+    joined: bool,
+}
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        self.object.orphan(self.sends, self.receives, self.joined);
+    }
+}
+
 /// What is left of an object or of its key, to be dropped after the lock.
 #[derive(Default)]
 struct Removed {
+    orphan: Option<Orphan>,
     object: Option<RBTreeNode<u64, Entry>>,
     key: Option<RBTreeNode<(u64, Key), u64>>,
     listed: Option<RBTreeNode<(u64, u64), ()>>,
@@ -237,6 +267,8 @@ impl Inner {
             return;
         };
         if let Some(key) = entry.key.take() {
+            entry.orphaned = true;
+            removed.orphan = entry.orphan();
             let (ipc_ns, persistent) = (entry.ipc_ns, entry.persistent);
             removed.key = self.keys.remove_node(&(ipc_ns, key));
             removed.listed = self.listed.remove_node(&(ipc_ns, id));
@@ -443,7 +475,8 @@ impl Registry {
             _watch: watch,
             persistent: attributes.persistent,
             handles: [0, 0],
-            acceptors: 0,
+            sides: [0, 0],
+            orphaned: false,
             joined: false,
             _charge: charge,
         };
@@ -497,6 +530,9 @@ impl Registry {
                 }
                 // A port is free again when one of a link's two ends, or its listener, is gone.
                 inner.take_key(id, &mut removed);
+            } else {
+                // The handle may have been counted and not bound.
+                removed.orphan = entry.orphan();
             }
         }
         inner.reap(id, &mut removed);
@@ -533,6 +569,7 @@ impl Registry {
         if let Some(entry) = inner.objects.get_mut(&opened.id) {
             entry.joined = false;
             entry.discount(opened.end, rights);
+            removed.orphan = entry.orphan();
         }
         inner.reap(opened.id, &mut removed);
         drop(inner);

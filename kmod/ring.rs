@@ -233,6 +233,13 @@ impl Ring {
         self.changed(inner);
     }
 
+    /// Nobody comes any more: see [`Object::orphan`](crate::object::Object::orphan).
+    pub(crate) fn orphan(&self, senders: bool, receivers: bool) {
+        let mut inner = self.inner.lock();
+        inner.parties.orphan(senders, receivers);
+        self.changed(inner);
+    }
+
     /// Whatever a process, or any, was through a handle has left.
     pub(crate) fn process_closed(&self, shares: &Shares, leaving: Leaving) {
         loop {

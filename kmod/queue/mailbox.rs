@@ -807,6 +807,15 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         self.endless = true;
     }
 
+    /// Nobody comes any more: a side without handles, now or later, is gone. What has `senders` or
+    /// `receivers` has handles of that side, which may not be open yet.
+    pub fn orphan(&mut self, senders: bool, receivers: bool) {
+        self.persistent = false;
+        self.endless = false;
+        self.had_sender |= !senders;
+        self.had_receiver |= !receivers;
+    }
+
     /// Nobody sends, or nobody receives, any more, whatever handles are open. What was sent before
     /// can still be received.
     pub fn shut(&mut self, sends: bool, receives: bool) {

@@ -438,6 +438,14 @@ impl<W: TurnWaiter> Pipe<W> {
         self.readers.handles -= u32::from(reads);
     }
 
+    /// Nobody comes any more: a side without handles, now or later, is gone. What has `writers` or
+    /// `readers` has handles of that side, which may not be open yet.
+    pub fn orphan(&mut self, writers: bool, readers: bool) {
+        self.persistent = false;
+        self.writers.came |= !writers;
+        self.readers.came |= !readers;
+    }
+
     /// Ends the next wait that can be ended. To be called after every change, until there is none.
     pub fn end_wait(&mut self) -> Option<W::Wake> {
         let wake = self.readers.call_up().or_else(|| self.writers.call_up());

@@ -171,6 +171,18 @@ impl RingParties {
         }
     }
 
+    /// Nobody comes any more: a side without handles, now or later, has ended. What has `senders` or
+    /// `receivers` has handles of that side, which may not be open yet.
+    pub fn orphan(&mut self, senders: bool, receivers: bool) {
+        self.persistent = false;
+        if !senders {
+            self.end(ended::PRODUCER, ended::PRODUCER_CLOSED);
+        }
+        if !receivers {
+            self.end(ended::CONSUMER, ended::CONSUMER_CLOSED);
+        }
+    }
+
     /// What ends a side, unless that has ended already.
     fn end(&mut self, side: u32, how: u32) {
         if !self.persistent && self.state & side == 0 {

@@ -298,8 +298,10 @@ pub fn last_object(fd: impl AsFd) -> Result<u64> {
 ///
 /// *References*: `POSTBOX_LIST` with `POSTBOX_LIST_NAME`, [`sys::postbox_list`].
 pub fn stat(fd: impl AsFd, name: &[u8]) -> Result<sys::postbox_info> {
-    let mut info = sys::postbox_info::default();
-    info.name_len = length(name.len());
+    let mut info = sys::postbox_info {
+        name_len: length(name.len()),
+        ..Default::default()
+    };
     // What does not fit is refused for its length.
     for (to, from) in info.name.iter_mut().zip(name) {
         *to = *from as _;

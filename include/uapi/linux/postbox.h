@@ -264,6 +264,10 @@ struct postbox_version {
  * SEND alone. Its name or port is free again when the last handle with RECEIVE is
  * closed, unless it is persistent.
  *
+ * Nobody comes to what was unlinked: from then on a side that has no handles is
+ * gone, also of what is persistent, and also where none ever came. Who waits for it
+ * is told, as is who waits to accept when no connection is left.
+ *
  * An endpoint is opened by its process with @number 0, POSTBOX_O_CREATE and
  * POSTBOX_RIGHT_RECEIVE, and by others, whom its mode lets, to send. It
  * belongs to the process and not to its number: it never is that of a later one,
@@ -915,7 +919,7 @@ struct postbox_peer {
  *
  * For what may be opened before its peer: a port, a pipe, a mailbox. Returns when
  * somebody has, or had, opened the other end; for a handle that sends, to
- * receive, and the other way round.
+ * receive, and the other way round. EPIPE: nobody can any more.
  */
 struct postbox_wait_peer {
 	__u32 size;
@@ -1345,7 +1349,7 @@ struct postbox_ring_tail {
  * exits or closes its last descriptor of the handle. When the consumer or the last
  * producer has left, or the last handle that might become one is closed, the ring
  * is over: what is committed can still be received. A persistent ring is
- * never over: it waits for the next one.
+ * never over while it has its name: it waits for the next one.
  */
 struct postbox_ring_attach {
 	__u32 size;

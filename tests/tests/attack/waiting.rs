@@ -275,6 +275,175 @@ fn wait_peer_ends_when_the_peer_can_never_come() {
     });
 }
 
+/// Waits as a peer of an object that is to be found by its name, which is then taken away: none can come.
+fn wait_for_nobody(
+    kind: u32,
+    flags: u32,
+    rights: u32,
+    prepare: impl FnOnce(&Handle),
+    wait: impl FnOnce(&Handle, &str) -> Result<()> + Send,
+    waits: impl Fn(&sys::postbox_info) -> bool,
+) -> Result<()> {
+    let (name, handle) = (unique("orphan"), Handle::unbound());
+    let memory = matches!(kind, sys::POSTBOX_KIND_PIPE | sys::POSTBOX_KIND_RING);
+    let mut args = sys::postbox_open {
+        kind,
+        flags: sys::POSTBOX_O_CREATE | flags,
+        rights,
+        capacity: u64::from(kind == sys::POSTBOX_KIND_MAILBOX),
+        capacity_bytes: if memory { 4096 } else { 0 },
+        ..Default::default()
+    };
+    raw::open(&handle, Some(name.as_bytes()), &mut args).expect("a new one");
+    prepare(&handle);
+    scope(|scope| {
+        let waiter = scope.spawn(|| wait(&handle, &name));
+        wait_until("it waits", || waits(&handle.info()));
+        unlink(&name).expect("its owner may");
+        waiter.join().expect("it ends")
+    })
+}
+
+#[test]
+fn every_wait_ends_when_the_name_for_the_peer_is_taken_away() {
+    use sys::{POSTBOX_KIND_LISTENER, POSTBOX_KIND_MAILBOX, POSTBOX_KIND_PIPE, POSTBOX_KIND_RING};
+    as_each_attacker(|_| {
+        for flags in [0, sys::POSTBOX_O_PERSIST] {
+            let gone = Err(Errno::PIPE);
+            for kind in [POSTBOX_KIND_MAILBOX, POSTBOX_KIND_PIPE] {
+                for rights in [SEND, RECEIVE] {
+                    let wait = |handle: &Handle, _: &str| raw::wait_peer(handle, 0, 0);
+                    let waited = wait_for_nobody(kind, flags, rights, |_| (), wait, |_| true);
+                    assert_eq!(waited, gone, "peer of {kind} with {rights}");
+                }
+            }
+            let sleeps = |info: &sys::postbox_info| info.waiting_senders == 1;
+            let listens = |info: &sys::postbox_info| info.waiting_receivers == 1;
+            let waited = wait_for_nobody(
+                POSTBOX_KIND_MAILBOX,
+                flags,
+                SEND,
+                |handle| handle.put("all that there is room for"),
+                |handle, _| handle.send("one more", FOREVER),
+                sleeps,
+            );
+            assert_eq!(waited, gone);
+            let waited = wait_for_nobody(
+                POSTBOX_KIND_MAILBOX,
+                flags,
+                RECEIVE,
+                |_| (),
+                |handle, _| handle.recv(FOREVER).map(drop),
+                listens,
+            );
+            assert_eq!(waited, gone);
+            let waited = wait_for_nobody(
+                POSTBOX_KIND_PIPE,
+                flags,
+                SEND,
+                |handle| assert_eq!(write(handle, &[1; 4096], NEVER), Ok(4096)),
+                |handle, _| write(handle, b"more", FOREVER).map(drop),
+                sleeps,
+            );
+            assert_eq!(waited, gone);
+            let waited = wait_for_nobody(
+                POSTBOX_KIND_PIPE,
+                flags,
+                RECEIVE,
+                |_| (),
+                |handle, _| {
+                    read(handle, 1, FOREVER).map(|bytes| assert!(bytes.is_empty(), "the end"))
+                },
+                listens,
+            );
+            assert_eq!(waited, Ok(()));
+            let waited = wait_for_nobody(
+                POSTBOX_KIND_RING,
+                flags,
+                RECEIVE,
+                |_| (),
+                |handle, _| {
+                    raw::ring_attach(handle, sys::POSTBOX_RING_CONSUMER).map(drop)?;
+                    raw::ring_wait(handle, sys::POSTBOX_RING_CONSUMER, 0)
+                },
+                listens,
+            );
+            assert_eq!(waited, Ok(()), "the ring is over");
+            let waited = wait_for_nobody(
+                POSTBOX_KIND_LISTENER,
+                flags,
+                RECEIVE,
+                |_| (),
+                |handle, _| raw::accept(handle, &mut Default::default()).map(drop),
+                listens,
+            );
+            assert_eq!(waited, gone);
+        }
+    });
+}
+
+#[test]
+fn connect_ends_when_nobody_can_accept_any_more() {
+    as_each_attacker(|_| {
+        for flags in [0, sys::POSTBOX_O_PERSIST] {
+            for closed_first in [false, true] {
+                let (name, listener) = (unique("orphan"), Handle::unbound());
+                let mut args = sys::postbox_open {
+                    kind: sys::POSTBOX_KIND_LISTENER,
+                    flags: sys::POSTBOX_O_CREATE | flags,
+                    rights: RECEIVE,
+                    mode: 0o666,
+                    ..Default::default()
+                };
+                raw::open(&listener, Some(name.as_bytes()), &mut args).expect("a new one");
+                scope(|scope| {
+                    let connecting = scope.spawn(|| {
+                        let handle = Handle::unbound();
+                        raw::connect(&handle, Some(name.as_bytes()), &mut Default::default())
+                    });
+                    listener.wait_senders(1);
+                    if closed_first {
+                        drop(listener);
+                        let _ = unlink(&name);
+                    } else {
+                        unlink(&name).expect("its owner may");
+                        drop(listener);
+                    }
+                    let connected = connecting.join().expect("it ends");
+                    assert_eq!(connected, Err(Errno::PIPE));
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn port_that_is_taken_away_has_no_second_end() {
+    const PORT: u32 = 61_007;
+    as_each_attacker(|_| {
+        let link = Handle::unbound();
+        let mut args = sys::postbox_open {
+            kind: sys::POSTBOX_KIND_LINK,
+            flags: sys::POSTBOX_O_CREATE | sys::POSTBOX_O_PORT,
+            rights: SEND | RECEIVE,
+            number: PORT,
+            capacity: 1,
+            back_capacity: 1,
+            ..Default::default()
+        };
+        raw::open(&link, None, &mut args).expect("a port is free");
+        scope(|scope| {
+            let peer = scope.spawn(|| raw::wait_peer(&link, 0, 0));
+            let receiver = scope.spawn(|| link.recv(FOREVER).map(drop));
+            link.wait_receivers(1);
+            raw::unlink_id(Handle::unbound(), link.info().id).expect("its owner may");
+            assert_eq!(peer.join().expect("it ends"), Err(Errno::PIPE));
+            assert_eq!(receiver.join().expect("it ends"), Err(Errno::PIPE));
+        });
+        assert_eq!(link.send("x", NEVER), Err(Errno::PIPE));
+    });
+}
+
 /// How often this thread has slept so far.
 fn sleeps() -> u64 {
     let status = std::fs::read_to_string("/proc/thread-self/status").expect("it can be read");
@@ -406,6 +575,8 @@ fn try_send_to_ring_never_entered_does_not_sleep() {
             let count = TRY_SENDS.len() as u32;
             let parked = attacker.run(|| park_and_sleep(&mailbox, sys::POSTBOX_RECV, 64, count));
             mailbox.wait_receivers(count);
+            // It is in the ring until all are parked.
+            parked.wait_asleep();
             try_sends_never_sleep(&mailbox);
             // Accepted, it is for the next receiver once that one is gone.
             assert_eq!(mailbox.recv(NEVER), Err(Errno::AGAIN));
