@@ -51,6 +51,13 @@ pub(crate) enum How<'a> {
     Command(&'a Issue<'a>),
 }
 
+impl How<'_> {
+    /// Whether it goes on after a wait, whose outcome was not taken yet: what it waited for has happened.
+    pub(crate) fn resumes(&self) -> bool {
+        matches!(self, How::Command(issue) if issue.resumes())
+    }
+}
+
 /// How long a call waits.
 #[derive(Clone, Copy)]
 pub(crate) enum Wait<'a> {

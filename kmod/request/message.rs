@@ -419,7 +419,7 @@ fn batch<T: Args>(
     let size = args.entry_size as usize;
     // That it cannot be written is found while nothing has happened yet. It stays as it is until
     // the end: the call may be restarted.
-    if !matches!(how, How::Command(issue) if issue.resumes()) {
+    if !how.resumes() {
         at.write(args)?;
     }
     let mut done = 0;

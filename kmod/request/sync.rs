@@ -94,19 +94,21 @@ pub(super) fn wait(
             bound.object(uapi::POSTBOX_RIGHT_RECEIVE)?;
             ensure(!arrive)?;
             latch.wait(&wait)?;
-            tell(at, args, 0)
+            tell(at, args, 0, how)
         }
         Object::Barrier(barrier) => {
             bound.object(uapi::POSTBOX_RIGHT_SEND)?;
             // That it cannot be written is found while nothing has happened yet.
             args.state = 0;
-            at.write(args)?;
+            if !how.resumes() {
+                at.write(args)?;
+            }
             if arrive {
                 ensure(args.flags & Wait::FLAGS == 0)?;
                 return barrier.arrive(&handle.state.shares);
             }
             match barrier.wait(&handle.state.shares, &wait)? {
-                true => tell(at, args, uapi::POSTBOX_SYNC_LEADER),
+                true => tell(at, args, uapi::POSTBOX_SYNC_LEADER, how),
                 false => Ok(()),
             }
         }
@@ -115,12 +117,17 @@ pub(super) fn wait(
 }
 
 /// Writes the state back if it is not there already.
-fn tell(at: Place, args: &mut uapi::postbox_sync, state: u32) -> Result {
+fn tell(at: Place, args: &mut uapi::postbox_sync, state: u32, how: How<'_>) -> Result {
     if args.state == state {
         return Ok(());
     }
     args.state = state;
-    at.write(args)
+    let told = at.write(args);
+    match how {
+        // Its completion says that the wait is over, whether the argument can still be written or not.
+        How::Command(_) => Ok(()),
+        _ => told,
+    }
 }
 
 pub(super) fn join(handle: &Handle, args: &uapi::postbox_sync) -> Result {
