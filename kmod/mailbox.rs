@@ -186,8 +186,9 @@ pub(crate) struct Receive<'a> {
     pub(crate) answers: bool,
     /// The handle acknowledges the message later.
     pub(crate) lease: bool,
-    /// Copying it posts its completion, which cannot be taken back.
-    pub(crate) posts: bool,
+    /// Tells of a message that was copied, which cannot be taken back: after its sender cannot withdraw it
+    /// any more. The message goes back if this fails.
+    pub(crate) post: Option<&'a dyn Fn() -> Result>,
     pub(crate) from: Option<&'a Origin>,
 }
 
@@ -202,7 +203,7 @@ impl<'a> Receive<'a> {
             handle,
             answers: false,
             lease: false,
-            posts: false,
+            post: None,
             from: None,
         }
     }
@@ -335,11 +336,6 @@ impl Mailbox {
     /// The most bytes that a message can have.
     pub(crate) fn message_max(&self) -> u64 {
         self.message_max
-    }
-
-    /// Whether a sender that waits does so until a receiver has its message.
-    pub(crate) fn rendezvous(&self) -> bool {
-        self.rendezvous
     }
 
     /// What there is to say of it.
@@ -1084,8 +1080,15 @@ impl Mailbox {
                 }
             }
             let copied = match copy(&message) {
-                Ok(_) if helpers::dying() && !message.accepted() && !how.posts => Err(EINTR),
+                Ok(_) if helpers::dying() && !message.accepted() && how.post.is_none() => {
+                    Err(EINTR)
+                }
                 copied => copied,
+            };
+            let copied = match (copied, how.post) {
+                // One that was withdrawn is noticed below.
+                (Ok(copied), Some(post)) if self.dismiss(&message) => post().map(|()| copied),
+                (copied, _) => copied,
             };
             match copied {
                 Err(error) => {
@@ -1254,6 +1257,18 @@ impl Mailbox {
             unsafe { inner.leave(NonNull::from(waiter.get_ref())) };
         }
         outcome
+    }
+
+    /// Ends the wait of a message's sender before the message is received. `false`: the sender withdrew it.
+    #[cold]
+    fn dismiss(&self, message: &KBox<Message>) -> bool {
+        if !self.rendezvous || message.node().is_request() {
+            return true;
+        }
+        let mut inner = self.inner.lock();
+        let dismissed = inner.dismiss(message);
+        self.settle(inner);
+        matches!(dismissed, Commit::Done(_))
     }
 
     /// Ends a receive whose bytes were copied, by a process that has an entry if it has to settle it.

@@ -1048,7 +1048,8 @@ fn go_on(issue: &Issue<'_>, command: &Command) -> Ended {
                 return issue.ended(receive_all(issue, command));
             }
             if !issue.dead && !command.is_to_end() {
-                // Kicked for nothing, it is still on its list.
+                // Kicked for nothing, it is still on its list. What it has stays with it.
+                command.leases.set(issue.leases.take());
                 issue.listed();
                 return Ended::Parked;
             }
@@ -1484,42 +1485,27 @@ fn receive_run(issue: &Issue<'_>, count: usize) -> Result<usize> {
 }
 
 fn receive_one(issue: &Issue<'_>, wait: Wait<'_>, acknowledged: bool) -> Result {
-    let (handle, rx) = (issue.handle, issue.handle.rx()?);
-    // A sender that waits is told when the message is committed. So that comes before the completion
-    // there, in a form that can be undone where the completion queue is full.
-    let offered = rx.rendezvous();
+    let filled = Cell::new(None);
+    // What was withdrawn before it could be posted has left its buffer to the next one.
+    let post = || filled.take().map_or(Ok(()), Filled::post);
     let how = Receive {
         room: usize::MAX,
-        lease: acknowledged || offered,
-        posts: true,
+        lease: acknowledged,
+        post: Some(&post),
         answers: true,
-        ..Receive::any(handle, 0, wait)
+        ..Receive::any(issue.handle, 0, wait)
     };
-    let mut filled = None;
-    let token = rx.receive(&how, |message| {
+    let received = issue.handle.rx()?.receive(&how, |message| {
         let node = message.node();
         let mut record = record(message);
         if acknowledged || node.is_request() {
             record.token = node.token();
         }
-        // What was withdrawn meanwhile leaves its buffer to the next one.
         drop(filled.take());
-        let next = Filled::new(issue, &record, message.payload())?;
-        if !offered || node.is_request() {
-            return next.post().map(|()| 0);
-        }
-        filled = Some(next);
-        Ok(node.token())
+        filled.set(Some(Filled::new(issue, &record, message.payload())?));
+        Ok(())
     });
-    let token = token.map_err(Failure::into_error)?;
-    let Some(filled) = filled else {
-        return Ok(());
-    };
-    let posted = filled.post();
-    if posted.is_err() || !acknowledged {
-        rx.acknowledge(&handle.state, token, posted.is_err())?;
-    }
-    posted
+    received.map_err(Failure::into_error)
 }
 
 fn listener(handle: &Handle) -> Result<&Listener> {

@@ -1398,6 +1398,16 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
         !node.withdrawn.get()
     }
 
+    /// The receiver has the bytes, and will receive the message or put it back: its sender is done, and
+    /// cannot withdraw it any more.
+    pub fn dismiss(&mut self, message: &M) -> Commit<(), Wake<M>> {
+        let node = message.entry().node();
+        if node.withdrawn.get() {
+            return Commit::Withdrawn(());
+        }
+        Commit::Done(self.finish_sender(node))
+    }
+
     /// The receiver has the bytes, and the message is to be freed either way.
     pub fn commit(&mut self, message: &M) -> Commit<(), Wake<M>> {
         let node = message.entry().node();

@@ -290,7 +290,7 @@ fn recv_to(
         handle,
         answers: true,
         lease,
-        posts: false,
+        post: None,
         from,
     };
     let received = mailbox.receive_after(answered, &receive, |message| {

@@ -238,6 +238,32 @@ fn rendezvous_that_was_received_comes_back_without_its_sender() {
 }
 
 #[test]
+fn rendezvous_whose_sender_was_dismissed_can_go_back() {
+    let mut b = Case::rendezvous();
+    let receiver = b.wait(0);
+    assert!(matches!(b.send_with(0, 1, true), Sending::Waits(Some(_))));
+    let message = receiver.message();
+    let dismissed = b.mailbox.dismiss(&message);
+    assert!(matches!(dismissed, Commit::Done(Some(_))), "{dismissed:?}");
+    assert_eq!(b.mailbox.waiting_senders(), 0);
+    let returned = b.mailbox.put_back(message);
+    assert!(matches!(returned, Returned::Queued), "{returned:?}");
+    let message = b.take(0);
+    b.commit(message);
+    assert_eq!(b.mailbox.queued(), (0, 0));
+}
+
+#[test]
+fn sender_that_has_withdrawn_is_not_dismissed() {
+    let mut b = Case::rendezvous();
+    let receiver = b.wait(0);
+    assert!(matches!(b.send_with(0, 1, true), Sending::Waits(Some(_))));
+    assert!(b.withdraw(0).is_none());
+    let dismissed = b.mailbox.dismiss(&receiver.message());
+    assert!(matches!(dismissed, Commit::Withdrawn(())), "{dismissed:?}");
+}
+
+#[test]
 fn receiver_of_a_withdrawn_message_keeps_its_turn() {
     let mut b = Case::rendezvous();
     let first = b.wait(0);
