@@ -4,7 +4,9 @@ use std::os::fd::AsRawFd;
 
 use io_uring::{IoUring, squeue};
 use postbox::sys;
-use postbox_tests::uring::{CMD_FIXED, DEFER_TASKRUN, Kept, Ring, SINGLE_ISSUER, Sqe};
+use postbox_tests::uring::{
+    BUFFER_SELECT, Buffers, CMD_FIXED, DEFER_TASKRUN, FIXED_FILE, Kept, Ring, SINGLE_ISSUER, Sqe,
+};
 use postbox_tests::*;
 
 /// The most that one operation moves.
@@ -241,4 +243,70 @@ fn results_batch_whose_argument_became_unwritable_goes_on() {
         assert_eq!(texts, ["first", "one", "two"]);
         assert_eq!(ring.wait().res, 2, "both were sent");
     });
+}
+
+/// A process that closes its last descriptor of a rendezvous, and gets it again, while its ring receives from it by a
+/// registered file: each message comes once.
+#[test]
+fn results_multishot_at_a_rendezvous_gives_each_message_once() {
+    const MESSAGES: u64 = 20_000;
+    const GROUP: u16 = 1;
+    let ended = Attacker::User
+        .run(|| {
+            let (tx, rx) = Handle::anonymous(0).split();
+            let sends = spawn(|| {
+                // The parent gets the handle from here.
+                for number in 1..=MESSAGES {
+                    let sent = tx.send(number.to_ne_bytes(), FOREVER);
+                    sent.expect("it is received");
+                }
+            });
+            let mut ring = Ring::new(8, 0).expect("io_uring is there");
+            let mut buffers = Buffers::new(&ring, GROUP, 64, 256).expect("a group");
+            let number = rx.as_raw_fd();
+            ring.register_files(&[number]).expect("it is open");
+            rx.close_copy();
+            std::mem::forget(rx);
+            drop(tx);
+            let pidfd = rustix::process::pidfd_open(
+                rustix::process::Pid::from_raw(sends.pid() as i32).expect("a child"),
+                rustix::process::PidfdFlags::empty(),
+            );
+            let pidfd = pidfd.expect("it lives");
+            let stop = std::sync::atomic::AtomicBool::new(false);
+            scope(|scope| {
+                scope.spawn(|| {
+                    while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                        let flags = rustix::process::PidfdGetfdFlags::empty();
+                        // Closed again at once. The child may be gone at the end.
+                        drop(rustix::process::pidfd_getfd(&pidfd, number, flags));
+                    }
+                });
+                let receive = Sqe {
+                    flags: FIXED_FILE | BUFFER_SELECT,
+                    ..Sqe::multishot(0, sys::POSTBOX_RECV, GROUP, 0, FOREVER)
+                };
+                let (mut last, mut armed) = (0, false);
+                while last < MESSAGES {
+                    if !armed {
+                        ring.push(&receive.tag(1));
+                    }
+                    let cqe = ring.wait();
+                    armed = cqe.more();
+                    let Some(number) = cqe.buffer() else {
+                        continue;
+                    };
+                    let size = size_of::<sys::postbox_record>();
+                    let bytes = buffers.bytes(number, size + 8);
+                    let text = bytes[size..].try_into().expect("eight bytes");
+                    buffers.give(number);
+                    assert_eq!(u64::from_ne_bytes(text), last + 1);
+                    last += 1;
+                }
+                stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            });
+            sends.ok();
+        })
+        .wait_at_most(WATCHDOG * 20);
+    assert_eq!(ended, Exit::Code(0));
 }
