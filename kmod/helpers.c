@@ -831,35 +831,43 @@ u64 postbox_process(void)
 	return task_tgid(current)->ino;
 }
 
-static int is_file(const void *wanted, struct file *file, unsigned int fd)
+/* So many descriptors are looked at to find one of a file. */
+#define LOOKED_AT 16384
+
+struct looking {
+	const struct file *wanted;
+	unsigned int left;
+};
+
+static int is_file(const void *data, struct file *file, unsigned int fd)
 {
-	return file == wanted;
+	struct looking *looking = (void *)data;
+
+	return file == looking->wanted || !looking->left--;
 }
 
 /*
- * Whether the process, of which a thread has just closed a descriptor of @file
- * or is exiting, has no other one. Threads need not share their descriptors.
+ * Whether the process has a descriptor of @file, or perhaps has one: of more
+ * than a number of descriptors, and of tables, its exit will tell. Threads
+ * need not share their descriptors.
  */
-bool postbox_closed(struct file *file)
+bool postbox_has_descriptor(struct file *file)
 {
+	struct looking looking = { .wanted = file, .left = LOOKED_AT };
 	const struct files_struct *last = current->files;
 	unsigned int tables = 0;
 	struct task_struct *task;
 	bool found;
 
-	/* The one that is being closed has the only reference. */
-	if (file_count(file) == 1)
+	if (iterate_fd(current->files, 0, is_file, &looking))
 		return true;
-	if (iterate_fd(current->files, 0, is_file, file))
-		return false;
 	found = false;
 	rcu_read_lock();
 	for_each_thread(current, task) {
 		task_lock(task);
 		if (task->files != current->files && task->files != last) {
-			/* Of more tables the exit of the process will tell. */
 			found = ++tables > 8 ||
-				iterate_fd(task->files, 0, is_file, file);
+				iterate_fd(task->files, 0, is_file, &looking);
 			last = task->files;
 		}
 		task_unlock(task);
@@ -867,10 +875,46 @@ bool postbox_closed(struct file *file)
 			break;
 	}
 	rcu_read_unlock();
-	return !found;
+	return found;
 }
 
+/*
+ * Whether the process, of which a thread has just closed a descriptor of @file
+ * or is exiting, has no other one.
+ */
+bool postbox_closed(struct file *file)
+{
+	/* The one that is being closed has the only reference. */
+	if (file_count(file) == 1)
+		return true;
+	/* Nothing keeps it from closing the others: its exit tells. */
+	if (current->files && postbox_dying())
+		return false;
+	return !postbox_has_descriptor(file);
+}
+
+/*
+ * A process that is watched. However many watch it, its exit, which wakes under
+ * the lock of the task list, finds one entry here, and one work item tells them.
+ */
+struct postbox_watched {
+	struct rb_node node;
+	struct wait_queue_entry entry;
+	struct work_struct work;
+	struct pid *process;
+	struct list_head watches;
+	/* It is being told. */
+	const struct postbox_exit *told;
+	unsigned int users;
+	/* The last user has gone while it was being told. */
+	bool over;
+};
+
 static struct workqueue_struct *exits;
+/* Guards the tree, and of what is in it all that is not set once. */
+static DEFINE_SPINLOCK(watched_lock);
+static struct rb_root watched_tree = RB_ROOT;
+static DECLARE_WAIT_QUEUE_HEAD(told);
 
 int postbox_exits_init(void)
 {
@@ -883,48 +927,170 @@ void postbox_exits_fini(void)
 	destroy_workqueue(exits);
 }
 
-bool postbox_exit_happened(const struct postbox_exit *watch)
+static int watched_cmp(const struct pid *process, const struct postbox_watched *of)
 {
-	return postbox_exited(watch->process);
+	return process < of->process ? -1 : process > of->process;
+}
+
+static int watched_find(const void *process, const struct rb_node *node)
+{
+	return watched_cmp(process, rb_entry(node, struct postbox_watched, node));
+}
+
+static int watched_order(struct rb_node *new, const struct rb_node *node)
+{
+	return watched_find(rb_entry(new, struct postbox_watched, node)->process, node);
+}
+
+static void watched_free(struct postbox_watched *watched)
+{
+	put_pid(watched->process);
+	kfree(watched);
 }
 
 static void exit_work(struct work_struct *work)
 {
-	struct postbox_exit *watch = container_of(work, struct postbox_exit, work);
+	struct postbox_watched *watched = container_of(work, struct postbox_watched, work);
+	struct postbox_exit *watch;
 
 	/* A leader that is traced wakes its pidfds while its threads live. */
-	if (postbox_exit_happened(watch))
-		postbox_process_exited(watch);
+	if (!postbox_exited(watched->process))
+		return;
+	for (;;) {
+		spin_lock(&watched_lock);
+		watch = list_first_entry_or_null(&watched->watches, struct postbox_exit, node);
+		if (watch)
+			list_del_init(&watch->node);
+		watched->told = watch;
+		spin_unlock(&watched_lock);
+		if (!watch)
+			return;
+		watch->tell(watch);
+		if (watched->over) {
+			/* It can have been queued again before. */
+			cancel_work(work);
+			watched_free(watched);
+			return;
+		}
+		spin_lock(&watched_lock);
+		watched->told = NULL;
+		spin_unlock(&watched_lock);
+		wake_up_all(&told);
+		cond_resched();
+	}
 }
 
 static int exit_wake(struct wait_queue_entry *entry, unsigned int mode,
 		     int flags, void *key)
 {
-	struct postbox_exit *watch = container_of(entry, struct postbox_exit, entry);
+	struct postbox_watched *watched = container_of(entry, struct postbox_watched, entry);
 
 	/* Under locks of the exiting task: nothing more can be done here. */
-	queue_work(exits, &watch->work);
+	queue_work(exits, &watched->work);
 	return 0;
 }
 
-/* Has postbox_process_exited() called when the current process has exited. */
-void postbox_exit_watch(struct postbox_exit *watch)
+static struct postbox_watched *watched_get(struct pid *process)
 {
-	INIT_WORK(&watch->work, exit_work);
-	init_waitqueue_func_entry(&watch->entry, exit_wake);
-	watch->process = get_pid(task_tgid(current));
-	add_wait_queue(&watch->process->wait_pidfd, &watch->entry);
+	struct postbox_watched *new, *watched;
+	struct rb_node *node;
+
+	spin_lock(&watched_lock);
+	node = rb_find(process, &watched_tree, watched_find);
+	if (node) {
+		watched = rb_entry(node, struct postbox_watched, node);
+		watched->users++;
+	}
+	spin_unlock(&watched_lock);
+	if (node)
+		return watched;
+	new = kzalloc_obj(*new, GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
+	if (!new)
+		return NULL;
+	INIT_WORK(&new->work, exit_work);
+	init_waitqueue_func_entry(&new->entry, exit_wake);
+	INIT_LIST_HEAD(&new->watches);
+	new->process = get_pid(process);
+	new->users = 1;
+	spin_lock(&watched_lock);
+	node = rb_find_add(&new->node, &watched_tree, watched_order);
+	if (node) {
+		watched = rb_entry(node, struct postbox_watched, node);
+		watched->users++;
+	}
+	spin_unlock(&watched_lock);
+	if (node) {
+		watched_free(new);
+		return watched;
+	}
+	add_wait_queue(&process->wait_pidfd, &new->entry);
+	return new;
 }
 
+static void watched_put(struct postbox_watched *watched)
+{
+	bool last;
+
+	spin_lock(&watched_lock);
+	last = !--watched->users;
+	if (last)
+		rb_erase(&watched->node, &watched_tree);
+	spin_unlock(&watched_lock);
+	if (!last)
+		return;
+	remove_wait_queue(&watched->process->wait_pidfd, &watched->entry);
+	/* Nobody queues the work any more. */
+	if (current_work() == &watched->work) {
+		watched->over = true;
+		return;
+	}
+	cancel_work_sync(&watched->work);
+	watched_free(watched);
+}
+
+/*
+ * Has @tell called, once and from the module's workqueue, when @process has
+ * exited, unless postbox_exit_stop() comes first.
+ */
+static int exit_watch(struct postbox_exit *watch, struct pid *process,
+		      void (*tell)(struct postbox_exit *watch))
+{
+	struct postbox_watched *watched = watched_get(process);
+
+	if (!watched)
+		return -ENOMEM;
+	watch->watched = watched;
+	watch->tell = tell;
+	spin_lock(&watched_lock);
+	list_add_tail(&watch->node, &watched->watches);
+	spin_unlock(&watched_lock);
+	/* Its exit may have woken before there was anybody. */
+	if (postbox_exited(process))
+		queue_work(exits, &watched->work);
+	return 0;
+}
+
+int postbox_exit_watch(struct postbox_exit *watch)
+{
+	return exit_watch(watch, task_tgid(current), postbox_process_exited);
+}
+
+bool postbox_exit_happened(const struct postbox_exit *watch)
+{
+	return postbox_exited(watch->watched->process);
+}
+
+/* It is not being told when this returns, unless it is told of just here. */
 void postbox_exit_stop(struct postbox_exit *watch)
 {
-	remove_wait_queue(&watch->process->wait_pidfd, &watch->entry);
-	/* Nobody queues the work any more. */
-	if (current_work() == &watch->work)
-		cancel_work(&watch->work);
-	else
-		cancel_work_sync(&watch->work);
-	put_pid(watch->process);
+	struct postbox_watched *watched = watch->watched;
+
+	spin_lock(&watched_lock);
+	list_del_init(&watch->node);
+	spin_unlock(&watched_lock);
+	if (current_work() != &watched->work)
+		wait_event(told, READ_ONCE(watched->told) != watch);
+	watched_put(watched);
 }
 
 /* Takes a reference to a file that is not freed, unless it is being released. */
@@ -1460,32 +1626,21 @@ void postbox_timer_start(struct hrtimer *timer, s64 until)
 	hrtimer_start(timer, ns_to_ktime(until), HRTIMER_MODE_ABS);
 }
 
-/*
- * Commands must not be kicked under the lock of another wait queue, so the
- * timer does it: its time is up at once.
- */
-static int exited(struct wait_queue_entry *entry, unsigned int mode, int flags,
-		  void *key)
+static void command_told(struct postbox_exit *exit)
 {
-	struct postbox_watch *watch = container_of(entry, struct postbox_watch, entry);
+	struct postbox_watch *watch = container_of(exit, struct postbox_watch, exit);
 
-	/* Others wake these waiters, too: a traced leader that exits before its threads. */
-	if (!postbox_exited(watch->process))
-		return 0;
 	WRITE_ONCE(watch->exited, true);
-	hrtimer_start(watch->timer, 0, HRTIMER_MODE_ABS);
-	return 0;
+	postbox_uring_time_up(watch->timer);
 }
 
-/* Until postbox_watch_stop(), the timer runs out when @process exits. */
-void postbox_watch_start(struct postbox_watch *watch, struct pid *process,
-			 struct hrtimer *timer)
+/* Until postbox_watch_stop(), the time of @timer is up when @process exits. */
+int postbox_watch_start(struct postbox_watch *watch, struct pid *process,
+			struct hrtimer *timer)
 {
 	watch->timer = timer;
 	watch->exited = false;
-	watch->process = get_pid(process);
-	init_waitqueue_func_entry(&watch->entry, exited);
-	add_wait_queue(&process->wait_pidfd, &watch->entry);
+	return exit_watch(&watch->exit, process, command_told);
 }
 
 bool postbox_watch_exited(const struct postbox_watch *watch)
@@ -1495,8 +1650,7 @@ bool postbox_watch_exited(const struct postbox_watch *watch)
 
 void postbox_watch_stop(struct postbox_watch *watch)
 {
-	remove_wait_queue(&watch->process->wait_pidfd, &watch->entry);
-	put_pid(watch->process);
+	postbox_exit_stop(&watch->exit);
 }
 
 void postbox_timer_stop(struct hrtimer *timer)

@@ -135,6 +135,7 @@ void postbox_debugfs_remove(struct dentry *dir);
 void postbox_show_objects(struct seq_file *seq, const void *shared);
 bool postbox_show_ends(struct seq_file *seq);
 u64 postbox_process(void);
+bool postbox_has_descriptor(struct file *file);
 bool postbox_closed(struct file *file);
 bool postbox_file_try_get(struct file *file);
 s64 postbox_now(void);
@@ -251,35 +252,34 @@ void postbox_timer_init(struct hrtimer *timer, bool realtime);
 void postbox_timer_start(struct hrtimer *timer, s64 until);
 void postbox_timer_stop(struct hrtimer *timer);
 
+/* Who is told of the exit of a process. */
+struct postbox_exit {
+	struct list_head node;
+	struct postbox_watched *watched;
+	void (*tell)(struct postbox_exit *watch);
+};
+
+int postbox_exits_init(void);
+void postbox_exits_fini(void);
+int postbox_exit_watch(struct postbox_exit *watch);
+bool postbox_exit_happened(const struct postbox_exit *watch);
+void postbox_exit_stop(struct postbox_exit *watch);
+
 /* Who tells a command that a process exits. */
 struct postbox_watch {
-	struct wait_queue_entry entry;
+	struct postbox_exit exit;
 	struct hrtimer *timer;
-	struct pid *process;
 	bool exited;
 };
 
-void postbox_watch_start(struct postbox_watch *watch, struct pid *process,
-			 struct hrtimer *timer);
+int postbox_watch_start(struct postbox_watch *watch, struct pid *process,
+			struct hrtimer *timer);
 bool postbox_watch_exited(const struct postbox_watch *watch);
 void postbox_watch_stop(struct postbox_watch *watch);
 
 void postbox_delay_init(struct delayed_work *delay);
 void postbox_delay_start(struct delayed_work *delay, u32 ms);
 void postbox_delay_stop(struct delayed_work *delay);
-/* Tells of the exit of a process. */
-struct postbox_exit {
-	struct wait_queue_entry entry;
-	struct work_struct work;
-	struct pid *process;
-};
-
-int postbox_exits_init(void);
-void postbox_exits_fini(void);
-void postbox_exit_watch(struct postbox_exit *watch);
-bool postbox_exit_happened(const struct postbox_exit *watch);
-void postbox_exit_stop(struct postbox_exit *watch);
-
 /* In Rust. */
 void postbox_process_exited(struct postbox_exit *watch);
 void postbox_uring_run(struct io_uring_cmd *cmd, unsigned int issue_flags,

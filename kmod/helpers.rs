@@ -87,18 +87,17 @@ pub(crate) struct RawRelay {
 /// Who tells a command that a process exits.
 #[repr(C)]
 pub(crate) struct RawWatch {
-    entry: bindings::wait_queue_entry,
+    exit: RawExit,
     timer: *mut bindings::hrtimer,
-    process: *mut bindings::pid,
     exited: bool,
 }
 
-/// Tells of the exit of a process.
+/// Who is told of the exit of a process.
 #[repr(C)]
 pub(crate) struct RawExit {
-    entry: bindings::wait_queue_entry,
-    work: bindings::work_struct,
-    process: *mut bindings::pid,
+    node: bindings::list_head,
+    watched: *mut c_void,
+    tell: *const c_void,
 }
 
 /// An io_uring command as it was submitted.
@@ -165,10 +164,11 @@ pub(crate) mod c {
         pub(crate) fn postbox_file_get(fd: u32, refused: *mut bool) -> *mut bindings::file;
         pub(crate) fn postbox_may_receive(file: *mut bindings::file) -> i32;
         pub(crate) fn postbox_closed(file: *mut bindings::file) -> bool;
+        pub(crate) fn postbox_has_descriptor(file: *mut bindings::file) -> bool;
         pub(crate) fn postbox_file_try_get(file: *mut bindings::file) -> bool;
         pub(crate) fn postbox_exits_init() -> i32;
         pub(crate) fn postbox_exits_fini();
-        pub(crate) fn postbox_exit_watch(watch: *mut RawExit);
+        pub(crate) fn postbox_exit_watch(watch: *mut RawExit) -> i32;
         pub(crate) fn postbox_exit_happened(watch: *const RawExit) -> bool;
         pub(crate) fn postbox_exit_stop(watch: *mut RawExit);
         pub(crate) fn postbox_poll_init(head: *mut bindings::wait_queue_head);
@@ -314,7 +314,7 @@ pub(crate) mod c {
             watch: *mut RawWatch,
             process: *mut bindings::pid,
             timer: *mut bindings::hrtimer,
-        );
+        ) -> i32;
         pub(crate) fn postbox_watch_exited(watch: *const RawWatch) -> bool;
         pub(crate) fn postbox_watch_stop(watch: *mut RawWatch);
 

@@ -1170,7 +1170,7 @@ impl Mailbox {
             drop(inner);
             waiter = how.wait.waiter(waiter, Parked::Receive)?;
             if let Some(process) = how.from.and_then(|from| from.process.as_ref()) {
-                issue.watch(process);
+                issue.watch(process)?;
             }
             inner = self.inner.lock();
         }

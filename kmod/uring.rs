@@ -316,8 +316,8 @@ impl Command {
 
     /// It will wait no more: nobody cancels it, and its timer stops. Before it is done.
     fn retire(&self, handle: &Handle) {
-        // SAFETY: The timer was initialised in `new`; the watch was started if it is said so, and
-        // starts the timer no more when it is stopped.
+        // SAFETY: The timer was initialised in `new`; the watch was started if it is said so. This sleeps,
+        // and no lock is held where a command ends.
         unsafe {
             if self.watches.get() {
                 c::postbox_watch_stop(self.watch.get());
@@ -747,14 +747,14 @@ impl<'a> Issue<'a> {
     }
 
     /// Has it end with `EPIPE` when a process exits. After [`Self::prepare`].
-    pub(crate) fn watch(&self, process: &Process) {
+    pub(crate) fn watch(&self, process: &Process) -> Result {
         if let Some(command) = self.command().filter(|command| !command.watches.get()) {
-            command.watches.set(true);
+            let (watch, timer) = (command.watch.get(), command.timer.get());
             // SAFETY: Both are pinned, and `retire` stops them; the timer is initialised.
-            unsafe {
-                c::postbox_watch_start(command.watch.get(), process.as_ptr(), command.timer.get());
-            }
+            to_result(unsafe { c::postbox_watch_start(watch, process.as_ptr(), timer) })?;
+            command.watches.set(true);
         }
+        Ok(())
     }
 
     /// The waiter is on a list, whose lock is held: the command can be kicked.

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 //! Watches: what a process took comes back when it exits, and its endpoint closes.
 //!
-//! A watch sits on the wait queue that the process's pidfds are polled by. The wake-up comes from the
-//! exiting task, under that queue's lock and the task list's, and only queues a work item, which does
-//! the rest. Wake-ups for other reasons are passed over: the work item looks whether the process has
-//! exited. The last one comes when the process is reaped, so that none is missed.
+//! The wake-up comes from the exiting task, under the lock of the process's pidfds and that of the task
+//! list. So there is one entry for each process on the wait queue that its pidfds are polled by, however
+//! many watches there are, and the wake-up only queues a work item, which tells one after the other. Wake-ups
+//! for other reasons are passed over: the work item looks whether the process has exited. The last one comes
+//! when the process is reaped, so that none is missed.
 //!
-//! Dropping a watch takes it off the queue, after which nobody queues the work item, and waits for
-//! that if it runs, unless it is the work item itself that drops the watch. So a watch outlives its
-//! work. The workqueue is the module's own and goes last, so that no work item is in the module's code
-//! when that goes.
+//! Dropping a watch waits for the work item if that is just telling it, unless it is the work item itself
+//! that drops it. So a watch outlives what it is told. The workqueue is the module's own and goes last, so
+//! that no work item is in the module's code when that goes.
 
 use crate::{
     chardev,
@@ -82,8 +82,8 @@ impl Watch {
                 target,
                 // SAFETY: The slot is pinned, and what is started is stopped in `drop`. `process`
                 // and `target` were set before, so that the work item finds them.
-                raw <- Opaque::ffi_init(|raw| unsafe { c::postbox_exit_watch(raw) }),
-            }),
+                raw <- Opaque::try_ffi_init(|raw| to_result(unsafe { c::postbox_exit_watch(raw) })),
+            }? Error),
             GFP_MAYFAIL,
         )
     }
