@@ -7,6 +7,10 @@
 //! timeout is up, and the request of a call, which stays where it is: queued, received, or answered. A wait that a signal
 //! handler or a fatal signal is to interrupt is not paused, but ends.
 //!
+//! A handler whose signal comes after that may leave by `siglongjmp`, and its thread make another call
+//! with its argument at the same place. So a call goes on with what is paused only if it says the same, byte
+//! for byte; otherwise that ends.
+//!
 //! A paused wait keeps neither its thread nor its process. The process has an entry in the handle's [shares](crate::share)
 //! before something of it is paused, and with that everything ends when it exits, however it held the handle, or closes its
 //! last descriptor of it: also an answer that came meanwhile, with the files in it, which may be this very handle. What is paused
@@ -15,15 +19,16 @@
 
 use crate::{
     handle::Handle,
-    helpers::{self, Thread},
+    helpers::{self, limits, Thread, UserBytes},
     mailbox::UNSETTLED_MAX,
     message::Message,
     pool::Kept,
     queue::{self, Linked, Links},
     share::Shares,
+    uapi,
     wait::Waiter,
 };
-use core::{cell::Cell, pin::Pin, ptr::NonNull};
+use core::{cell::Cell, mem::offset_of, pin::Pin, ptr::NonNull};
 use kernel::{
     prelude::*,
     sync::{
@@ -58,6 +63,8 @@ pub(crate) struct Pause {
     process: u64,
     request: u32,
     arg: usize,
+    /// What it says: [`Caller::digest`].
+    digest: u64,
     until: Option<i64>,
     /// Of a call: takes its answer.
     waiter: Waiter,
@@ -77,6 +84,9 @@ impl Linked for Pause {
 
 /// How many are looked at whenever one is added: more than one, so that those who are over get fewer.
 const SOME: usize = 4;
+
+/// What one thread has paused at a handle: signal handlers can be nested.
+const NESTED: usize = 4;
 
 struct Owned(KBox<Pause>);
 
@@ -146,6 +156,15 @@ impl Pauses {
         }
     }
 
+    fn count(&self, wanted: impl Fn(&Pause) -> bool) -> usize {
+        let mut count = 0;
+        let _ = self.list.lock().find(|pause| {
+            count += usize::from(wanted(pause));
+            false
+        });
+        count
+    }
+
     fn take(&self, wanted: impl FnMut(&Pause) -> bool) -> Option<KBox<Pause>> {
         let mut list = self.list.lock();
         let pause = list.remove_first(wanted)?;
@@ -187,6 +206,22 @@ impl Pause {
     }
 }
 
+/// A number that depends on bytes.
+struct Digest(u64);
+
+impl Digest {
+    const fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    /// FNV-1a.
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        }
+    }
+}
+
 impl<'a> Caller<'a> {
     #[inline(always)]
     pub(crate) fn new(handle: &'a Handle, request: u32, arg: usize) -> Self {
@@ -210,8 +245,40 @@ impl<'a> Caller<'a> {
     #[cold]
     fn find(&self) {
         if let Some(pause) = self.handle.pauses.take(|pause| self.is_of(pause)) {
-            self.paused.set(Some(pause));
+            match self.digest() == Some(pause.digest) {
+                true => self.paused.set(Some(pause)),
+                false => pause.end(self.handle),
+            }
         }
+    }
+
+    /// What it says: a number that depends on its argument and, of a call, on the bytes of the request.
+    #[cold]
+    fn digest(&self) -> Option<u64> {
+        const REQUEST: usize = offset_of!(uapi::postbox_call, request);
+        const DATA: usize = REQUEST + offset_of!(uapi::postbox_send, data);
+        const LEN: usize = REQUEST + offset_of!(uapi::postbox_send, len);
+        let mut digest = Digest::new();
+        let mut size = [0; 4];
+        UserBytes::at(self.arg).copy_to(&mut size).ok()?;
+        let mut bytes = [0; 256];
+        let args = bytes.get_mut(..u32::from_ne_bytes(size) as usize)?;
+        UserBytes::at(self.arg).copy_to(args).ok()?;
+        digest.add(args);
+        if self.request == uapi::POSTBOX_CALL {
+            let word = |at: usize| Some(u64::from_ne_bytes(*args.get(at..)?.first_chunk()?));
+            let data = usize::try_from(word(DATA)?).ok()?;
+            let mut left = word(LEN)?.min(limits::message()) as usize;
+            let mut at = UserBytes::at(data);
+            while left > 0 {
+                let some = left.min(bytes.len());
+                let part = bytes.get_mut(..some)?;
+                at.copy_to(part).ok()?;
+                digest.add(part);
+                (at, left) = (at.after(some), left - some);
+            }
+        }
+        Some(digest.0)
     }
 
     /// When a relative timeout is up that would begin now.
@@ -259,7 +326,12 @@ impl<'a> Caller<'a> {
         if self.handle.pauses.count.load(Relaxed) as usize >= UNSETTLED_MAX {
             return None;
         }
-        self.handle.state.shares.enter(process).ok()?;
+        let shares = &self.handle.state.shares;
+        shares.enter(process).ok()?;
+        // The call is repeated by a descriptor. One that is closed from here on finds the entry.
+        if !shares.has_descriptor() {
+            return None;
+        }
         let pause = Pause {
             links: Links::new(),
             of: Thread::current(),
@@ -267,6 +339,7 @@ impl<'a> Caller<'a> {
             process,
             request: self.request,
             arg: self.arg,
+            digest: self.digest()?,
             until: self.until.get(),
             waiter: Waiter::of_paused(),
             place: None,
@@ -282,10 +355,17 @@ impl<'a> Caller<'a> {
     /// Remembers a pause, of which there is one for each thread and call. It comes back where
     /// the process has closed its last descriptor meanwhile.
     pub(crate) fn keep(&self, pause: KBox<Pause>) -> Result<(), KBox<Pause>> {
-        if let Some(old) = self.handle.pauses.take(|pause| self.is_of(pause)) {
+        let pauses = &self.handle.pauses;
+        if let Some(old) = pauses.take(|pause| self.is_of(pause)) {
             old.end(self.handle);
         }
-        self.handle.pauses.add(&self.handle.state.shares, pause)
+        let is_mine = |pause: &Pause| pause.thread == helpers::thread();
+        if pauses.count(is_mine) >= NESTED {
+            if let Some(oldest) = pauses.take(is_mine) {
+                oldest.end(self.handle);
+            }
+        }
+        pauses.add(&self.handle.state.shares, pause)
     }
 
     /// The leases of a call go along with its pause. They are its own again if that is gone.
@@ -307,7 +387,12 @@ impl<'a> Caller<'a> {
     pub(crate) fn end(&self, result: Result) -> Result {
         match result {
             Err(error) if error == ERESTARTSYS => self.interrupted(),
+            Err(error) if error == erestartnointr() => result,
             result => {
+                if !self.handle.pauses.is_empty() {
+                    // It may have ended before it looked.
+                    self.find();
+                }
                 if let Some(pause) = self.paused.take() {
                     pause.end(self.handle);
                 }

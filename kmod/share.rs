@@ -20,7 +20,7 @@
 //! it, goes on may be entered again: what it takes then comes back when it exits.
 
 use crate::{
-    helpers::GFP_MAYFAIL,
+    helpers::{c, GFP_MAYFAIL},
     queue::Arrival,
     uapi,
     watch::{Target, Watch},
@@ -198,6 +198,14 @@ impl Shares {
     /// The handle is this file's.
     pub(crate) fn belongs_to(&self, file: NonNull<bindings::file>) {
         self.file.store(file.as_ptr() as usize, Relaxed);
+    }
+
+    /// Whether the current process has a descriptor of the handle, as far as that can be found out.
+    #[cold]
+    pub(crate) fn has_descriptor(&self) -> bool {
+        let file = self.file.load(Relaxed) as *mut bindings::file;
+        // SAFETY: The file keeps this; only its address is compared.
+        !file.is_null() && unsafe { c::postbox_has_descriptor(file) }
     }
 
     #[inline]

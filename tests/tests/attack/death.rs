@@ -219,7 +219,7 @@ fn registered(handle: &Handle) -> Way {
 }
 
 /// Stays until it is killed.
-fn stay() -> ! {
+pub(super) fn stay() -> ! {
     loop {
         // SAFETY: no pointers.
         unsafe { libc::pause() };

@@ -1,5 +1,6 @@
 //! Waiting: a waiter that does not run holds nobody else up, and every waiter learns of the end.
 
+use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 
 use libc::{POLLIN, POLLOUT};
@@ -747,4 +748,121 @@ fn paused_calls_in_the_queue_stand_where_they_stood() {
         })
         .ok();
     });
+}
+
+/// The argument of the call that the handler below makes again, and its descriptor.
+static AGAIN: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+static AGAIN_FD: std::sync::atomic::AtomicI32 = std::sync::atomic::AtomicI32::new(-1);
+
+/// Makes another call with its argument where the interrupted one has it, and ends the process.
+extern "C" fn call_instead(_: libc::c_int) {
+    let args = AGAIN.load(std::sync::atomic::Ordering::Relaxed) as *mut sys::postbox_call;
+    let fd = AGAIN_FD.load(std::sync::atomic::Ordering::Relaxed);
+    // SAFETY: the argument and its buffers stay; no reference leads to them. The process ends here.
+    unsafe {
+        (*args).request.data = c"bob".as_ptr() as u64;
+        let done = libc::ioctl(fd, sys::POSTBOX_CALL.into(), args);
+        libc::_exit(i32::from(done != 0));
+    }
+}
+
+/// A call that was paused is not taken for another one of its thread with the argument at the same place: that one would
+/// get the answer to what it did not ask.
+#[test]
+fn call_with_the_argument_of_a_paused_one_is_another() {
+    // A container does not see its children's states.
+    let ended = Attacker::User.run(|| {
+        let handle = Handle::anonymous(4);
+        let child = spawn(|| {
+            let room = Kept::new([0u8; 16]);
+            let args = Kept::new(sys::postbox_call {
+                size: size_of::<sys::postbox_call>() as u32,
+                request: sys::postbox_send {
+                    data: c"alice".as_ptr() as u64,
+                    len: 3,
+                    ..send_args()
+                },
+                reply: sys::postbox_recv {
+                    data: room.address(),
+                    len: 16,
+                    ..recv_args()
+                },
+                ..Default::default()
+            });
+            AGAIN.store(
+                args.address() as usize,
+                std::sync::atomic::Ordering::Relaxed,
+            );
+            AGAIN_FD.store(handle.as_raw_fd(), std::sync::atomic::Ordering::Relaxed);
+            // SAFETY: the handler does what a handler may; the request takes this struct.
+            unsafe {
+                libc::signal(
+                    libc::SIGUSR1,
+                    call_instead as *const () as libc::sighandler_t,
+                );
+                libc::ioctl(
+                    handle.as_raw_fd(),
+                    sys::POSTBOX_CALL.into(),
+                    args.address() as *mut sys::postbox_call,
+                );
+            }
+        });
+        wait_until("the request", || handle.info().messages == 1);
+        child.wait_asleep();
+        child.kill(libc::SIGSTOP);
+        wait_until("it to be stopped", || child.state() == 'T');
+        child.kill(libc::SIGUSR1);
+        child.kill(libc::SIGCONT);
+        wait_until("the other request", || handle.info().sent == 2);
+        wait_until("the first one to be withdrawn", || {
+            handle.info().messages == 1
+        });
+        let (mut room, mut args) = ([0; 16], sys::postbox_recv::default());
+        let len = raw::recv(&handle, &mut room, &mut args).expect("it is there");
+        assert_eq!(&room[..len], b"bob");
+        let reply = sys::postbox_reply {
+            token: args.token,
+            ..Default::default()
+        };
+        raw::reply(&handle, b"done", &[], &reply).expect("it waits");
+        child.ok();
+    });
+    assert_eq!(ended.wait(), Exit::Code(0));
+}
+
+/// A call whose process has no descriptor any more by which it could be repeated leaves nothing behind when it is
+/// interrupted, whoever else has the handle.
+#[test]
+fn call_without_a_descriptor_to_repeat_it_by_is_withdrawn() {
+    // A container does not see its children's states.
+    let ended = Attacker::User.run(|| {
+        let handle = Handle::anonymous(4);
+        let child = spawn(|| {
+            scope(|scope| {
+                scope.spawn(|| {
+                    let (mut room, mut args) = ([MaybeUninit::uninit(); 16], Default::default());
+                    let called =
+                        raw::call(&handle, b"?", &[], &mut room, &mut Vec::new(), &mut args);
+                    assert_eq!(called.map(|_| ()), Err(Errno::INTR));
+                });
+                wait_until("the request", || handle.info().messages == 1);
+                handle.close_copy();
+            });
+            crate::death::stay();
+        });
+        wait_until("the request", || handle.info().messages == 1);
+        wait_until("the descriptor to be closed", || {
+            !std::path::Path::new(&format!("/proc/{}/fd/{}", child.pid(), handle.as_raw_fd()))
+                .exists()
+        });
+        wait_until("it to be withdrawn", || {
+            child.kill(libc::SIGSTOP);
+            wait_until("it to be stopped", || child.state() == 'T');
+            child.kill(libc::SIGCONT);
+            handle.info().messages == 0
+        });
+        assert!(child.running());
+        child.destroy();
+    });
+    assert_eq!(ended.wait(), Exit::Code(0));
 }
