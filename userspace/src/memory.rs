@@ -10,7 +10,7 @@ use rustix::fs::MemfdFlags;
 use rustix::io::{Errno, Result};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 /// Pages of shared memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -189,11 +189,14 @@ impl OwnPage {
     }
 }
 
+/// Bytes of the largest word that can be loaded from memory that is mapped to be read only.
+const WORD: usize = size_of::<usize>();
+
 /// Of so many bytes at an address: those before the first whole word, the words, and those after.
 fn parts(at: *const u8, len: usize) -> (usize, usize, usize) {
-    let head = at.align_offset(8).min(len);
-    let words = (len - head) / 8;
-    (head, words, len - head - 8 * words)
+    let head = at.align_offset(WORD).min(len);
+    let words = (len - head) / WORD;
+    (head, words, len - head - WORD * words)
 }
 
 /// Copies from memory that others may write meanwhile, which may be mapped to be read only.
@@ -211,9 +214,9 @@ pub(crate) unsafe fn copy_out(mut from: *const u8, mut to: *mut u8, len: usize) 
             (from, to) = (from.add(1), to.add(1));
         }
         for _ in 0..words {
-            let word = (*from.cast::<AtomicU64>()).load(Relaxed);
-            to.cast::<u64>().write_unaligned(word);
-            (from, to) = (from.add(8), to.add(8));
+            let word = (*from.cast::<AtomicUsize>()).load(Relaxed);
+            to.cast::<usize>().write_unaligned(word);
+            (from, to) = (from.add(WORD), to.add(WORD));
         }
         for _ in 0..tail {
             to.write((*from.cast::<AtomicU8>()).load(Relaxed));
@@ -235,9 +238,9 @@ pub(crate) unsafe fn copy_in(mut from: *const u8, mut to: *mut u8, len: usize) {
             (from, to) = (from.add(1), to.add(1));
         }
         for _ in 0..words {
-            let word = from.cast::<u64>().read_unaligned();
-            (*to.cast::<AtomicU64>()).store(word, Relaxed);
-            (from, to) = (from.add(8), to.add(8));
+            let word = from.cast::<usize>().read_unaligned();
+            (*to.cast::<AtomicUsize>()).store(word, Relaxed);
+            (from, to) = (from.add(WORD), to.add(WORD));
         }
         for _ in 0..tail {
             (*to.cast::<AtomicU8>()).store(from.read(), Relaxed);

@@ -463,7 +463,8 @@ impl Pool {
     /// As long as a buffer of this pool is used as a slice, no process writes to its block but the
     /// one that has it as a [`Loan`]: all that have the pool open to write, now and later, keep the
     /// protocol that this crate keeps. This process does not use its buffers in a child that it
-    /// forked.
+    /// forked, and neither gives their blocks back nor settles the messages that they came with by
+    /// [`raw`](crate::raw).
     pub unsafe fn trusting(self) -> Pool<Trusting> {
         Pool {
             core: self.core,

@@ -111,14 +111,14 @@ fn check(flags: u32, known: u32, reserved: u32) -> Result<()> {
 }
 
 /// No descriptor: what a field is set to that the kernel writes one to.
-const NO_FD: i32 = -1;
+pub(crate) const NO_FD: i32 = -1;
 
 /// Takes a descriptor from a field that was [`NO_FD`] before the request.
 ///
 /// # Safety
 /// If the field is not negative, the kernel has made the descriptor for this request, and it is
 /// taken once.
-unsafe fn own(fd: i32) -> Result<OwnedFd> {
+pub(crate) unsafe fn own(fd: i32) -> Result<OwnedFd> {
     if fd < 0 {
         return Err(Errno::NOTTY);
     }

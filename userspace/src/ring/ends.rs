@@ -570,7 +570,8 @@ impl<T: Trust, D: Doorbell> Producer<T, D> {
     ///
     /// # Safety
     /// As long as there is a [`Slot`], nobody else writes to its record: other producers keep to the
-    /// protocol, and so does whoever has any other writable mapping of this ring.
+    /// protocol, and so does whoever has any other writable mapping of this ring. This process does
+    /// not detach its side by [`raw`](crate::raw), after which there may be another producer.
     pub unsafe fn trusting(self) -> Producer<Trusting, D> {
         Producer::new(self.tx, self.subject)
     }
@@ -901,7 +902,8 @@ impl<T: Trust, D: Doorbell> Consumer<T, D> {
     ///
     /// # Safety
     /// As long as there is a [`Record`], nobody writes to it: producers keep to the protocol, and so
-    /// does whoever has any other writable mapping of this ring.
+    /// does whoever has any other writable mapping of this ring. This process does not detach its
+    /// side by [`raw`](crate::raw), after which there may be another consumer.
     pub unsafe fn trusting(self) -> Consumer<Trusting, D> {
         Consumer::new(self.rx, self.subject)
     }

@@ -3,7 +3,7 @@
 
 use super::core::Shared;
 use super::error::SetupError;
-use crate::sys;
+use crate::{raw, sys};
 use io_uring::types::BufRingEntry;
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
@@ -406,7 +406,11 @@ impl Filled {
 
     /// What is in front of the message.
     pub(super) fn record(&self) -> sys::postbox_record {
-        let mut record = sys::postbox_record::default();
+        // What is not there is no descriptor.
+        let mut record = sys::postbox_record {
+            fd: raw::NO_FD,
+            ..Default::default()
+        };
         let len = self.len.min(RECORD);
         // SAFETY: Both have so many bytes, and any are a valid record.
         unsafe {

@@ -87,10 +87,12 @@ impl Reception {
         payload.shrink_to_fit();
         let count = args.fd_count.min(args.fd_max) as usize;
         let fds = self.fds.as_ref().map(|fds| &fds.get(idle)[..count]);
-        let files = fds.unwrap_or_default().iter().map(|entry| ReceivedFd {
-            // SAFETY: The kernel made this descriptor for us, and nobody else knows it.
-            fd: unsafe { OwnedFd::from_raw_fd(entry.fd) },
-            rights: entry.rights,
+        let files = fds.unwrap_or_default().iter().filter_map(|entry| {
+            // SAFETY: The array began as no descriptors. The kernel has written those that it made for this message,
+            // which is received once: the array is used for one message.
+            let fd = unsafe { raw::own(entry.fd) }.ok()?;
+            let rights = entry.rights;
+            Some(ReceivedFd { fd, rights })
         });
         Message::new(payload, files.collect(), args)
     }
@@ -99,7 +101,10 @@ impl Reception {
         if errno == Errno::MSGSIZE && args.msg_flags & sys::POSTBOX_MSG_LEASES == 0 {
             let more = args.fd_count > args.fd_max && self.fds.is_none();
             if more {
-                let none = sys::postbox_fd { fd: -1, rights: 0 };
+                let none = sys::postbox_fd {
+                    fd: raw::NO_FD,
+                    rights: 0,
+                };
                 self.fds = Some(Args::new([none; FILES]));
             }
             if args.msg_len > args.len {

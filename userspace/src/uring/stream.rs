@@ -157,7 +157,7 @@ impl Operation for Multishot {
 /// The descriptor that a record of an accept has, which is its reader's to own.
 fn descriptor(record: &sys::postbox_record) -> Option<OwnedFd> {
     // SAFETY: The kernel made this descriptor for us, and each record is read for it once.
-    (record.fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(record.fd) })
+    unsafe { raw::own(record.fd) }.ok()
 }
 
 /// What a record says, as a receive would.
