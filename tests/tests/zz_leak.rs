@@ -252,7 +252,7 @@ fn g12_memory_comes_back() {
             Handle::unbound().usage() == (0, 0, 0)
         });
         let before = used();
-        const ROUNDS: i64 = 400;
+        const ROUNDS: i64 = 1000;
         (0..ROUNDS).for_each(|_| round());
         // A round has about 110 kB in it; to lose a hundredth of that each time would be seen.
         let mut grown = used() - before;
