@@ -304,7 +304,7 @@ fn lock_timeout_ends_though_a_peer_changes_the_word_all_the_time() {
             segment.attach().expect("memory"),
         );
         let done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
+        scope(|scope| {
             scope.spawn(|| {
                 let word = theirs.atomic_u64(0).expect("it is aligned");
                 // No number comes twice: where the kernel finds that such a process is not there, the word
