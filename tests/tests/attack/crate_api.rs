@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use postbox::raw::{self, Leases, SendEntry, SendFd};
 use postbox::typed::{Decode, Postcard, PostcardError};
-use postbox::{ErrorKind, Segment, sys};
+use postbox::{ErrorKind, Ring, Segment, sys};
 use postbox_tests::*;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -358,5 +358,95 @@ fn postcard_message_does_not_fill_the_memory_of_its_receiver() {
         let small: Vec<Option<Large>> = Postcard::decode(&[&[0x80, 0x10][..], &[0; 2048]].concat())
             .expect("so much is no harm");
         assert_eq!(small.len(), 2048);
+    });
+}
+
+/// The producers of a ring write whatever they like to its tail and data, also while records are looked at, one by one
+/// and in batches.
+#[test]
+fn ring_batches_of_a_hostile_producer_are_within_the_ring() {
+    const CAPACITY: usize = 4096;
+    const HEAD: usize = sys::POSTBOX_RING_HEAD_PAGE as usize * PAGE;
+    const TAIL: usize = sys::POSTBOX_RING_TAIL_PAGE as usize * PAGE;
+    const DATA: usize = sys::POSTBOX_RING_DATA_PAGE as usize * PAGE;
+    as_each_attacker(|_| {
+        let mut rng = Rng::from_env("hostile producer");
+        let mut seen = 0;
+        for round in 0..scaled(20) {
+            let many = round % 2 == 0;
+            let mut options = Ring::options();
+            options.capacity(CAPACITY as u64).many(many);
+            let (sender, receiver) = options.pair().expect("a ring");
+            let mut seed = rng.split();
+            let hostility = 1 << (12 - round / 2 % 4 * 4);
+            let attack = spawn(|| {
+                raw::ring_attach(&sender, sys::POSTBOX_RING_PRODUCER).expect("nobody else");
+                let map = |at, len, prot| {
+                    Mapped::new(&sender, at, len, prot, libc::MAP_SHARED).expect("its right")
+                };
+                let head = map(HEAD, PAGE, R);
+                let tail = map(TAIL, PAGE, RW);
+                let data = map(DATA, 2 * CAPACITY, RW);
+                loop {
+                    // Records of two units, and now and then headers and positions that are committed, or not, of
+                    // lengths that can be, and cannot.
+                    let odd = seed.one_in(hostility);
+                    let header = match seed.below(3) {
+                        _ if !odd => 2 << 62 | 8,
+                        0 => seed.word(),
+                        1 => 2 << 62 | seed.below(5000),
+                        _ => (1 + seed.below(3)) << 62 | seed.below(64),
+                    };
+                    let unit = seed.below(CAPACITY as u64 / 8) as usize * 2;
+                    data.word((unit + usize::from(odd)) * 8)
+                        .store(header, Relaxed);
+                    if seed.one_in(4) {
+                        let odd = seed.one_in(hostility);
+                        let ahead = match odd {
+                            true => seed.below(520) as u32,
+                            false => seed.below(4) as u32 * 2,
+                        };
+                        let last = if odd { seed.below(5000) } else { 8 };
+                        let head = head.load(size_of::<[u64; 16]>()) as u32;
+                        let tail = tail.word(size_of::<[u64; 32]>());
+                        let position = u64::from(head.wrapping_add(ahead));
+                        tail.store(position | last << 32, Relaxed);
+                    }
+                    if seed.one_in(64) {
+                        let _ = raw::ring_wake(&sender, sys::POSTBOX_RING_CONSUMER);
+                    }
+                }
+            });
+            let mut consumer = receiver.attach().expect("nobody else");
+            let patience = postbox::Wait::Timeout(Duration::from_millis(1));
+            for turn in 0..200 {
+                let mut look = |bytes: Vec<u8>| {
+                    assert!(bytes.len() < CAPACITY, "longer than the ring");
+                    seen += 1;
+                };
+                let known = |error: postbox::Error| {
+                    let kinds = [ErrorKind::Corrupt, ErrorKind::Timeout];
+                    assert!(kinds.contains(&error.kind), "{error}");
+                };
+                if turn % 2 == 0 {
+                    let mut batch = consumer.batch();
+                    match batch.records_with(patience) {
+                        Ok(records) => {
+                            let records: Vec<_> = records.collect();
+                            assert!(records.len() <= CAPACITY / 8, "more than there is room for");
+                            records.iter().for_each(|record| look(record.to_vec()));
+                        }
+                        Err(error) => known(error),
+                    }
+                } else {
+                    match consumer.recv_with(patience) {
+                        Ok(record) => look(record.to_vec()),
+                        Err(error) => known(error),
+                    }
+                }
+            }
+            attack.destroy();
+        }
+        assert!(seen > 0, "no record was looked at");
     });
 }
