@@ -833,14 +833,10 @@ impl Model {
                 self.shut_receives |= receives;
             }
             Step::Purge => {
+                // Behind one whose sender waits, which is to be ended first, nothing is looked for.
                 let accepted = |item: &Item| !item.offered && !item.request;
-                while let Some(at) = self
-                    .queue
-                    .iter()
-                    .position(accepted)
-                    .filter(|_| self.closed())
-                {
-                    let id = self.queue.remove(at).id;
+                while self.closed() && self.queue.first().is_some_and(accepted) {
+                    let id = self.queue.remove(0).id;
                     self.free(id);
                 }
             }
