@@ -13,7 +13,7 @@ use crate::{
     compat::eiocbqueued,
     helpers::{self, c, limits},
     mailbox::{IN, OUT},
-    queue::{self, Claim, Turn, Turns, PIPE_ATOMIC},
+    queue::{self, Branches, Claim, Turn, Turns, PIPE_ATOMIC},
     quota::{Pinned, PipeCharge},
     uapi,
     uring::Parked,
@@ -93,6 +93,10 @@ impl queue::TurnWaiter for WaiterPtr {
 
     fn seat(waiter: &Waiter, place: u64) {
         waiter.seat(place);
+    }
+
+    fn branches(waiter: &Waiter) -> &Branches<Waiter> {
+        waiter.branches()
     }
 
     fn is_task(waiter: &Waiter) -> bool {

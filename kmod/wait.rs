@@ -15,7 +15,7 @@ use crate::{
     helpers::{self, c, Process},
     message::Message,
     pause::Caller,
-    queue::{self, Flight, Gate, Linked, Links, List, Received, Seat, Sent, Turn},
+    queue::{self, Branches, Flight, Gate, Linked, Links, List, Received, Seat, Sent, Turn},
     uapi,
     uring::{Command, Issue, Parked},
 };
@@ -301,6 +301,11 @@ impl Waiter {
     /// Sets its place. Under the object's lock, before it is listed.
     pub(crate) fn seat(&self, place: u64) {
         self.place.set(place);
+    }
+
+    /// What it is in a pipe's tree by.
+    pub(crate) fn branches(&self) -> &Branches<Waiter> {
+        self.seat.branches()
     }
 
     /// The pointer to put on a list. Following it is sound until the wait is done, or the pointer

@@ -123,15 +123,6 @@ impl<O: Owner> List<O> {
         Self::links(&at).next.get()
     }
 
-    /// The element before `at`.
-    ///
-    /// # Safety
-    ///
-    /// `at` is an element of this list.
-    pub(super) unsafe fn prev(&self, at: NonNull<O::Target>) -> Option<NonNull<O::Target>> {
-        Self::links(&at).prev.get()
-    }
-
     /// Puts `element` at the end and returns where it is.
     #[inline(always)]
     pub fn push_back(&mut self, element: O) -> NonNull<O::Target> {

@@ -31,8 +31,11 @@
 //! Every transition that ends a turn names the place by which the turn is held, and is nothing where
 //! another place has it: a waiter whose turn was revoked cannot end or commit another waiter's turn.
 
-use super::list::{List, Owner};
-use core::ptr::NonNull;
+use super::{
+    list::{List, Owner},
+    tree::{Branches, Index, Tree},
+};
+use core::{marker::PhantomData, ptr::NonNull};
 
 /// Writes of up to so many bytes go in whole.
 pub const PIPE_ATOMIC: u64 = 4096;
@@ -50,6 +53,9 @@ pub trait TurnWaiter: Owner {
 
     /// Sets its place, before it is listed.
     fn seat(waiter: &Self::Target, place: u64);
+
+    /// What it is in the tree of places by.
+    fn branches(waiter: &Self::Target) -> &Branches<Self::Target>;
 
     /// Whether it is a task, which comes as soon as it is woken, or leaves where it is stopped.
     fn is_task(waiter: &Self::Target) -> bool;
@@ -142,6 +148,86 @@ const SOON: u32 = 1;
 const LATE: u32 = 100;
 const NEVER: u32 = u32::MAX;
 
+struct ByPlace<W>(PhantomData<W>);
+
+impl<W: TurnWaiter> Index for ByPlace<W> {
+    type Element = W::Target;
+    type Key = u64;
+
+    fn branches<'a>(element: &'a W::Target) -> &'a Branches<W::Target>
+    where
+        Self: 'a,
+    {
+        W::branches(element)
+    }
+
+    fn key(element: &W::Target) -> u64 {
+        W::place(element)
+    }
+}
+
+/// Waiters in the order of their places. Those that come back to an old place are many, and come in any order.
+///
+/// # Invariants
+///
+/// Who is on the list is in the tree, and nobody else is.
+struct Line<W: TurnWaiter> {
+    list: List<W>,
+    tree: Tree<ByPlace<W>>,
+}
+
+// SAFETY: The tree points to what the list owns, and only it leads there.
+unsafe impl<W: TurnWaiter + Send> Send for Line<W> {}
+
+impl<W: TurnWaiter> Line<W> {
+    const fn new() -> Self {
+        Self {
+            list: List::new(),
+            tree: Tree::new(),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    fn front(&self) -> Option<&W::Target> {
+        self.list.front()
+    }
+
+    fn pop_front(&mut self) -> Option<W> {
+        let first = self.list.head()?;
+        // SAFETY: It was found here.
+        Some(unsafe { self.remove(first) })
+    }
+
+    /// # Safety
+    ///
+    /// The waiter, which has its place, stays valid until it was taken out.
+    unsafe fn add(&mut self, waiter: W, place: u64) {
+        let before = self.tree.below(place);
+        // SAFETY: What is in the tree is on the list.
+        let at = unsafe { self.list.insert_after(before, waiter) };
+        // SAFETY: By the contract, and it was in no tree.
+        unsafe { self.tree.insert(at) };
+    }
+
+    /// # Safety
+    ///
+    /// It waits here.
+    unsafe fn remove(&mut self, at: NonNull<W::Target>) -> W {
+        // SAFETY: By the contract it is in both.
+        unsafe {
+            self.tree.remove(at);
+            self.list.remove(at)
+        }
+    }
+}
+
 /// One of the two sides: who reads, or who writes.
 struct Side<W: TurnWaiter> {
     handles: u32,
@@ -159,7 +245,7 @@ struct Side<W: TurnWaiter> {
     /// Counts places.
     last: u64,
     /// In the order of their places.
-    waiting: List<W>,
+    waiting: Line<W>,
     /// Something has become possible that pollers of this side have not been told of.
     untold: bool,
 }
@@ -175,7 +261,7 @@ impl<W: TurnWaiter> Side<W> {
             patience: 0,
             calling: 0,
             last: 0,
-            waiting: List::new(),
+            waiting: Line::new(),
             untold: false,
         }
     }
@@ -292,20 +378,8 @@ impl<W: TurnWaiter> Side<W> {
         let raw = waiter.into_raw();
         // SAFETY: By the contract it is valid.
         W::seat(unsafe { raw.as_ref() }, place);
-        // SAFETY: It comes from `into_raw`, and is given back once.
-        let waiter = unsafe { W::from_raw(raw) };
-        let mut after = self.waiting.tail();
-        while let Some(other) = after {
-            // SAFETY: It is an element of the list.
-            unsafe {
-                if W::place(other.as_ref()) <= place {
-                    break;
-                }
-                after = self.waiting.prev(other);
-            }
-        }
-        // SAFETY: It is an element of the list, or there is none.
-        unsafe { self.waiting.insert_after(after, waiter) };
+        // SAFETY: It comes from `into_raw`, and is given back once. The rest is by the contract.
+        unsafe { self.waiting.add(W::from_raw(raw), place) };
     }
 }
 

@@ -32,6 +32,13 @@ impl<T> Seat<T> {
     }
 }
 
+impl<T> Seat<T> {
+    /// What it is in a tree by, where it is not among these receivers.
+    pub fn branches(&self) -> &Branches<T> {
+        &self.member
+    }
+}
+
 impl<T> Default for Seat<T> {
     fn default() -> Self {
         Self::new()

@@ -2,8 +2,8 @@
 //! Tasks that wait at wait objects and pipes, for the host: they note how their waits end.
 
 use postbox_queue::{
-    Acquirer, Borrower, Flight, Gate, GateWaiter, Linked, Links, Owner, Seat, Turn, TurnWaiter,
-    WordWaiter,
+    Acquirer, Borrower, Branches, Flight, Gate, GateWaiter, Linked, Links, Owner, Seat, Turn,
+    TurnWaiter, WordWaiter,
 };
 use proptest::test_runner::Config;
 use std::{cell::Cell, ptr::NonNull, rc::Rc};
@@ -23,6 +23,7 @@ pub enum End {
 pub struct Task {
     links: Links<Task>,
     seat: Seat<Task>,
+    branches: Branches<Task>,
     pub id: usize,
     pub wants: u64,
     place: Cell<u64>,
@@ -34,6 +35,7 @@ impl Task {
         Rc::new(Self {
             links: Links::new(),
             seat: Seat::new(),
+            branches: Branches::new(),
             id,
             wants,
             place: Cell::new(0),
@@ -123,6 +125,10 @@ impl TurnWaiter for TaskPtr {
 
     fn seat(waiting: &Task, place: u64) {
         waiting.place.set(place);
+    }
+
+    fn branches(waiting: &Task) -> &Branches<Task> {
+        &waiting.branches
     }
 
     fn is_task(_: &Task) -> bool {
