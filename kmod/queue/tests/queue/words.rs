@@ -23,7 +23,7 @@ proptest! {
     fn the_first_of_each_word_is_woken_first(
         steps in prop::collection::vec((0..6u8, 0..4u64, any::<prop::sample::Index>()), 0..200),
     ) {
-        let (mut words, mut model) = (Words::new(), Vec::new());
+        let (mut model, mut words) = (Vec::new(), Words::new());
         for (id, (step, word, which)) in steps.into_iter().enumerate() {
             let (found, expected) = match step {
                 0..3 => {
