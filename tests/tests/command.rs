@@ -263,6 +263,20 @@ fn formats_and_credentials() {
         assert!(json.contains(part), "{part}: {json}");
     }
     assert_eq!(run(0, &["recv", "command/formats", "-f", "-n"]), "end\n");
+    // A message is no line of somebody else.
+    let forged = "hello\npid=1 tid=1 uid=0 gid=0 priority=0\tshut down\u{9b}";
+    let send = |text: &str| postbox_with(text.as_bytes(), &["send", "command/formats"]);
+    assert!(send(forged).status.success());
+    let text = run(0, &["recv", "command/formats", "--creds"]);
+    assert_eq!(text.matches('\n').count(), 1, "{text}");
+    assert!(text.ends_with("\thello\\npid=1 tid=1 uid=0 gid=0 priority=0\tshut down\\u{9b}\n"));
+    // JSON commands no terminal.
+    assert!(send("a\u{9b}2Jb\u{7f}\u{202e}").status.success());
+    let json = run(0, &["recv", "command/formats", "--format", "json"]);
+    assert!(
+        json.contains(r#""text":"a\u009b2Jb\u007f\u202e""#),
+        "{json}"
+    );
     run(0, &["rm", "command/formats"]);
 }
 

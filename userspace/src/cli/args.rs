@@ -299,7 +299,7 @@ pub struct Print {
     /// How a message is printed
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub format: Format,
-    /// Print who sent it, too: pid, tid, uid, gid and priority
+    /// Print who sent it, too: pid, tid, uid, gid and priority; text then is one line, with escapes
     #[arg(long)]
     pub creds: bool,
 }
@@ -728,7 +728,7 @@ pub fn at_most(timeout: Option<Duration>) -> postbox::Wait {
 pub enum Format {
     /// The bytes as they are, and nothing else
     Raw,
-    /// A line each; on a terminal, control characters are escaped
+    /// The bytes and a newline; on a terminal, or with --creds, control characters are escaped
     #[default]
     Text,
     /// A line each, in quotes, with escapes for all that is not printable ASCII

@@ -1,13 +1,14 @@
 //! Sending and receiving.
 
 use crate::args::{Format, Inbox, Print, Receive, Recv, Send, To};
+use crate::output::{self, on_one_line, to_line};
 use crate::retry::Retry;
 use crate::{Failure, stdio};
 use postbox::{Endpoint, Message, Receiver, Sender, Wait};
 use serde_json::{Value, json};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -179,31 +180,18 @@ pub fn print(message: &Message, args: &Print) -> io::Result<()> {
     }
     match args.format {
         Format::Raw => out.write_all(message)?,
-        Format::Text if out.is_terminal() => {
-            writeln!(out, "{}", printable(&String::from_utf8_lossy(message)))?
+        Format::Text if args.creds => {
+            writeln!(out, "{}", on_one_line(&String::from_utf8_lossy(message)))?
         }
         Format::Text => {
-            out.write_all(message)?;
+            output::bytes(&mut out, message)?;
             writeln!(out)?;
         }
         Format::Quoted => writeln!(out, "\"{}\"", message.escape_ascii())?,
         Format::Hex => writeln!(out, "{}", hex(message))?,
-        Format::Json => writeln!(out, "{}", to_json(message))?,
+        Format::Json => writeln!(out, "{}", to_line(&to_json(message)))?,
     }
     out.flush()
-}
-
-/// What a sender wrote must not command the terminal.
-fn printable(text: &str) -> String {
-    let mut printable = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() && c != '\n' && c != '\t' {
-            printable.extend(c.escape_default());
-        } else {
-            printable.push(c);
-        }
-    }
-    printable
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -229,11 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn terminals_are_not_commanded() {
-        assert_eq!(
-            printable("a\tb\nc\u{1b}[2J\u{9b}é"),
-            "a\tb\nc\\u{1b}[2J\\u{9b}é"
-        );
+    fn hex_has_two_digits_a_byte() {
         assert_eq!(hex(&[0, 0xab]), "00ab");
     }
 }

@@ -64,7 +64,7 @@ fn read(pipe: &PipeReader) -> Result<(), Failure> {
         if count == 0 {
             return Ok(());
         }
-        output.write_all(&buffer[..count])?;
+        crate::output::bytes(&mut output, &buffer[..count])?;
         output.flush()?;
     }
 }

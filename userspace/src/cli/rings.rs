@@ -3,7 +3,7 @@
 use crate::args::Ring;
 use crate::{Failure, stdio};
 use postbox::ErrorKind;
-use std::io::{BufRead, Write};
+use std::io::{BufRead, Write as _};
 
 pub fn ring(args: &Ring) -> Result<(), Failure> {
     match args {
@@ -40,7 +40,8 @@ pub fn ring(args: &Ring) -> Result<(), Failure> {
             for _ in 0..count.unwrap_or(u64::MAX) {
                 let mut line = consumer.recv_with(wait.get())?.to_vec();
                 line.push(b'\n');
-                let written = output.write_all(&line).and_then(|()| output.flush());
+                let written =
+                    crate::output::bytes(&mut output, &line).and_then(|()| output.flush());
                 written.map_err(|error| {
                     Failure::new(format!("cannot write to standard output: {error}"))
                 })?;

@@ -90,7 +90,7 @@ fn read(name: &str, offset: u64, length: Option<u64>) -> Result<(), Failure> {
     while at < end {
         let part = CHUNK.min((end - at) as usize);
         view.read(at as usize, &mut buffer[..part])?;
-        out.write_all(&buffer[..part])?;
+        crate::output::bytes(&mut out, &buffer[..part])?;
         at += part as u64;
     }
     Ok(out.flush()?)
