@@ -916,14 +916,28 @@ static DEFINE_SPINLOCK(watched_lock);
 static struct rb_root watched_tree = RB_ROOT;
 static DECLARE_WAIT_QUEUE_HEAD(told);
 
+/* Of turns at pipes that are to be taken back. */
+static struct workqueue_struct *turns;
+
+/* How many pipes are dealt with at once: a user may have thousands. */
+#define TURNS_MAX	4
+
 int postbox_exits_init(void)
 {
 	exits = alloc_workqueue("postbox", WQ_UNBOUND, 0);
-	return exits ? 0 : -ENOMEM;
+	if (!exits)
+		return -ENOMEM;
+	turns = alloc_workqueue("postbox_turns", WQ_UNBOUND, TURNS_MAX);
+	if (!turns) {
+		destroy_workqueue(exits);
+		return -ENOMEM;
+	}
+	return 0;
 }
 
 void postbox_exits_fini(void)
 {
+	destroy_workqueue(turns);
 	destroy_workqueue(exits);
 }
 
@@ -1668,10 +1682,16 @@ void postbox_delay_init(struct delayed_work *delay)
 	INIT_DELAYED_WORK(delay, patience_ends);
 }
 
-/* It runs after so many milliseconds, or sooner if it was started before. */
+/* A clock in ms that is cheap to read. */
+u64 postbox_delay_clock(void)
+{
+	return jiffies64_to_msecs(get_jiffies_64());
+}
+
+/* Instead of when it was to run before, if that is still to come. @ms is not 0. */
 void postbox_delay_start(struct delayed_work *delay, u32 ms)
 {
-	schedule_delayed_work(delay, msecs_to_jiffies(ms));
+	mod_delayed_work(turns, delay, msecs_to_jiffies(ms));
 }
 
 void postbox_delay_stop(struct delayed_work *delay)

@@ -278,6 +278,7 @@ bool postbox_watch_exited(const struct postbox_watch *watch);
 void postbox_watch_stop(struct postbox_watch *watch);
 
 void postbox_delay_init(struct delayed_work *delay);
+u64 postbox_delay_clock(void);
 void postbox_delay_start(struct delayed_work *delay, u32 ms);
 void postbox_delay_stop(struct delayed_work *delay);
 /* In Rust. */

@@ -319,6 +319,7 @@ pub(crate) mod c {
         pub(crate) fn postbox_watch_stop(watch: *mut RawWatch);
 
         pub(crate) fn postbox_delay_init(delay: *mut bindings::delayed_work);
+        pub(crate) fn postbox_delay_clock() -> u64;
         pub(crate) fn postbox_delay_start(delay: *mut bindings::delayed_work, ms: u32);
         pub(crate) fn postbox_delay_stop(delay: *mut bindings::delayed_work);
 

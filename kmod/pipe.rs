@@ -7,7 +7,8 @@
 //! ring stays where it is. Those who wait for their turn can be interrupted and killed meanwhile.
 //!
 //! A waiter that was given its turn and does not come loses it again once others have waited for some
-//! multiple of [`PATIENCE_MS`]: it may be stopped, or parked in a ring that nobody enters.
+//! time: it may be stopped, or parked in a ring that nobody enters. A work item looks after it when that
+//! time is over, and not before: it takes the processor from whoever runs.
 
 use crate::{
     compat::eiocbqueued,
@@ -72,6 +73,8 @@ impl Ring {
 struct Inner {
     queue: queue::Pipe<WaiterPtr>,
     ring: Ring,
+    /// When turns are looked after, in units of [`PATIENCE_MS`]; 0: never.
+    armed: u64,
 }
 
 impl Inner {
@@ -125,8 +128,14 @@ fn turned(outcome: Outcome) -> Turn {
     }
 }
 
-/// The time between two looks at turns that were given and not begun, in milliseconds.
-const PATIENCE_MS: u32 = 5;
+/// The unit of time after which turns are taken back, in milliseconds.
+const PATIENCE_MS: u64 = 5;
+
+/// The time in that unit; not 0.
+fn now() -> u64 {
+    // SAFETY: It only reads a clock.
+    unsafe { c::postbox_delay_clock() / PATIENCE_MS + 1 }
+}
 
 /// What a task does with a pipe, and its place among the waiters (0: none yet).
 #[derive(Clone, Copy)]
@@ -192,7 +201,8 @@ unsafe extern "C" fn postbox_pipe_patience_ends(delay: *mut bindings::delayed_wo
         &*kernel::container_of!(delay, Pipe, patience)
     };
     let mut inner = pipe.inner.lock();
-    inner.queue.revoke();
+    inner.armed = 0;
+    inner.queue.revoke(now());
     pipe.settle(inner);
 }
 
@@ -213,6 +223,7 @@ impl Pipe {
                 Inner {
                     queue: queue::Pipe::new(capacity, persistent),
                     ring,
+                    armed: 0,
                 },
                 "postbox_pipe"
             ),
@@ -311,19 +322,31 @@ impl Pipe {
             mask |= if queue.writable() { OUT } else { 0 };
             mask |= if queue.closed() { bindings::POLLERR } else { 0 };
         }
-        let waits = queue.waits_for_given();
-        drop(inner);
-        self.be_patient(waits);
+        self.be_patient(&mut inner);
         mask
     }
 
-    /// Has turns taken back later that keep others waiting. The lock is not held.
+    /// Has turns taken back later that keep others waiting.
     #[inline]
-    fn be_patient(&self, waits: bool) {
-        if waits {
-            // SAFETY: It was initialised in `new`, and is stopped before the pipe is freed.
-            unsafe { c::postbox_delay_start(self.patience.get(), PATIENCE_MS) };
+    fn be_patient(&self, inner: &mut Inner) {
+        if inner.queue.waits_for_given() {
+            self.arm(inner);
         }
+    }
+
+    /// Has turns looked after when the first is due, if they are not by then. Under the lock, so that a
+    /// later time does not take the place of an earlier one. That only moves a timer.
+    #[inline(never)]
+    fn arm(&self, inner: &mut Inner) {
+        let now = now();
+        let due = inner.queue.due(now).unwrap_or(0);
+        if due == 0 || (inner.armed != 0 && inner.armed <= due) {
+            return;
+        }
+        inner.armed = due;
+        let ms = due.saturating_sub(now).max(1) * PATIENCE_MS;
+        // SAFETY: It was initialised in `new`, and is stopped before the pipe is freed.
+        unsafe { c::postbox_delay_start(self.patience.get(), ms as u32) };
     }
 
     /// Tells pollers. The lock is not held.
@@ -472,9 +495,7 @@ impl Pipe {
     fn wait(&self, mut inner: Guard<'_>, call: Call, wait: &Wait<'_>) -> Result<Option<Turn>> {
         if !wait.may_wait() {
             // Once the turn is taken back, pollers are told.
-            let waits = inner.queue.waits_for_given();
-            drop(inner);
-            self.be_patient(waits);
+            self.be_patient(&mut inner);
             return Err(EAGAIN);
         }
         if let Wait::Parks(issue) = wait {
@@ -506,9 +527,8 @@ impl Pipe {
         }
         wait.listed();
         if matches!(call, Call::Read(0) | Call::Write(_, 0, false)) {
-            let waits = inner.queue.waits_for_given();
+            self.be_patient(&mut inner);
             drop(inner);
-            self.be_patient(waits);
         } else {
             // A turn that it had may be another's now.
             self.settle(inner);
@@ -636,11 +656,10 @@ impl Pipe {
             if inner.queue.ended() {
                 news |= IN | bindings::POLLHUP;
             }
-            let waits = inner.queue.waits_for_given();
+            self.be_patient(&mut inner);
             drop(inner);
             drop(first);
             self.tell(news);
-            self.be_patient(waits);
             return;
         }
     }

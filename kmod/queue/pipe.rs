@@ -142,11 +142,11 @@ const FIRST: u64 = 1 << 61;
 const MIDDLE: u64 = 2 << 61;
 const ORDINARY: u64 = 3 << 61;
 
-/// How often [`Pipe::revoke`] is called before it takes a turn back: soon from a command, later where a
-/// running system may just be slow, and never where a task would lose the rest of its write.
-const SOON: u32 = 1;
-const LATE: u32 = 100;
-const NEVER: u32 = u32::MAX;
+/// After how much time [`Pipe::revoke`] takes a turn back, in units of the caller's: soon from a command,
+/// later where a running system may just be slow, and never where a task would lose the rest of its write.
+const SOON: u64 = 2;
+const LATE: u64 = 101;
+const NEVER: u64 = u64::MAX;
 
 struct ByPlace<W>(PhantomData<W>);
 
@@ -237,9 +237,9 @@ struct Side<W: TurnWaiter> {
     turn: u64,
     /// The holder of the turn copies; otherwise it was given the turn and has not come yet.
     begun: bool,
-    /// How often the turn that was given was not yet taken back, and how often it is not.
-    age: u32,
-    patience: u32,
+    /// How long the turn that was given is not taken back, and until when (0: that is not known yet).
+    patience: u64,
+    due: u64,
     /// Waiters that are still to be called up.
     calling: usize,
     /// Counts places.
@@ -257,8 +257,8 @@ impl<W: TurnWaiter> Side<W> {
             came: false,
             turn: 0,
             begun: false,
-            age: 0,
             patience: 0,
+            due: 0,
             calling: 0,
             last: 0,
             waiting: Line::new(),
@@ -331,7 +331,7 @@ impl<W: TurnWaiter> Side<W> {
         let place = W::place(first);
         self.turn = place;
         self.begun = false;
-        self.age = 0;
+        self.due = 0;
         self.patience = match (W::is_task(first), place < ORDINARY) {
             (false, false) => SOON,
             (true, true) => NEVER,
@@ -344,13 +344,22 @@ impl<W: TurnWaiter> Side<W> {
         self.turn != 0 && !self.begun
     }
 
-    /// Transition 5, where the turn was given long enough ago.
-    fn revoke(&mut self) {
-        if !self.given() || self.patience == NEVER {
-            return;
+    /// Whether a turn that can be taken back keeps others waiting.
+    fn keeps_waiting(&self) -> bool {
+        self.given() && self.patience != NEVER && (self.untold || !self.waiting.is_empty())
+    }
+
+    /// When its turn is to be taken back, if it keeps others waiting.
+    fn due(&mut self, now: u64) -> Option<u64> {
+        if self.given() && self.due == 0 {
+            self.due = now.saturating_add(self.patience);
         }
-        self.age += 1;
-        if self.age > self.patience {
+        self.keeps_waiting().then_some(self.due)
+    }
+
+    /// Transition 5, where its time is over.
+    fn revoke(&mut self, now: u64) {
+        if self.given() && self.due != 0 && now >= self.due {
             self.turn = 0;
             self.calling = self.waiting.len();
         }
@@ -547,18 +556,22 @@ impl<W: TurnWaiter> Pipe<W> {
     }
 
     /// Whether a waiter that was given the turn, and has not come yet, keeps others waiting: then
-    /// [`Pipe::revoke`] is to be called after a time.
+    /// [`Pipe::due`] says when [`Pipe::revoke`] is to be called.
     pub fn waits_for_given(&self) -> bool {
-        let waits = |side: &Side<W>| {
-            side.given() && side.patience != NEVER && (side.untold || !side.waiting.is_empty())
-        };
-        waits(&self.readers) || waits(&self.writers)
+        self.readers.keeps_waiting() || self.writers.keeps_waiting()
     }
 
-    /// Takes turns back that were given, and not begun for so many calls of this.
-    pub fn revoke(&mut self) {
-        self.readers.revoke();
-        self.writers.revoke();
+    /// When the first turn is to be taken back that keeps others waiting. The time of one that was given
+    /// runs from the first call after that; `now` is not 0.
+    pub fn due(&mut self, now: u64) -> Option<u64> {
+        let (readers, writers) = (self.readers.due(now), self.writers.due(now));
+        readers.into_iter().chain(writers).min()
+    }
+
+    /// Takes turns back that were given, and not begun in time.
+    pub fn revoke(&mut self, now: u64) {
+        self.readers.revoke(now);
+        self.writers.revoke(now);
     }
 
     // Reading.

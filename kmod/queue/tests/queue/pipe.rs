@@ -477,6 +477,7 @@ impl Model {
 
 struct World {
     pipe: Pipe<TaskPtr>,
+    now: u64,
     ring: Vec<u8>,
     handles: Vec<(bool, bool)>,
     calls: BTreeMap<usize, (Doing, Option<Region>)>,
@@ -619,6 +620,7 @@ impl World {
         });
         let (readable, writable) = self.pipe.news();
         events.push(Event::News(readable, writable));
+        self.pipe.due(self.now);
         events
     }
 
@@ -668,7 +670,8 @@ impl World {
                 vec![]
             }
             Step::Revoke => {
-                self.pipe.revoke();
+                self.now += 1;
+                self.pipe.revoke(self.now);
                 vec![]
             }
             Step::Resize { capacity } => {
@@ -724,6 +727,7 @@ impl Pair {
             },
             world: World {
                 pipe: Pipe::new(capacity, persistent),
+                now: 1,
                 ring: vec![0xDD; capacity as usize],
                 handles: Vec::new(),
                 calls: BTreeMap::new(),
