@@ -292,12 +292,13 @@ impl Handle {
     /// Gives back what a process took and cannot settle any more: it exits, or has closed its last
     /// descriptor of the handle.
     pub(crate) fn process_closed(&self, leaving: Leaving) {
-        match self.bound.as_ref() {
-            Some(bound) => bound
-                .object
-                .process_closed(bound.side(), &self.state, leaving),
-            // It can have an entry for a pause.
-            None => while self.state.shares.settle(leaving).is_some() {},
+        // It can have an entry for a pause. Nothing is in that while the handle is not bound, and it can be
+        // bound meanwhile: then the object settles.
+        let unbound = || self.bound.as_ref().is_none();
+        while unbound() && self.state.shares.settle_if(leaving, unbound).is_some() {}
+        if let Some(bound) = self.bound.as_ref() {
+            let side = bound.side();
+            bound.object.process_closed(side, &self.state, leaving);
         }
         // From here on nothing of it is paused.
         self.pauses.end(self, leaving.process);

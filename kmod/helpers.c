@@ -257,11 +257,10 @@ int postbox_ipc_get(u64 ipc_ns, struct ipc_namespace **ns)
 	struct nsproxy *nsproxy = current->nsproxy;
 
 	*ns = NULL;
-	if (ipc_ns == IPC_NS_INIT_ID)
-		return 0;
 	if (!nsproxy || nsproxy->ipc_ns->ns.ns_id != ipc_ns)
 		return -EXDEV;
-	*ns = get_ipc_ns(nsproxy->ipc_ns);
+	if (ipc_ns != IPC_NS_INIT_ID)
+		*ns = get_ipc_ns(nsproxy->ipc_ns);
 	return 0;
 }
 

@@ -741,8 +741,8 @@ unsafe impl Send for IpcNs {}
 unsafe impl Sync for IpcNs {}
 
 impl IpcNs {
-    /// The one of this number. `None` for the initial one, which never ends; `EXDEV` unless it is the
-    /// current task's.
+    /// The one of this number, which is the current task's, or `EXDEV`. `None` for the initial one, which
+    /// never ends.
     pub(crate) fn current(ipc_ns: u64) -> Result<Option<Self>> {
         let mut ns = core::ptr::null_mut();
         // SAFETY: `ns` is valid for writing.

@@ -15,7 +15,7 @@
 //! it: see [`Registry::sweep`].
 
 use crate::{
-    compat::{eaddrinuse, edquot, enametoolong, eopnotsupp, exdev},
+    compat::{eaddrinuse, edquot, enametoolong, eopnotsupp},
     grant::{Granted, Grantee, Grants, NewGrant},
     helpers::{self, c, Identity, IpcNs, Owner, GFP_MAYFAIL},
     object::Object,
@@ -288,22 +288,20 @@ impl Inner {
         }
     }
 
-    /// Notes that a namespace gets a persistent object. `ns` is set if it is the current task's.
+    /// Notes that a namespace gets a persistent object.
     fn count_persistent(
         &mut self,
         ipc_ns: u64,
-        ns: Option<IpcNs>,
+        ns: IpcNs,
         node: RBTreeNodeReservation<u64, Space>,
-    ) -> Result {
-        match (self.spaces.get_mut(&ipc_ns), ns) {
-            (Some(space), _) => space.persistent += 1,
-            (None, Some(ns)) => {
+    ) {
+        match self.spaces.get_mut(&ipc_ns) {
+            Some(space) => space.persistent += 1,
+            None => {
                 let space = Space { ns, persistent: 1 };
                 self.spaces.insert(node.into_node(ipc_ns, space));
             }
-            (None, None) => return Err(exdev()),
         }
-        Ok(())
     }
 
     /// Takes an object out if nothing keeps it.
@@ -459,10 +457,15 @@ impl Registry {
             )),
             None => None,
         };
-        // Of the initial namespace, which never ends, nothing needs to be noted.
-        let space = match attributes.persistent.then(|| IpcNs::current(ipc_ns)) {
-            None | Some(Ok(None)) => None,
-            Some(ns) => Some((ns.ok().flatten(), RBTreeNodeReservation::new(GFP_MAYFAIL)?)),
+        // Only who is in the namespace leaves something in it. Of the initial one, which never ends, nothing
+        // needs to be noted.
+        let space = match attributes.persistent {
+            true => IpcNs::current(ipc_ns)?,
+            false => None,
+        };
+        let space = match space {
+            Some(ns) => Some((ns, RBTreeNodeReservation::new(GFP_MAYFAIL)?)),
+            None => None,
         };
         let noted = space.is_some();
         let mut new = Entry {
@@ -488,7 +491,7 @@ impl Registry {
             return Ok(opened);
         }
         if let Some((ns, node)) = space {
-            inner.count_persistent(ipc_ns, ns, node)?;
+            inner.count_persistent(ipc_ns, ns, node);
         }
         let id = inner.next_id;
         inner.next_id += 1;
@@ -637,12 +640,15 @@ impl Registry {
     ///
     /// The kernel tells nobody of a namespace's end. It is looked for every second while there is
     /// something that can be left behind, and before a quota refuses an object or all are listed.
+    /// What comes while it looks is left to the next time.
     pub(crate) fn sweep(&self) -> bool {
         let mut from = 0;
+        let end = self.inner.lock().next_id;
         loop {
             let mut removed = Removed::default();
             let mut inner = self.inner.lock();
-            let Some(cursor) = inner.spaces.cursor_lower_bound(&from) else {
+            let next = inner.spaces.cursor_lower_bound(&from);
+            let Some(cursor) = next.filter(|_| !helpers::dying()) else {
                 return inner.spaces.iter().next().is_some();
             };
             let (&ipc_ns, space) = cursor.current();
@@ -653,10 +659,11 @@ impl Registry {
             // One object for each hold of the lock.
             let first = inner.listed.cursor_lower_bound(&(ipc_ns, 0));
             match first.map(|cursor| *cursor.current().0) {
-                Some((at, id)) if at == ipc_ns => {
+                Some((at, id)) if at == ipc_ns && id < end => {
                     inner.take_key(id, &mut removed);
                     inner.reap(id, &mut removed);
                 }
+                Some((at, _)) if at == ipc_ns => from = ipc_ns + 1,
                 _ => removed.space = inner.spaces.remove_node(&ipc_ns),
             }
             drop(inner);

@@ -270,10 +270,22 @@ impl Shares {
 
     /// Takes out what a process has, or any. Under the object's lock.
     pub(crate) fn settle(&self, leaving: Leaving) -> Option<Share> {
+        self.settle_if(leaving, || true)
+    }
+
+    /// The same, where `is_so` under the lock that everything is entered under.
+    pub(crate) fn settle_if(
+        &self,
+        leaving: Leaving,
+        is_so: impl FnOnce() -> bool,
+    ) -> Option<Share> {
         if self.unused() {
             return None;
         }
         let mut table = self.lock();
+        if !is_so() {
+            return None;
+        }
         let share = |holding: &Holding| {
             let died = leaving.died || holding.watch.exited();
             (holding.count, holding.bytes, died)
