@@ -921,9 +921,13 @@ static struct workqueue_struct *turns;
 /* How many pipes are dealt with at once: a user may have thousands. */
 #define TURNS_MAX	4
 
+/* How many exits are dealt with at once. */
+#define EXITS_MAX 4
+
 int postbox_exits_init(void)
 {
-	exits = alloc_workqueue("postbox", WQ_UNBOUND, 0);
+	/* They are not to take all processors. */
+	exits = alloc_workqueue("postbox", WQ_UNBOUND, EXITS_MAX);
 	if (!exits)
 		return -ENOMEM;
 	turns = alloc_workqueue("postbox_turns", WQ_UNBOUND, TURNS_MAX);

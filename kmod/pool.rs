@@ -113,27 +113,27 @@ impl Pool {
 
     /// Ends the leases that a process, or any, holds through a handle.
     pub(crate) fn process_closed(&self, shares: &Shares, leaving: Leaving) {
-        let mut entered = false;
         loop {
             let share = {
                 let _inner = self.inner.lock();
                 shares.settle(leaving)
             };
-            entered |= share.is_some();
-            if share.is_none() {
-                break;
+            let Some(share) = share else {
+                return;
+            };
+            let holder = Holder {
+                handle: number_of(shares),
+                process: share.process,
+            };
+            drop(share);
+            // Whatever the share counted: a process that enters anew while its old leases are settled
+            // may give some of those back against its new share.
+            let (mut at, mut done) = (None, false);
+            while !done {
+                let mut inner = self.inner.lock();
+                done = inner.table.settle(holder, &mut at);
+                self.settle(inner);
             }
-        }
-        // Whatever the share counted: a process that enters anew while its old leases are settled may
-        // give some of those back against its new share.
-        let mut at = 0;
-        let mut done = !entered;
-        while !done {
-            let mut inner = self.inner.lock();
-            done = inner
-                .table
-                .settle(number_of(shares), leaving.process, &mut at);
-            self.settle(inner);
         }
     }
 

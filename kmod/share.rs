@@ -158,6 +158,7 @@ impl Table {
 
 /// What a process had. To be dropped without a lock: that stops the watch, which sleeps.
 pub(crate) struct Share {
+    pub(crate) process: u64,
     pub(crate) count: u64,
     pub(crate) bytes: u64,
     /// The process exits, or has exited.
@@ -290,19 +291,21 @@ impl Shares {
             let died = leaving.died || holding.watch.exited();
             (holding.count, holding.bytes, died)
         };
-        let ((count, bytes, died), node) = match leaving.process {
+        let (process, (count, bytes, died), node) = match leaving.process {
             Some(process) => {
                 let entry = table.processes.find_mut(&process)?;
-                (share(entry.get()), entry.remove_node())
+                (process, share(entry.get()), entry.remove_node())
             }
             None => {
                 let first = table.processes.cursor_front_mut()?;
-                (share(first.current().1), first.remove_current().1)
+                let (process, holding) = first.current();
+                (*process, share(holding), first.remove_current().1)
             }
         };
         self.last.store(0, Relaxed);
         drop(table);
         Some(Share {
+            process,
             count,
             bytes,
             died,

@@ -64,6 +64,9 @@ pub struct Block {
 }
 
 /// A lease, or room for one.
+///
+/// The array of leases is a hash table, too: as an element it is also a bucket, of those leases that are
+/// held by certain holders. So what a holder has is found without looking at what others have.
 #[derive(Clone, Copy, Debug)]
 pub struct Lease {
     state: State,
@@ -74,8 +77,12 @@ pub struct Lease {
     block: u32,
     /// The next one of the block, or the next that is unused.
     next: u32,
-    /// The next one of the flight.
+    /// The next one of the flight, or of the bucket where it is held.
     after: u32,
+    /// The one before it in the bucket.
+    before: u32,
+    /// The first one of the bucket of this number.
+    bucket: u32,
     /// How many bytes of the block are meant.
     len: u64,
 }
@@ -97,6 +104,8 @@ impl Lease {
         block: NONE,
         next: NONE,
         after: NONE,
+        before: NONE,
+        bucket: NONE,
         len: 0,
     };
 }
@@ -254,27 +263,73 @@ where
         let lease = self.leases.get_mut(number as usize)?;
         self.first_unused = lease.next;
         *lease = Lease {
-            state,
             block,
             next: first,
+            bucket: lease.bucket,
             ..Lease::NEW
         };
         self.unused_count -= 1;
         let block = self.block_mut(block)?;
         block.first = number;
         block.leases += 1;
+        self.set_state(number, state);
         Some(number)
+    }
+
+    /// The bucket of a holder.
+    fn bucket(&self, holder: Holder) -> u32 {
+        let mixed = (holder.handle as u64 ^ holder.process.rotate_left(32))
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (((mixed >> 32) * self.leases.len() as u64) >> 32) as u32
+    }
+
+    /// Changes the state of a lease, which is in the bucket of its holder as long as it is held.
+    fn set_state(&mut self, number: u32, state: State) {
+        let Some(&lease) = self.lease(number) else {
+            return;
+        };
+        if let State::Held(holder) = lease.state {
+            let bucket = self.bucket(holder);
+            match self.lease_mut(lease.before) {
+                Some(before) => before.after = lease.after,
+                None => self.set_bucket(bucket, lease.after),
+            }
+            if let Some(after) = self.lease_mut(lease.after) {
+                after.before = lease.before;
+            }
+        }
+        let mut after = NONE;
+        if let State::Held(holder) = state {
+            let bucket = self.bucket(holder);
+            after = self.lease(bucket).map_or(NONE, |lease| lease.bucket);
+            if let Some(after) = self.lease_mut(after) {
+                after.before = number;
+            }
+            self.set_bucket(bucket, number);
+        }
+        if let Some(lease) = self.lease_mut(number) {
+            lease.state = state;
+            (lease.before, lease.after) = (NONE, after);
+        }
+    }
+
+    fn set_bucket(&mut self, bucket: u32, first: u32) {
+        if let Some(lease) = self.lease_mut(bucket) {
+            lease.bucket = first;
+        }
     }
 
     /// Ends a lease, and with the last one of a block makes that free.
     fn remove(&mut self, number: u32) {
         let unused = self.first_unused;
+        self.set_state(number, State::Unused);
         let Some(lease) = self.lease_mut(number) else {
             return;
         };
         let (block, next) = (lease.block, lease.next);
         *lease = Lease {
             next: unused,
+            bucket: lease.bucket,
             ..Lease::NEW
         };
         self.first_unused = number;
@@ -407,12 +462,10 @@ where
     }
 
     fn board(&mut self, flight: &mut Flight, number: u32, len: u64, copy: bool) {
-        let id = flight.id;
+        self.set_state(number, State::Flying(flight.id));
         if let Some(lease) = self.lease_mut(number) {
-            lease.state = State::Flying(id);
             lease.phase = Phase::Sending;
             lease.copy = copy;
-            lease.after = NONE;
             lease.len = len;
         }
         match self.lease_mut(flight.last) {
@@ -471,9 +524,7 @@ where
     }
 
     fn hold(&mut self, number: u32, holder: Holder) {
-        if let Some(lease) = self.lease_mut(number) {
-            lease.state = State::Held(holder);
-        }
+        self.set_state(number, State::Held(holder));
     }
 
     /// The send succeeded.
@@ -566,19 +617,27 @@ where
         unsafe { self.waiting.remove(waiter) };
     }
 
-    /// Takes back what a process, or anybody, holds through a handle. It goes on from `at`, and
-    /// does a part; `false`: there is more to do. Nobody may lend to that holder meanwhile.
-    pub fn settle(&mut self, handle: usize, process: Option<u64>, at: &mut u32) -> bool {
-        let end = at.saturating_add(STEP).min(self.leases.len() as u32);
-        while *at < end {
-            if let Some(State::Held(holder)) = self.lease(*at).map(|lease| lease.state) {
-                let same = process.is_none_or(|process| process == holder.process);
-                if holder.handle == handle && same {
-                    self.remove(*at);
-                }
+    /// Takes back what a holder has. It goes on from `at`, where the last call was, and does a part;
+    /// `false`: there is more to do. Nobody may lend to that holder meanwhile.
+    pub fn settle(&mut self, holder: Holder, at: &mut Option<u32>) -> bool {
+        let bucket = self.bucket(holder);
+        // Its place may be another's by now. From the beginning it misses nothing.
+        let mut next = at.filter(|at| {
+            let state = self.lease(*at).map(|lease| lease.state);
+            matches!(state, Some(State::Held(other)) if self.bucket(other) == bucket)
+        });
+        for _ in 0..STEP {
+            let first = || self.lease(bucket).map_or(NONE, |lease| lease.bucket);
+            let number = next.unwrap_or_else(first);
+            let Some(&lease) = self.lease(number) else {
+                return true;
+            };
+            if lease.state == State::Held(holder) {
+                self.remove(number);
             }
-            *at += 1;
+            next = Some(lease.after);
         }
-        end == self.leases.len() as u32
+        *at = next;
+        next.is_some_and(|next| self.lease(next).is_none())
     }
 }

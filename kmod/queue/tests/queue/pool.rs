@@ -194,16 +194,16 @@ fn blocks_of_the_dead_are_free_and_those_of_others_are_not() {
             table.receive(&flight, Some(B));
         }
     }
-    let mut at = 0;
+    let mut at = None;
     let mut steps = 1;
-    while !table.settle(A.handle, Some(A.process), &mut at) {
+    while !table.settle(A, &mut at) {
         steps += 1;
     }
     assert!(steps > 1, "in parts");
     assert_eq!(table.free(), 200, "what is not shared");
     assert!(kept.iter().all(|block| table.give_back(other, *block)));
-    let mut at = 0;
-    while !table.settle(B.handle, None, &mut at) {}
+    let mut at = None;
+    while !table.settle(B, &mut at) {}
     assert_eq!((table.free(), table.leases()), (600, 0));
 }
 
@@ -473,8 +473,10 @@ proptest! {
                     let gone = |holder: &Holder| {
                         holder.handle == handle && (all || holder.process == process)
                     };
-                    let mut at = 0;
-                    while !table.settle(handle, (!all).then_some(process), &mut at) {}
+                    for holder in HOLDERS.iter().filter(|holder| gone(holder)) {
+                        let mut at = None;
+                        while !table.settle(*holder, &mut at) {}
+                    }
                     model.leases.retain(|lease| !matches!(&lease.1, Place::Held(h) if gone(h)));
                 }
                 Op::Wait => {
