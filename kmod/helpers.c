@@ -61,7 +61,7 @@ MODULE_PARM_DESC(max_user_shared, "Bytes of the shared memory that a user may ha
 
 unsigned long postbox_max_user_commands = 1 << 16;
 module_param_named(max_user_commands, postbox_max_user_commands, ulong, 0644);
-MODULE_PARM_DESC(max_user_commands, "io_uring commands that wait on handles that a user has opened");
+MODULE_PARM_DESC(max_user_commands, "io_uring commands that wait, which a user has submitted");
 
 unsigned long postbox_max_message = 16 << 20;
 module_param_named(max_message, postbox_max_message, ulong, 0644);

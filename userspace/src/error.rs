@@ -617,8 +617,8 @@ impl Error {
                 "it has as many grants as an object can have; grant it to a group"
             }
             (ErrorKind::Quota, _) => {
-                "a quota is used up (`postbox limits` shows them); receive, acknowledge or answer \
-                 messages, or raise the module's parameters"
+                "a quota is used up (`postbox limits` shows most of them); receive, acknowledge or \
+                 answer messages, remove objects, or raise the module's parameters"
             }
             (ErrorKind::Denied, Action::Device) => {
                 "permission denied; add this user to its group (`sudo usermod -aG postbox $USER`) \

@@ -391,8 +391,8 @@ struct postbox_grant {
 };
 
 #define POSTBOX_INFO_PERSIST	(1U << 0)	/* stays until it is unlinked */
-#define POSTBOX_INFO_CONNECTED	(1U << 1)	/* a link: both ends are there */
-#define POSTBOX_INFO_BROKEN	(1U << 2)	/* a latch or barrier: a participant died */
+#define POSTBOX_INFO_CONNECTED	(1U << 1)	/* a link or ring: both sides are there */
+#define POSTBOX_INFO_BROKEN	(1U << 2)	/* a latch, barrier or ring: a participant died */
 #define POSTBOX_INFO_FROZEN	(1U << 3)	/* a segment: its contents never change */
 #define POSTBOX_INFO_FOREIGN	(1U << 4)	/* in a list: of another IPC namespace */
 

@@ -165,6 +165,19 @@ fn persistent_objects_end_with_their_ipc_namespace() {
         });
         made.pass();
         let (kept, unbound) = (Handle(receive_fd(&ours)), Handle(receive_fd(&ours)));
+        // Nothing persistent can be made in it from outside, where others are already: it could go on after the end.
+        let from_outside = || {
+            let mut args = sys::postbox_open {
+                kind: sys::POSTBOX_KIND_MAILBOX,
+                flags: sys::POSTBOX_O_CREATE | sys::POSTBOX_O_PERSIST,
+                rights: SEND,
+                mode: 0o600,
+                ..Default::default()
+            };
+            let made = raw::open(&unbound, Some(b"left/again"), &mut args);
+            assert_eq!(made, Err(Errno::XDEV));
+        };
+        from_outside();
         // It is sooner looked for than the namespace ends.
         std::thread::sleep(std::time::Duration::from_millis(1500));
         let all = all_of(user.uid);
@@ -181,15 +194,7 @@ fn persistent_objects_end_with_their_ipc_namespace() {
         wait_until("its name to be gone", || all_of(user.uid)[0].name_len == 0);
         assert_eq!(raw::info(&kept).expect("bound").name_len, 0);
         // Nothing persistent can be made in what has ended.
-        let mut args = sys::postbox_open {
-            kind: sys::POSTBOX_KIND_MAILBOX,
-            flags: sys::POSTBOX_O_CREATE | sys::POSTBOX_O_PERSIST,
-            rights: SEND,
-            mode: 0o600,
-            ..Default::default()
-        };
-        let again = raw::open(&unbound, Some(b"left/again"), &mut args);
-        assert_eq!(again, Err(Errno::XDEV));
+        from_outside();
         drop(kept);
         wait_until("the last to be gone", || all_of(user.uid).is_empty());
     });
