@@ -380,6 +380,7 @@ mod encoded {
         }
 
         #[test]
+        #[cfg_attr(miri, ignore = "so many values take it half an hour")]
         fn values_larger_than_the_message_pays_for_are_errors() {
             const MANY: u64 = 100_000;
             let next = |levels| [&vec![0; levels][..], &[2]].concat();
@@ -395,6 +396,7 @@ mod encoded {
         }
 
         #[test]
+        #[cfg_attr(miri, ignore = "so many values take it half an hour")]
         fn values_of_few_bytes_each_are_decoded() {
             fn comes_back<T>(value: T)
             where
