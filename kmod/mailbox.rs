@@ -128,9 +128,14 @@ pub(crate) fn process_closed(
     if let Some(rx) = rx {
         rx.reclaim(state, leaving.process);
     }
+    forget(state, leaving.process);
+}
+
+/// Frees the answers that are kept for a process, or for any.
+pub(crate) fn forget(state: &State, holder: Option<u64>) {
     let mut from = 0;
     loop {
-        let kept = state.lock().forget(leaving.process, &mut from);
+        let kept = state.lock().forget(holder, &mut from);
         if let Search::None = kept {
             return;
         }

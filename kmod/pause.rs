@@ -252,12 +252,16 @@ impl<'a> Caller<'a> {
         }
     }
 
-    /// What it says: a number that depends on its argument and, of a call, on the bytes of the request.
+    /// What it says: a number that depends on its argument and, of a call, on the bytes of the request and
+    /// the descriptors that go with it.
     #[cold]
     fn digest(&self) -> Option<u64> {
         const REQUEST: usize = offset_of!(uapi::postbox_call, request);
         const DATA: usize = REQUEST + offset_of!(uapi::postbox_send, data);
         const LEN: usize = REQUEST + offset_of!(uapi::postbox_send, len);
+        const FLAGS: usize = REQUEST + offset_of!(uapi::postbox_send, flags);
+        const FILES: usize = REQUEST + offset_of!(uapi::postbox_send, fd_count);
+        const FILES_AT: usize = REQUEST + offset_of!(uapi::postbox_send, fds);
         let mut digest = Digest::new();
         let mut size = [0; 4];
         UserBytes::at(self.arg).copy_to(&mut size).ok()?;
@@ -267,15 +271,23 @@ impl<'a> Caller<'a> {
         digest.add(args);
         if self.request == uapi::POSTBOX_CALL {
             let word = |at: usize| Some(u64::from_ne_bytes(*args.get(at..)?.first_chunk()?));
-            let data = usize::try_from(word(DATA)?).ok()?;
-            let mut left = word(LEN)?.min(limits::message()) as usize;
-            let mut at = UserBytes::at(data);
-            while left > 0 {
-                let some = left.min(bytes.len());
-                let part = bytes.get_mut(..some)?;
-                at.copy_to(part).ok()?;
-                digest.add(part);
-                (at, left) = (at.after(some), left - some);
+            let half = |at: usize| Some(u32::from_ne_bytes(*args.get(at..)?.first_chunk()?));
+            let payload = (word(DATA)?, word(LEN)?.min(limits::message()) as usize);
+            // Leases were given away with the request, and are not read again.
+            let files = match half(FLAGS)? & uapi::POSTBOX_LEASES {
+                0 => half(FILES)?.min(uapi::POSTBOX_FILES_MAX) as usize,
+                _ => 0,
+            };
+            let files = (word(FILES_AT)?, files * size_of::<uapi::postbox_fd>());
+            for (at, len) in [payload, files] {
+                let (mut at, mut left) = (UserBytes::at(usize::try_from(at).ok()?), len);
+                while left > 0 && !helpers::dying() {
+                    let some = left.min(bytes.len());
+                    let part = bytes.get_mut(..some)?;
+                    at.copy_to(part).ok()?;
+                    digest.add(part);
+                    (at, left) = (at.after(some), left - some);
+                }
             }
         }
         Some(digest.0)

@@ -11,7 +11,7 @@ use crate::{
     files::{Files, Installed},
     handle::Handle,
     helpers::{self, limits, Process, UserBytes},
-    mailbox::{replied, sent, Failure, Mailbox, Origin, Receive, UNSETTLED_MAX},
+    mailbox::{self, replied, sent, Failure, Mailbox, Origin, Receive, UNSETTLED_MAX},
     message::{Author, Message, Needs},
     pause::{erestartnointr, Caller, Pause},
     pool::Outgoing,
@@ -747,11 +747,18 @@ fn keep(handle: &Handle, mut answer: KBox<Message>) -> Result<u64> {
     handle.state.shares.enter(process)?;
     answer.recharge(handle)?;
     let mut state = handle.state.lock();
-    if state.kept() < UNSETTLED_MAX {
-        return Ok(state.keep(answer, process));
+    if state.kept() >= UNSETTLED_MAX {
+        drop(state);
+        return Err(edquot());
     }
+    let token = state.keep(answer, process);
     drop(state);
-    Err(edquot())
+    if !handle.state.shares.has(process) {
+        // Another thread has closed the last descriptor meanwhile, and it goes as with that.
+        mailbox::forget(&handle.state, Some(process));
+        return Err(EBADF);
+    }
+    Ok(token)
 }
 
 /// Answers, drops or asks after a request. Returns the caller to be woken.
