@@ -3,7 +3,7 @@
 use crate::args::{self, Address, Print};
 use crate::retry::Retry;
 use crate::{Failure, child, messages, stdio};
-use postbox::{Capacity, Link, Message, PollFlags};
+use postbox::{Capacity, Link, Message, PollFlags, Sender};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -52,11 +52,11 @@ pub fn listen(args: &args::Listen) -> Result<(), Failure> {
                 room()?;
                 let (give, take) = mpsc::channel();
                 let serve = move || {
-                    let Ok((link, child)) = take.recv() else {
+                    let Ok((link, peer, child)) = take.recv() else {
                         return;
                     };
                     let served = introduce(&link, args.verbose);
-                    if let Err(failure) = served.and_then(|()| serve(link, child)) {
+                    if let Err(failure) = served.and_then(|()| serve(link, peer, child)) {
                         failure.print();
                     }
                 };
@@ -65,6 +65,8 @@ pub fn listen(args: &args::Listen) -> Result<(), Failure> {
                 Ok(give)
             })?;
             let link = retry.until(|| Ok(listener.accept_with(args.wait.get())?))?;
+            // Here, as all that takes a descriptor: what there was room for is not another connection's by then.
+            let peer = retry.until(|| Ok(link.sender()?))?;
             // Here, and not in its thread: it ends with the thread that starts it.
             let child = match child::command(&args.command) {
                 Some(mut command) => {
@@ -80,7 +82,7 @@ pub fn listen(args: &args::Listen) -> Result<(), Failure> {
                 None => None,
             };
             // It waits for that.
-            let _ = give.send((link, child));
+            let _ = give.send((link, peer, child));
         }
         Ok(())
     })
@@ -112,7 +114,7 @@ fn introduce(link: &Link, verbose: bool) -> Result<(), Failure> {
 }
 
 /// Serves a connection with a command of its own, or by sending back what comes.
-fn serve(link: Link, child: Option<Child>) -> Result<(), Failure> {
+fn serve(link: Link, peer: Sender, child: Option<Child>) -> Result<(), Failure> {
     let Some(mut child) = child else {
         for message in &link {
             link.send(message?)?;
@@ -131,7 +133,7 @@ fn serve(link: Link, child: Option<Child>) -> Result<(), Failure> {
         };
         let waiter = thread::Builder::new().spawn_scoped(scope, wait);
         let waiter = waiter.map_err(child::cannot_start)?;
-        let relayed = relay(link, BufReader::new(stdout), move |message| {
+        let relayed = relay(link, peer, BufReader::new(stdout), move |message| {
             let written = stdin
                 .write_all(message)
                 .and_then(|()| stdin.write_all(b"\n"));
@@ -154,19 +156,20 @@ fn talk(link: Link, verbose: bool) -> Result<(), Failure> {
     introduce(&link, verbose)?;
     let cannot_read = |error| Failure::new(format!("cannot read the input: {error}"));
     let input = BufReader::new(stdio::input().map_err(cannot_read)?);
-    relay(link, input, |message| {
+    let peer = link.sender()?;
+    relay(link, peer, input, |message| {
         messages::print(message, &Print::default())
     })
 }
 
-/// Sends the lines of `input` and passes on what comes to `output`, until both are at their end.
+/// Sends the lines of `input` and passes on what comes to `output`, until both are at their end. `peer` is of the link.
 fn relay(
     link: Link,
+    peer: Sender,
     mut input: impl BufRead + Send + 'static,
     mut output: impl FnMut(&Message) -> io::Result<()>,
 ) -> Result<(), Failure> {
     let link = Arc::new(link);
-    let peer = link.sender()?;
     let (done, first) = mpsc::channel();
     // Nobody waits for it: where the other side is gone, it may still wait for input.
     let sender = (link.clone(), done.clone());
