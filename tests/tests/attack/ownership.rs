@@ -233,6 +233,7 @@ fn request_put_back_after_a_shutdown_ends_its_call() {
             FOREVER,
         ));
         ring.park();
+        far.wait_receivers(1);
         scope(|scope| {
             let calls = scope.spawn(|| {
                 let (mut args, mut files) = (sys::postbox_call::default(), Vec::new());
@@ -240,7 +241,8 @@ fn request_put_back_after_a_shutdown_ends_its_call() {
                 let called = raw::call(&near, b"x", &[], &mut room, &mut files, &mut args);
                 called.map(drop)
             });
-            wait_until("the call", || far.info().sent == 1 || used().0 == 1);
+            // Charged it is before that.
+            far.wait_receivers(0);
             raw::shutdown(&far, sys::POSTBOX_SHUT_RECEIVE).expect("it may receive");
             assert_eq!(ring.wait().res, -Errno::FAULT.raw_os_error());
             assert_eq!(calls.join().expect("it ends"), Err(Errno::PIPE));
