@@ -213,7 +213,7 @@ struct Good {
     pool: Handle,
     segment: Handle,
     /// Is never over.
-    ring: Handle,
+    ring: Persistent,
     /// Has a name.
     granted: Handle,
 }
@@ -292,7 +292,7 @@ impl Good {
             "WAIT" => &self.open_latch,
             "JOIN" | "LEAVE" => &self.barrier,
             "LOAN" => &self.pool,
-            "RING_ATTACH" | "RING_DETACH" | "RING_WAIT" | "RING_WAKE" => &self.ring,
+            "RING_ATTACH" | "RING_DETACH" | "RING_WAIT" | "RING_WAKE" => &self.ring.0,
             "ATTACH" | "WAIT_WORD" | "WAKE_WORD" => &self.segment,
             "GRANT" | "REVOKE" => &self.granted,
             _ => &self.mailbox,
@@ -562,7 +562,7 @@ impl Good {
                 let flags = match name {
                     "RING_DETACH" => {
                         // It may be one still.
-                        let _ = raw::ring_attach(&self.ring, sys::POSTBOX_RING_PRODUCER);
+                        let _ = raw::ring_attach(&self.ring.0, sys::POSTBOX_RING_PRODUCER);
                         sys::POSTBOX_RING_PRODUCER
                     }
                     "RING_WAIT" => sys::POSTBOX_RING_PRODUCER | nonblock,
@@ -658,7 +658,7 @@ impl Good {
             "RELEASE" => assert_eq!(self.semaphore.acquire(1, 0, NEVER), Ok(false)),
             "JOIN" => self.barrier.leave(1).expect("just joined"),
             "RING_ATTACH" => {
-                let detached = raw::ring_detach(&self.ring, sys::POSTBOX_RING_CONSUMER);
+                let detached = raw::ring_detach(&self.ring.0, sys::POSTBOX_RING_CONSUMER);
                 detached.expect("just attached");
             }
             "LOAN" => {
@@ -1461,8 +1461,18 @@ fn g11_reserved_fields_and_values_out_of_range() {
     });
 }
 
-/// A ring for one producer that is never over, and has no name any more.
-fn ring() -> Handle {
+/// A persistent object, whose name goes with it.
+struct Persistent(Handle, String);
+
+impl Drop for Persistent {
+    fn drop(&mut self) {
+        // Another request may have taken it away.
+        let _ = unlink(&self.1);
+    }
+}
+
+/// A ring for one producer that is never over.
+fn ring() -> Persistent {
     let name = unique("ring");
     let handle = Handle::unbound();
     let mut args = sys::postbox_open {
@@ -1473,8 +1483,7 @@ fn ring() -> Handle {
         ..Default::default()
     };
     raw::open(&handle, Some(name.as_bytes()), &mut args).expect("new");
-    unlink(&name).expect("ours");
-    handle
+    Persistent(handle, name)
 }
 
 /// One of each kind, with both rights, and what it is.
@@ -1491,7 +1500,7 @@ fn kinds(good: &Good) -> [(&'static str, Handle); 11] {
         ("barrier", both(&good.barrier)),
         ("pool", both(&good.pool)),
         ("segment", both(&good.segment)),
-        ("ring", both(&good.ring)),
+        ("ring", both(&good.ring.0)),
     ]
 }
 

@@ -1317,6 +1317,7 @@ fn g11_random_entries_from_several_processes() {
             };
             let before = usage();
             let (first, second) = link();
+            let ring = super::ring();
             let handles = [
                 Handle::anonymous(0),
                 Handle::anonymous(1),
@@ -1331,7 +1332,7 @@ fn g11_random_entries_from_several_processes() {
                 Handle::latch(3),
                 Handle::barrier(2),
                 Handle::segment(2),
-                super::ring(),
+                ring.0.dup(SEND | RECEIVE).expect("it has them"),
                 Handle::pool(8, 64),
             ];
             let counts = Ledger::new(2);
@@ -1362,7 +1363,7 @@ fn g11_random_entries_from_several_processes() {
                 // Leases of a pool are held by nobody any more, and no other is counted there.
                 wait_until("all that was parked to go", || waits() == 0);
             }
-            drop(handles);
+            drop((handles, ring));
             for name in list().into_iter().filter(|name| !name.is_empty()) {
                 unlink(&name).expect("root may");
             }
