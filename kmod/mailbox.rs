@@ -110,6 +110,7 @@ pub(crate) fn process_closed(
     state: &State,
     leaving: Leaving,
 ) {
+    let (mut count, mut bytes) = (0u64, 0u64);
     loop {
         let share = {
             // Under it a message is leased, or a request owed, by a process that has an entry.
@@ -119,14 +120,17 @@ pub(crate) fn process_closed(
         let Some(share) = share else {
             break;
         };
-        if let (Some(tx), true) = (tx, share.count > 0) {
-            let mut inner = tx.inner.lock();
-            inner.unreserve_some(&mut state.lock(), share.count, share.bytes);
-            tx.settle(inner);
-        }
+        count = share.count.saturating_add(count);
+        bytes = share.bytes.saturating_add(bytes);
     }
+    // What was taken has its place before those whom room lets in.
     if let Some(rx) = rx {
         rx.reclaim(state, leaving.process);
+    }
+    if let (Some(tx), true) = (tx, count > 0) {
+        let mut inner = tx.inner.lock();
+        inner.unreserve_some(&mut state.lock(), count, bytes);
+        tx.settle(inner);
     }
     forget(state, leaving.process);
 }
