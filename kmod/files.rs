@@ -94,7 +94,7 @@ impl Files {
                         file
                     }
                     // The sender could bind the very handle to what it is queued in.
-                    Err(_) => chardev::new_file(Handle::new(sent.shared.clone(), sent.ipc_ns)?)?,
+                    Err(_) => another(&sent)?,
                 },
                 None if rights != 0 => return Err(EINVAL),
                 None => file,
@@ -159,7 +159,12 @@ impl Files {
                 fd: fd.reserved_fd() as i32,
                 rights: entry.rights,
             })?;
-            fds.push((fd, entry.file.clone()), GFP_MAYFAIL)?;
+            let file = match chardev::as_handle(&entry.file) {
+                // So could who receives it, where the message keeps its files and goes back.
+                Some(sent) if sent.bound().is_err() => another(&sent)?,
+                _ => entry.file.clone(),
+            };
+            fds.push((fd, file), GFP_MAYFAIL)?;
         }
         Ok(Installed(Some(fds)))
     }
@@ -178,6 +183,11 @@ impl Installed {
             fd.fd_install(file);
         }
     }
+}
+
+/// A handle that is not bound, in the place of one that is not: what is queued is never bound to anything.
+fn another(handle: &Handle) -> Result<ARef<File>> {
+    chardev::new_file(Handle::new(handle.shared.clone(), handle.ipc_ns)?)
 }
 
 fn entry_place(array: u64, index: u32) -> Result<Place> {

@@ -921,13 +921,10 @@ static struct workqueue_struct *turns;
 /* How many pipes are dealt with at once: a user may have thousands. */
 #define TURNS_MAX	4
 
-/* How many exits are dealt with at once. */
-#define EXITS_MAX 4
-
 int postbox_exits_init(void)
 {
-	/* They are not to take all processors. */
-	exits = alloc_workqueue("postbox", WQ_UNBOUND, EXITS_MAX);
+	/* Many at once: one may take as long as others feed what it settles. */
+	exits = alloc_workqueue("postbox", WQ_UNBOUND, 0);
 	if (!exits)
 		return -ENOMEM;
 	turns = alloc_workqueue("postbox_turns", WQ_UNBOUND, TURNS_MAX);

@@ -261,3 +261,41 @@ fn open_that_loses_a_race_for_its_handle_leaves_nothing() {
         }
     });
 }
+
+/// A handle that came in a message which goes back to its mailbox is bound to that mailbox: it is another than the one in
+/// the message, or the mailbox would keep the message, that the handle, and that the mailbox, for good.
+#[test]
+fn mailbox_does_not_keep_itself_by_a_handle_that_is_bound_later() {
+    as_each_attacker(|_| {
+        let objects = || raw::usage(Handle::unbound()).expect("it tells").objects;
+        let before = objects();
+        {
+            let name = unique("kept");
+            let mut open = sys::postbox_open {
+                kind: sys::POSTBOX_KIND_MAILBOX,
+                flags: sys::POSTBOX_O_CREATE,
+                rights: SEND | RECEIVE,
+                mode: 0o600,
+                capacity: 4,
+                ..Default::default()
+            };
+            let mailbox = Handle::unbound();
+            raw::open(&mailbox, Some(name.as_bytes()), &mut open).expect("new");
+            let unbound = Handle::unbound();
+            let entries = [raw::SendFd::new(unbound.as_fd(), 0)];
+            raw::send_files(&mailbox, b"x", &entries, &send_args()).expect("there is room");
+            let (mut room, mut files) = ([std::mem::MaybeUninit::uninit(); 8], Vec::new());
+            let mut args = sys::postbox_recv {
+                flags: sys::POSTBOX_RECV_ACK,
+                fd_max: 1,
+                ..recv_args()
+            };
+            raw::recv_files(&mailbox, &mut room, &mut files, &mut args).expect("it is there");
+            let received = files.pop().expect("it came along").fd;
+            open.flags = 0;
+            raw::open(&received, Some(name.as_bytes()), &mut open).expect("it is not bound");
+            mailbox.requeue(args.token).expect("it is ours");
+        }
+        wait_until("all of it to go", || objects() == before);
+    });
+}
