@@ -1296,6 +1296,7 @@ fn uring_what_was_handed_to_a_dying_ring_goes_back_to_its_place() {
         for killed in [false, true] {
             let mailbox = Handle::anonymous(8);
             let semaphore = Handle::semaphore(0, 8);
+            let parked = Gate::new();
             let victim = spawn(|| {
                 // Nothing is done for this task unless it asks for that.
                 let mut ring =
@@ -1313,6 +1314,7 @@ fn uring_what_was_handed_to_a_dying_ring_goes_back_to_its_place() {
                 let fd = semaphore.as_raw_fd();
                 ring.push(&Sqe::command(fd, sys::POSTBOX_ACQUIRE, sync.address()));
                 ring.park();
+                parked.open(1);
                 loop {
                     if semaphore.info().waiting_receivers == 0 && !killed {
                         break;
@@ -1320,6 +1322,7 @@ fn uring_what_was_handed_to_a_dying_ring_goes_back_to_its_place() {
                     std::thread::sleep(Duration::from_millis(2));
                 }
             });
+            parked.pass();
             mailbox.wait_receivers(3);
             semaphore.wait_waiting(1);
             mailbox.put_all(["one", "two", "three", "four"]);
