@@ -292,7 +292,7 @@ impl Handle {
     /// Gives back what a process took and cannot settle any more: it exits, or has closed its last
     /// descriptor of the handle.
     pub(crate) fn process_closed(&self, leaving: Leaving) {
-        // It can have an entry for a pause. Nothing is in that while the handle is not bound, and it can be
+        // A pause can have made an entry. Nothing is in that while the handle is not bound, and it can be
         // bound meanwhile: then the object settles.
         let unbound = || self.bound.as_ref().is_none();
         while unbound() && self.state.shares.settle_if(leaving, unbound).is_some() {}

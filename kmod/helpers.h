@@ -252,7 +252,7 @@ void postbox_timer_init(struct hrtimer *timer, bool realtime);
 void postbox_timer_start(struct hrtimer *timer, s64 until);
 void postbox_timer_stop(struct hrtimer *timer);
 
-/* Who is told of the exit of a process. */
+/* A watcher that is told of the exit of a process. */
 struct postbox_exit {
 	struct list_head node;
 	struct postbox_watched *watched;

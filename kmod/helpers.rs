@@ -92,7 +92,7 @@ pub(crate) struct RawWatch {
     exited: bool,
 }
 
-/// Who is told of the exit of a process.
+/// A watcher that is told of the exit of a process.
 #[repr(C)]
 pub(crate) struct RawExit {
     node: bindings::list_head,
@@ -869,12 +869,12 @@ impl Thread {
         }
     }
 
-    /// What it executes.
+    /// The program that it executes.
     pub(crate) fn program(&self) -> u64 {
         self.program
     }
 
-    /// Whether it has exited, or executes another program now.
+    /// True when it has exited, or executes another program now.
     pub(crate) fn is_over(&self) -> bool {
         // SAFETY: There is a reference to the number.
         unsafe { c::postbox_thread_over(self.number, self.program) }

@@ -123,7 +123,7 @@ pub(crate) fn process_closed(
         count = share.count.saturating_add(count);
         bytes = share.bytes.saturating_add(bytes);
     }
-    // What was taken has its place before those whom room lets in.
+    // Messages that come back have their places before those whom room lets in.
     if let Some(rx) = rx {
         rx.reclaim(state, leaving.process);
     }
@@ -670,7 +670,7 @@ impl Mailbox {
     ///
     /// # Safety
     ///
-    /// It was sent to this mailbox, and waits with this waiter.
+    /// The request was sent to this mailbox, and waits with this waiter.
     #[inline(always)]
     unsafe fn wait_answered(
         &self,

@@ -455,7 +455,7 @@ impl Message {
         }
     }
 
-    /// The same where more is to be charged or dropped than that.
+    /// The slow path: more is to be charged or dropped than that.
     #[inline(never)]
     fn pass_on(&mut self, charged: Result<Option<Pinned>>, asked: &MessageCharge) -> Remains {
         let mut remains = Remains::default();

@@ -109,7 +109,7 @@ impl Object {
         match self {
             Self::Mailbox(mailbox) | Self::Endpoint(mailbox) => mailbox.orphan(sends, receives),
             Self::Link(link) if !joined => link.close(1),
-            // Who connects has no handle.
+            // A client that waits to connect has no handle.
             Self::Listener(listener) => listener.queue.orphan(false, receives),
             Self::Pipe(pipe) => pipe.orphan(sends, receives),
             Self::Ring(ring) => ring.orphan(sends, receives),
