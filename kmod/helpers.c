@@ -923,7 +923,7 @@ static struct workqueue_struct *turns;
 
 int postbox_exits_init(void)
 {
-	/* Many at once: one may take as long as others feed what it settles. */
+	/* Many at once: one takes as long as what its process had is much. */
 	exits = alloc_workqueue("postbox", WQ_UNBOUND, 0);
 	if (!exits)
 		return -ENOMEM;

@@ -567,6 +567,7 @@ impl Mailbox {
             let sending = inner.send(message, waits.then(|| waiter.pointer()));
             if let Sending::Waits(_) = &sending {
                 wait.listed();
+                self.came(inner);
             }
             sending
         };
@@ -648,6 +649,7 @@ impl Mailbox {
             let sending = inner.call(request, waiter.pointer());
             if let Sending::Waits(_) = &sending {
                 wait.listed();
+                self.came(inner);
             }
             sending
         };
@@ -831,6 +833,7 @@ impl Mailbox {
             let reserving = inner.reserve(stand_in, waiter.pointer(), wait.may_wait());
             if let Reserving::Waits = &reserving {
                 wait.listed();
+                self.came(inner);
             }
             reserving
         };
@@ -1407,11 +1410,11 @@ impl Mailbox {
         self.tell(news);
     }
 
-    /// One at a time: each is woken, and what it leaves behind freed, outside the lock. Returns
-    /// what pollers have to know.
+    /// One at a time: each is woken, and what it leaves behind freed, outside the lock. Who comes
+    /// meanwhile is not counted. Returns what pollers have to know.
     fn settle_waits<'a>(&'a self, mut inner: Guard<'a>) -> u32 {
         let mut news = 0;
-        loop {
+        for _ in 0..inner.waits() {
             let ended = (inner.admit(), inner.end_one_send(), inner.end_one_receive());
             drop(inner);
             if let (None, None, None) = ended {
@@ -1422,6 +1425,15 @@ impl Mailbox {
             }
             drop(ended);
             inner = self.inner.lock();
+        }
+        news
+    }
+
+    /// Somebody has come to wait for room. There can be some if who gave it did not count that one.
+    #[inline]
+    fn came<'a>(&'a self, inner: Guard<'a>) {
+        if inner.lets_in() {
+            self.settle_all(inner);
         }
     }
 }

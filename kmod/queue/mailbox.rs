@@ -838,6 +838,19 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
             && (self.waiting.is_empty() || !self.ended())
     }
 
+    /// How many wait. Who settles ends or lets in as many and no more, however many come meanwhile:
+    /// who comes looks itself, by [`Self::lets_in`].
+    pub fn waits(&self) -> usize {
+        self.blocked.len() + self.asking.len() + self.waiting.len()
+    }
+
+    /// Whether there is room for the sender that waits longest, and somebody has to let it in.
+    #[inline]
+    pub fn lets_in(&self) -> bool {
+        let first = self.blocked.front();
+        first.is_some_and(|first| self.fits(first.node().len)) && !self.refuses()
+    }
+
     /// Whether who waits with a queued message waits in vain. A request that is queued was sent, and
     /// can be answered as long as it can be received.
     fn ends_asking(&self) -> bool {
@@ -1057,11 +1070,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
 
     /// Lets in the sender that waits longest, if there is room for it now.
     pub fn admit(&mut self) -> Option<Admitted<M, Wake<M>, R::Wake>> {
-        if self.refuses() {
-            return None;
-        }
-        let len = self.blocked.front()?.node().len;
-        if !self.fits(len) {
+        if !self.lets_in() {
             return None;
         }
         let message = self.blocked.pop_front()?;
@@ -1071,7 +1080,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
             _ => Some(node.sender.take()?.finish(Sent::Accepted)),
         };
         if node.kind == Kind::Reservation {
-            self.count_reserved(len);
+            self.count_reserved(node.len);
             return Some(Admitted {
                 sender,
                 receiver: None,
