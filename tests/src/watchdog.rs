@@ -336,7 +336,8 @@ mod tests {
         let mut watchdog = Watchdog::of(Duration::ZERO, std::process::id());
         watchdog.samples = 2;
         watchdog.took = Duration::from_nanos(BEST.load(Ordering::Relaxed)) * 20;
-        assert!(watchdog.slowness() >= 10.0);
+        // Another test may have been faster meanwhile, and seconds are rounded.
+        assert!(watchdog.slowness() > 9.99);
         watchdog.took = Duration::ZERO;
         watchdog.runnable = 16.0;
         assert!((watchdog.slowness() - 8.0).abs() < 0.01);

@@ -564,15 +564,20 @@ impl Model {
         self.settle();
     }
 
+    /// What the handle has goes back while it is still open, so that room which it had reserved lets senders in even
+    /// where it was the last that receives.
     fn close(&mut self, worker: usize) {
-        while let Some(open) = &mut self.open[worker] {
-            if open.taken.is_empty() {
-                self.open[worker] = None;
-            } else {
-                let message = open.taken.remove(0);
-                self.put_back(message);
-            }
+        while let Some(open) = &mut self.open[worker]
+            && !open.taken.is_empty()
+        {
+            let message = open.taken.remove(0);
+            self.put_back(message);
         }
+        if let Some(open) = &mut self.open[worker] {
+            open.reserved.clear();
+        }
+        self.settle();
+        self.open[worker] = None;
         self.settle();
     }
 
