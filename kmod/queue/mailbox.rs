@@ -19,10 +19,11 @@
 //! [`Mailbox::abandon`] and [`Mailbox::withdraw`] takes it out.
 
 use super::{
+    indexed::Indexed,
     list::{Linked, Links, List, Owner},
     order::Ordered,
     receivers::{Receivers, Seat},
-    tree::{Branches, Index, Tree},
+    tree::{Branches, Index},
 };
 use core::{cell::Cell, marker::PhantomData, ptr::NonNull};
 
@@ -397,49 +398,24 @@ impl<M: Message> Index for ByToken<M> {
 }
 
 /// Messages of a handle that are found by their tokens.
-///
-/// # Invariants
-///
-/// What is on the list is in the tree, and nothing else.
-struct Tokens<M: Message> {
-    list: List<M>,
-    tree: Tree<ByToken<M>>,
-}
-
-// SAFETY: The tree points to what the list owns, and only it leads there.
-unsafe impl<M: Message + Send> Send for Tokens<M> {}
+struct Tokens<M: Message>(Indexed<M, ByToken<M>>);
 
 impl<M: Message> Tokens<M> {
     const fn new() -> Self {
-        Self {
-            list: List::new(),
-            tree: Tree::new(),
-        }
+        Self(Indexed::new())
     }
 
     fn len(&self) -> usize {
-        self.list.len()
+        self.0.len()
     }
 
     fn push(&mut self, message: M) {
-        let at = self.list.push_back(message);
-        // SAFETY: It is on the list, and was in no tree.
-        unsafe { self.tree.insert(at) };
-    }
-
-    /// # Safety
-    ///
-    /// It is here.
-    unsafe fn remove(&mut self, at: Raw<M>) -> M {
-        // SAFETY: By the contract and the invariant it is in both.
-        unsafe {
-            self.tree.remove(at);
-            self.list.remove(at)
-        }
+        // SAFETY: It has its token, and a message is among those of one handle, and one sort, at a time.
+        unsafe { self.0.push_back(message) };
     }
 
     fn find(&self, token: u64, holder: u64) -> Option<Raw<M>> {
-        let at = self.tree.from(token)?;
+        let at = self.0.from(token)?;
         // SAFETY: It is here, and so valid.
         unsafe { at.as_ref() }
             .node()
@@ -450,14 +426,14 @@ impl<M: Message> Tokens<M> {
     fn take(&mut self, token: u64, holder: u64) -> Option<M> {
         let at = self.find(token, holder)?;
         // SAFETY: It was found here.
-        Some(unsafe { self.remove(at) })
+        Some(unsafe { self.0.remove(at) })
     }
 
     /// Takes out one of `holder`, or of anyone. It begins with the token `from`, and looks at some:
     /// [`Search::More`] says where to go on.
     fn take_of(&mut self, holder: Option<u64>, from: &mut u64) -> Search<M> {
         for _ in 0..SOME {
-            let Some(at) = self.tree.from(*from) else {
+            let Some(at) = self.0.from(*from) else {
                 return Search::None;
             };
             // SAFETY: It is here, and so valid.
@@ -465,7 +441,7 @@ impl<M: Message> Tokens<M> {
             *from = node.token.get() + 1;
             if holder.is_none_or(|holder| node.holder.get() == holder) {
                 // SAFETY: It was found here.
-                return Search::Found(unsafe { self.remove(at) });
+                return Search::Found(unsafe { self.0.remove(at) });
             }
         }
         Search::More

@@ -6,6 +6,7 @@
 //! what has to happen after the lock is dropped, a task to wake or a message to free, is returned.
 
 mod barrier;
+mod indexed;
 mod latch;
 mod list;
 mod mailbox;

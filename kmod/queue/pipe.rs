@@ -32,8 +32,9 @@
 //! another place has it: a waiter whose turn was revoked cannot end or commit another waiter's turn.
 
 use super::{
-    list::{List, Owner},
-    tree::{Branches, Index, Tree},
+    indexed::Indexed,
+    list::Owner,
+    tree::{Branches, Index},
 };
 use core::{marker::PhantomData, ptr::NonNull};
 
@@ -167,66 +168,7 @@ impl<W: TurnWaiter> Index for ByPlace<W> {
 }
 
 /// Waiters in the order of their places. Those that come back to an old place are many, and come in any order.
-///
-/// # Invariants
-///
-/// Who is on the list is in the tree, and nobody else is.
-struct Line<W: TurnWaiter> {
-    list: List<W>,
-    tree: Tree<ByPlace<W>>,
-}
-
-// SAFETY: The tree points to what the list owns, and only it leads there.
-unsafe impl<W: TurnWaiter + Send> Send for Line<W> {}
-
-impl<W: TurnWaiter> Line<W> {
-    const fn new() -> Self {
-        Self {
-            list: List::new(),
-            tree: Tree::new(),
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.list.len()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.list.is_empty()
-    }
-
-    fn front(&self) -> Option<&W::Target> {
-        self.list.front()
-    }
-
-    fn pop_front(&mut self) -> Option<W> {
-        let first = self.list.head()?;
-        // SAFETY: It was found here.
-        Some(unsafe { self.remove(first) })
-    }
-
-    /// # Safety
-    ///
-    /// The waiter, which has its place, stays valid until it was taken out.
-    unsafe fn add(&mut self, waiter: W, place: u64) {
-        let before = self.tree.below(place);
-        // SAFETY: What is in the tree is on the list.
-        let at = unsafe { self.list.insert_after(before, waiter) };
-        // SAFETY: By the contract, and it was in no tree.
-        unsafe { self.tree.insert(at) };
-    }
-
-    /// # Safety
-    ///
-    /// It waits here.
-    unsafe fn remove(&mut self, at: NonNull<W::Target>) -> W {
-        // SAFETY: By the contract it is in both.
-        unsafe {
-            self.tree.remove(at);
-            self.list.remove(at)
-        }
-    }
-}
+type Line<W> = Indexed<W, ByPlace<W>>;
 
 /// One of the two sides: who reads, or who writes.
 struct Side<W: TurnWaiter> {
@@ -388,7 +330,7 @@ impl<W: TurnWaiter> Side<W> {
         // SAFETY: By the contract it is valid.
         W::seat(unsafe { raw.as_ref() }, place);
         // SAFETY: It comes from `into_raw`, and is given back once. The rest is by the contract.
-        unsafe { self.waiting.add(W::from_raw(raw), place) };
+        unsafe { self.waiting.insert(W::from_raw(raw), place) };
     }
 }
 

@@ -5,9 +5,10 @@
 //! for a word is found without looking at those that wait for others.
 
 use super::{
-    list::{List, Owner},
+    indexed::Indexed,
+    list::Owner,
     receivers::Seat,
-    tree::{Branches, Index, Tree},
+    tree::{Branches, Index},
 };
 use core::{marker::PhantomData, ptr::NonNull};
 
@@ -40,37 +41,28 @@ impl<W: WordWaiter> Index for ByWord<W> {
 }
 
 /// Those who wait.
-///
-/// # Invariants
-///
-/// Who is on the list is in the tree, and nobody else is.
 pub struct Words<W: WordWaiter> {
-    list: List<W>,
-    tree: Tree<ByWord<W>>,
+    waiting: Indexed<W, ByWord<W>>,
     latest: i64,
 }
-
-// SAFETY: The tree points to what the list owns, and only it leads there.
-unsafe impl<W: WordWaiter + Send> Send for Words<W> {}
 
 impl<W: WordWaiter> Words<W> {
     /// Nobody waits.
     pub const fn new() -> Self {
         Self {
-            list: List::new(),
-            tree: Tree::new(),
+            waiting: Indexed::new(),
             latest: 0,
         }
     }
 
     /// How many wait.
     pub fn len(&self) -> usize {
-        self.list.len()
+        self.waiting.len()
     }
 
     /// Whether nobody waits.
     pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.waiting.is_empty()
     }
 
     /// Adds one behind those that wait.
@@ -79,12 +71,12 @@ impl<W: WordWaiter> Words<W> {
     ///
     /// It stays valid until it was taken out.
     pub unsafe fn add(&mut self, waiter: W) {
-        let at = self.list.push_back(waiter);
+        let raw = waiter.into_raw();
         self.latest += 1;
-        // SAFETY: By the contract. Its key is set before it is in the tree, and is nobody else's.
+        // SAFETY: By the contract it is valid; it has its key, and is in no tree.
         unsafe {
-            W::seat(at.as_ref()).arrival.set(self.latest);
-            self.tree.insert(at);
+            W::seat(raw.as_ref()).arrival.set(self.latest);
+            self.waiting.push_back(W::from_raw(raw));
         }
     }
 
@@ -94,23 +86,18 @@ impl<W: WordWaiter> Words<W> {
     ///
     /// It waits here.
     pub unsafe fn remove(&mut self, at: NonNull<W::Target>) -> W {
-        // SAFETY: By the contract it is in both.
-        unsafe {
-            self.tree.remove(at);
-            self.list.remove(at)
-        }
+        // SAFETY: By the contract.
+        unsafe { self.waiting.remove(at) }
     }
 
     /// Takes out who waits longest.
     pub fn pop(&mut self) -> Option<W> {
-        let first = self.list.head()?;
-        // SAFETY: It was found here.
-        Some(unsafe { self.remove(first) })
+        self.waiting.pop_front()
     }
 
     /// Takes out who waits longest for a word.
     pub fn pop_of(&mut self, word: u64) -> Option<W> {
-        let first = self.tree.from((word, i64::MIN))?;
+        let first = self.waiting.from((word, i64::MIN))?;
         // SAFETY: It is in the tree, and so valid; and then it waits here.
         unsafe { (W::word(first.as_ref()) == word).then(|| self.remove(first)) }
     }
