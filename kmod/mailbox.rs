@@ -567,7 +567,7 @@ impl Mailbox {
             let sending = inner.send(message, waits.then(|| waiter.pointer()));
             if let Sending::Waits(_) = &sending {
                 wait.listed();
-                self.came(inner);
+                self.joined(inner);
             }
             sending
         };
@@ -649,7 +649,7 @@ impl Mailbox {
             let sending = inner.call(request, waiter.pointer());
             if let Sending::Waits(_) = &sending {
                 wait.listed();
-                self.came(inner);
+                self.joined(inner);
             }
             sending
         };
@@ -833,7 +833,7 @@ impl Mailbox {
             let reserving = inner.reserve(stand_in, waiter.pointer(), wait.may_wait());
             if let Reserving::Waits = &reserving {
                 wait.listed();
-                self.came(inner);
+                self.joined(inner);
             }
             reserving
         };
@@ -1410,11 +1410,12 @@ impl Mailbox {
         self.tell(news);
     }
 
-    /// One at a time: each is woken, and what it leaves behind freed, outside the lock. Who comes
-    /// meanwhile is not counted. Returns what pollers have to know.
+    /// Admits or ends at most as many waiters as there are now, so that waiters which keep coming
+    /// do not keep the caller. Each is woken, and its remains freed, outside the lock. Returns the
+    /// poll events to report.
     fn settle_waits<'a>(&'a self, mut inner: Guard<'a>) -> u32 {
         let mut news = 0;
-        for _ in 0..inner.waits() {
+        for _ in 0..inner.waiters() {
             let ended = (inner.admit(), inner.end_one_send(), inner.end_one_receive());
             drop(inner);
             if let (None, None, None) = ended {
@@ -1429,10 +1430,11 @@ impl Mailbox {
         news
     }
 
-    /// Somebody has come to wait for room. There can be some if who gave it did not count that one.
+    /// Drops the lock after a sender has joined the waiting list. A caller that gave room before
+    /// may not have counted this sender, which then admits those that fit.
     #[inline]
-    fn came<'a>(&'a self, inner: Guard<'a>) {
-        if inner.lets_in() {
+    fn joined<'a>(&'a self, inner: Guard<'a>) {
+        if inner.must_admit() {
             self.settle_all(inner);
         }
     }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-//! A list whose elements are in a search tree, too: kept in an order, and found by a key.
+//! A list whose elements are also in a search tree: kept in an order, and found by a key.
 
 use super::{
     list::{List, Owner},
@@ -7,11 +7,11 @@ use super::{
 };
 use core::ptr::NonNull;
 
-/// Elements that it owns.
+/// An ordered list of elements that it owns, with an index.
 ///
 /// # Invariants
 ///
-/// What is on the list is in the tree, and nothing else.
+/// The list and the tree have the same elements.
 pub(super) struct Indexed<O: Owner, I: Index<Element = O::Target>> {
     list: List<O>,
     tree: Tree<I>,
@@ -45,49 +45,50 @@ impl<O: Owner, I: Index<Element = O::Target>> Indexed<O, I> {
         self.tree.from(key)
     }
 
-    /// Adds one at the end of the list.
+    /// Adds an element at the end of the list.
     ///
     /// # Safety
     ///
-    /// It has its key, and is in no tree that uses the same branches.
+    /// The element's key is set, and it is in no tree that uses the same branches.
     pub(super) unsafe fn push_back(&mut self, element: O) {
         let at = self.list.push_back(element);
-        // SAFETY: It is valid as long as it is on the list; the rest is the contract.
+        // SAFETY: The list keeps the element valid. The caller guarantees that its key is set and that no
+        // other tree uses its branches.
         unsafe { self.tree.insert(at) };
     }
 
-    /// Adds one where the list is in the order of the keys.
+    /// Adds an element to a list that is in the order of the keys.
     ///
     /// # Safety
     ///
-    /// Its key is `key`, and it is in no tree that uses the same branches.
+    /// The element's key is `key`, and it is in no tree that uses the same branches.
     pub(super) unsafe fn insert(&mut self, element: O, key: I::Key) {
         let before = self.tree.below(key);
-        // SAFETY: What is in the tree is on the list. The new one is valid as long as it is, too; the
-        // rest is the contract.
+        // SAFETY: An element of the tree is on the list, which keeps the new one valid. The caller
+        // guarantees its key, and that no other tree uses its branches.
         unsafe {
             let at = self.list.insert_after(before, element);
             self.tree.insert(at);
         }
     }
 
-    /// Takes one out.
+    /// Removes an element.
     ///
     /// # Safety
     ///
-    /// It is here.
+    /// `at` is an element of this list.
     pub(super) unsafe fn remove(&mut self, at: NonNull<O::Target>) -> O {
-        // SAFETY: By the contract and the invariant it is in both.
+        // SAFETY: `at` is on the list, and so in the tree.
         unsafe {
             self.tree.remove(at);
             self.list.remove(at)
         }
     }
 
-    /// Takes out the first of the list.
+    /// Removes the first element of the list.
     pub(super) fn pop_front(&mut self) -> Option<O> {
         let first = self.list.head()?;
-        // SAFETY: It was found here.
+        // SAFETY: The head is an element of the list.
         Some(unsafe { self.remove(first) })
     }
 }

@@ -410,7 +410,7 @@ impl<M: Message> Tokens<M> {
     }
 
     fn push(&mut self, message: M) {
-        // SAFETY: It has its token, and a message is among those of one handle, and one sort, at a time.
+        // SAFETY: Its token is set, and a message is leased, owed or kept by one handle at a time.
         unsafe { self.0.push_back(message) };
     }
 
@@ -814,15 +814,15 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
             && (self.waiting.is_empty() || !self.ended())
     }
 
-    /// How many wait. Who settles ends or lets in as many and no more, however many come meanwhile:
-    /// who comes looks itself, by [`Self::lets_in`].
-    pub fn waits(&self) -> usize {
+    /// The number of waiters. A caller that gives room ends or admits at most as many as there were
+    /// when it began; a sender that joins later checks [`Self::must_admit`] itself.
+    pub fn waiters(&self) -> usize {
         self.blocked.len() + self.asking.len() + self.waiting.len()
     }
 
-    /// Whether there is room for the sender that waits longest, and somebody has to let it in.
+    /// Returns true if the sender that has waited longest fits now: its message has to be admitted.
     #[inline]
-    pub fn lets_in(&self) -> bool {
+    pub fn must_admit(&self) -> bool {
         let first = self.blocked.front();
         first.is_some_and(|first| self.fits(first.node().len)) && !self.refuses()
     }
@@ -1046,7 +1046,7 @@ impl<M: Message, R: ReceiveWaiter<M>> Mailbox<M, R> {
 
     /// Lets in the sender that waits longest, if there is room for it now.
     pub fn admit(&mut self) -> Option<Admitted<M, Wake<M>, R::Wake>> {
-        if !self.lets_in() {
+        if !self.must_admit() {
             return None;
         }
         let message = self.blocked.pop_front()?;

@@ -73,7 +73,8 @@ impl<W: WordWaiter> Words<W> {
     pub unsafe fn add(&mut self, waiter: W) {
         let raw = waiter.into_raw();
         self.latest += 1;
-        // SAFETY: By the contract it is valid; it has its key, and is in no tree.
+        // SAFETY: The caller guarantees that the waiter is valid, and it waits for one word at a time; its
+        // key is set before it is added.
         unsafe {
             W::seat(raw.as_ref()).arrival.set(self.latest);
             self.waiting.push_back(W::from_raw(raw));
@@ -86,7 +87,7 @@ impl<W: WordWaiter> Words<W> {
     ///
     /// It waits here.
     pub unsafe fn remove(&mut self, at: NonNull<W::Target>) -> W {
-        // SAFETY: By the contract.
+        // SAFETY: The caller guarantees that it waits here.
         unsafe { self.waiting.remove(at) }
     }
 

@@ -376,30 +376,30 @@ fn nobody_is_let_in_once_the_last_receiver_is_gone() {
 }
 
 #[test]
-fn who_comes_to_wait_sees_room_that_nobody_counts_for_it() {
+fn sender_joining_beside_free_room_has_to_admit() {
     let mut b = Case::new(1, u64::MAX);
     b.send(1, 1);
     b.send_waits(2, 1);
-    let counted = b.mailbox.waits();
+    let counted = b.mailbox.waiters();
     assert_eq!(counted, 1);
-    assert!(!b.mailbox.lets_in());
+    assert!(!b.mailbox.must_admit());
     let first = b.take(1);
     b.commit(first);
-    assert!(b.mailbox.lets_in());
+    assert!(b.mailbox.must_admit());
     assert!(b.mailbox.admit().is_some());
     // There is room again, and one comes before it is given to anybody.
     let second = b.take(2);
     b.commit(second);
-    assert!(!b.mailbox.lets_in());
+    assert!(!b.mailbox.must_admit());
     b.send(3, 1);
     b.send_waits(4, 1);
-    assert!(!b.mailbox.lets_in());
+    assert!(!b.mailbox.must_admit());
     let third = b.take(3);
     b.commit(third);
     b.send_waits(5, 1);
-    // The one that has just come is to let in whom it finds.
-    assert!(b.mailbox.lets_in());
-    assert_eq!(b.mailbox.waits(), 2);
+    // Nobody else counted the sender that has just joined.
+    assert!(b.mailbox.must_admit());
+    assert_eq!(b.mailbox.waiters(), 2);
 }
 
 #[test]
