@@ -11,6 +11,7 @@ use crate::{
     mapping::Area,
     message::{Author, Message, Source},
     pause::Caller,
+    registry::Shrinker,
     request::{self, pipe},
     share::Leaving,
     uapi, uring,
@@ -33,6 +34,8 @@ use kernel::{
 pub(crate) struct Device {
     #[pin]
     misc: Opaque<bindings::miscdevice>,
+    /// Before `shared`, so that it is dropped before the registry.
+    _shrinker: Shrinker,
     shared: Arc<Shared>,
 }
 
@@ -50,6 +53,9 @@ impl Device {
                     c::postbox_sweep_init(core::ptr::from_ref(&shared.registry).cast());
                 }
             },
+            // SAFETY: There is one device. Its registry was given to `postbox_sweep_init`, and is kept by
+            // `shared`, which is dropped after this.
+            _shrinker: unsafe { Shrinker::new() }?,
             shared,
             misc <- Opaque::try_ffi_init(|slot: *mut bindings::miscdevice| {
                 // SAFETY: The slot is pinned, and stays until it is deregistered in `drop`.

@@ -26,6 +26,7 @@
 #include <linux/sched/task.h>
 #include <linux/seq_file.h>
 #include <linux/shmem_fs.h>
+#include <linux/shrinker.h>
 #include <linux/slab.h>
 #include <linux/time_namespace.h>
 #include <linux/uaccess.h>
@@ -299,6 +300,58 @@ void postbox_sweep_init(const void *registry)
 void postbox_sweep_stop(void)
 {
 	cancel_delayed_work_sync(&sweeper);
+}
+
+/*
+ * Spare memory of mailboxes goes back when memory is short. The shrinker only
+ * queues a work item, once a second at most: the work item takes the
+ * registry's lock and may drop the last reference to an object, and a task
+ * that reclaims must do neither.
+ */
+static void trim(struct work_struct *work)
+{
+	postbox_trim(swept);
+}
+
+static DECLARE_WORK(trimmer, trim);
+static struct shrinker *shrinker;
+static unsigned long trimmed;
+
+/* Stands for all that is spare, which nobody counts: one batch of a shrinker. */
+#define TRIM_COUNT	128
+
+static unsigned long trim_count(struct shrinker *unused,
+				struct shrink_control *control)
+{
+	if (time_before(jiffies, READ_ONCE(trimmed) + HZ))
+		return SHRINK_EMPTY;
+	return TRIM_COUNT;
+}
+
+static unsigned long trim_scan(struct shrinker *unused,
+			       struct shrink_control *control)
+{
+	WRITE_ONCE(trimmed, jiffies);
+	queue_work(system_power_efficient_wq, &trimmer);
+	return SHRINK_STOP;
+}
+
+int postbox_trim_init(void)
+{
+	shrinker = shrinker_alloc(0, "postbox");
+	if (!shrinker)
+		return -ENOMEM;
+	shrinker->count_objects = trim_count;
+	shrinker->scan_objects = trim_scan;
+	trimmed = jiffies - HZ;
+	shrinker_register(shrinker);
+	return 0;
+}
+
+void postbox_trim_stop(void)
+{
+	shrinker_free(shrinker);
+	cancel_work_sync(&trimmer);
 }
 
 /* Whether the current task administers the whole system. */

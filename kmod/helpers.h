@@ -128,6 +128,10 @@ void postbox_sweep_soon(void);
 void postbox_sweep_stop(void);
 /* In Rust; returns whether there can be something to sweep later. */
 bool postbox_sweep(const void *registry);
+int postbox_trim_init(void);
+void postbox_trim_stop(void);
+/* In Rust: frees the spare memory of all mailboxes. */
+void postbox_trim(const void *registry);
 bool postbox_admin(void);
 struct dentry *postbox_debugfs_new(const void *shared);
 void postbox_debugfs_remove(struct dentry *dir);

@@ -362,6 +362,8 @@ pub(crate) mod c {
         pub(crate) fn postbox_sweep_init(registry: *const c_void);
         pub(crate) fn postbox_sweep_soon();
         pub(crate) fn postbox_sweep_stop();
+        pub(crate) fn postbox_trim_init() -> i32;
+        pub(crate) fn postbox_trim_stop();
         pub(super) fn postbox_admin() -> bool;
         pub(crate) fn postbox_debugfs_new(shared: *const c_void) -> *mut bindings::dentry;
         pub(crate) fn postbox_debugfs_remove(dir: *mut bindings::dentry);

@@ -394,8 +394,8 @@ impl Mailbox {
         self.tell(IN | OUT | bindings::POLLHUP | bindings::POLLERR);
     }
 
-    /// Frees the memory that is kept for the next messages: nobody has the mailbox open.
-    fn free_spares(&self) {
+    /// Frees the memory that is kept for the next messages.
+    pub(crate) fn free_spares(&self) {
         while let Some(message) = self.spare.take() {
             drop(message);
         }

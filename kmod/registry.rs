@@ -24,6 +24,7 @@ use crate::{
     watch::{Target, Watch},
 };
 use kernel::{
+    error::to_result,
     ffi::c_void,
     prelude::*,
     rbtree::{RBTree, RBTreeNode, RBTreeNodeReservation},
@@ -670,6 +671,27 @@ impl Registry {
         }
     }
 
+    /// Frees the spare memory of all mailboxes that there are when it begins. Each is looked up
+    /// under the lock, and freed without it.
+    fn trim(&self) {
+        let (mut after, last) = (0, self.last());
+        while after < last {
+            let object = {
+                let inner = self.inner.lock();
+                let Some(cursor) = inner.objects.cursor_lower_bound(&(after + 1)) else {
+                    return;
+                };
+                let (id, entry) = cursor.current();
+                after = *id;
+                entry.object.clone()
+            };
+            let (one, other) = object.mailboxes(0);
+            for mailbox in [one, other].into_iter().flatten() {
+                mailbox.free_spares();
+            }
+        }
+    }
+
     /// Changes owner, group or mode.
     pub(crate) fn change(&self, id: u64, changes: &Changes) -> Result {
         let mut inner = self.inner.lock();
@@ -743,6 +765,40 @@ impl Registry {
         let (id, entry) = cursor.current();
         Some((entry.info(*id, 0, 0), entry.object.kind().1, entry.ipc_ns))
     }
+}
+
+/// The shrinker that has spare memory freed when memory is short.
+pub(crate) struct Shrinker(());
+
+impl Shrinker {
+    /// Registers it. The registry must have been given to `postbox_sweep_init`.
+    ///
+    /// # Safety
+    ///
+    /// There is no other one, and that registry outlives it.
+    pub(crate) unsafe fn new() -> Result<Self> {
+        // SAFETY: The caller guarantees that it is not registered yet.
+        to_result(unsafe { c::postbox_trim_init() })?;
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Shrinker {
+    fn drop(&mut self) {
+        // SAFETY: `new` has registered it.
+        unsafe { c::postbox_trim_stop() };
+    }
+}
+
+/// Frees the spare memory of all mailboxes, as [`Registry::trim`].
+///
+/// # Safety
+///
+/// `registry` is that of `postbox_sweep_init`, and a [`Shrinker`] is registered.
+#[no_mangle]
+unsafe extern "C" fn postbox_trim(registry: *const c_void) {
+    // SAFETY: The registry outlives the shrinker, which waits for this call when it is dropped.
+    unsafe { (*registry.cast::<Registry>()).trim() }
 }
 
 /// Sweeps the registry, as [`Registry::sweep`].

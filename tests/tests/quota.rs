@@ -1298,6 +1298,36 @@ fn g10_memory_of_received_messages_is_kept_within_a_limit() {
 }
 
 #[test]
+fn g10_spare_memory_is_freed_when_memory_is_short() {
+    const MAILBOXES: u64 = 256;
+    let _parameters = Parameters::set(&[]);
+    isolated(|| {
+        let cgroup = Cgroup::new();
+        let child = spawn(|| {
+            cgroup.enter();
+            let mailboxes: Vec<_> = (0..MAILBOXES)
+                .map(|_| Handle::anonymous(UNBOUNDED))
+                .collect();
+            let before = cgroup.current();
+            for mailbox in &mailboxes {
+                (0..2).for_each(|_| mailbox.put([1; 7 << 10]));
+                while mailbox.recv_room(8 << 10, NEVER).is_ok() {}
+            }
+            let kept = || cgroup.current().saturating_sub(before);
+            assert!(kept() > 2 * MIB, "mailboxes keep memory to send again");
+            wait_until("the spare memory to be freed", || {
+                // As if memory were short: all shrinkers are called.
+                fs::write("/proc/sys/vm/drop_caches", "2").expect("root may");
+                kept() < MIB
+            });
+            mailboxes[0].put("x");
+            assert_eq!(mailboxes[0].recv(NEVER).expect("sent").text(), "x");
+        });
+        child.ok();
+    });
+}
+
+#[test]
 fn g10_a_memory_cgroup_that_is_full_refuses_the_sender_and_harms_nobody_else() {
     let _parameters = Parameters::set(&[]);
     isolated(|| {
