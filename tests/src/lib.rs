@@ -12,6 +12,7 @@ mod fds;
 mod handle;
 mod memory;
 mod pool;
+mod processor;
 mod rng;
 mod scope;
 mod shared;
@@ -37,6 +38,7 @@ pub use handle::{
 };
 pub use memory::{HugePages, MakeSegment, Mapped, R, RW, SEALS, memory, seal};
 pub use pool::{Entry, Leased, MakePool, Ride, SHARED, entries_from, entries_of, open_pool};
+pub use processor::{give_way, stay_on};
 pub use rng::{Rng, seed};
 pub use scope::{Scope, scope};
 pub use shared::{Gate, Ledger};

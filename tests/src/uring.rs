@@ -22,6 +22,8 @@ pub const OP_READV: u8 = 1;
 pub const OP_WRITEV: u8 = 2;
 /// Polls once.
 pub const OP_POLL_ADD: u8 = 6;
+/// Completes when a time is over.
+pub const OP_TIMEOUT: u8 = 11;
 /// Ends requests that are not commands.
 pub const OP_ASYNC_CANCEL: u8 = 14;
 /// A timeout for the entry before it, which has `LINK`.
@@ -417,7 +419,16 @@ impl Ring {
         self.enter_with(wait, 0, std::ptr::null(), 0)
     }
 
-    /// The same; at most so many nanoseconds: `ETIME`.
+    /// Submits what is new. With `DEFER_TASKRUN`, what is left to do for this task stays so.
+    #[track_caller]
+    pub fn submit(&mut self) {
+        while self.unsubmitted() {
+            let submitted = self.enter_as_is(0, 0, std::ptr::null(), 0);
+            submitted.expect("io_uring_enter");
+        }
+    }
+
+    /// Submits what is new, and waits for so many completions, or a signal; at most so many nanoseconds: `ETIME`.
     pub fn enter_within(&mut self, wait: u32, ns: u64) -> io::Result<u32> {
         let time = [ns / 1_000_000_000, ns % 1_000_000_000];
         // struct io_uring_getevents_arg: no signal mask.
@@ -433,7 +444,17 @@ impl Ring {
         argument: *const libc::c_void,
         size: usize,
     ) -> io::Result<u32> {
-        let mut flags = flags | ENTER_REGISTERED_RING | ENTER_GETEVENTS;
+        self.enter_as_is(wait, flags | ENTER_GETEVENTS, argument, size)
+    }
+
+    fn enter_as_is(
+        &mut self,
+        wait: u32,
+        flags: u32,
+        argument: *const libc::c_void,
+        size: usize,
+    ) -> io::Result<u32> {
+        let mut flags = flags | ENTER_REGISTERED_RING;
         let sqpoll = self.flags & SQPOLL != 0;
         if sqpoll {
             // The kernel's thread sleeps only after it has looked at the tail once more.

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use libc::{MAP_ANONYMOUS, MAP_FIXED, MAP_NORESERVE, MAP_POPULATE, MAP_PRIVATE, MAP_SHARED};
@@ -506,5 +507,124 @@ fn reopening_through_proc_is_no_way_to_an_object() {
             let second = handle.dup(BOTH).expect("both rights");
             assert_eq!(again(second.as_fd()).map(drop), Err(libc::ENXIO), "{kind}");
         }
+    });
+}
+
+/// Has a wait on an unbound handle paused, by task work, so that the process has an entry there.
+fn pause_unbound(ring: &mut uring::Ring, handle: &Handle, listener: &str) {
+    let time = uring::Kept::new([0_i64, 1_000_000]);
+    let nudge = uring::Sqe {
+        opcode: uring::OP_TIMEOUT,
+        fd: -1,
+        addr: time.address(),
+        len: 1,
+        ..Default::default()
+    };
+    ring.push(&nudge);
+    ring.enter(0).expect("io_uring_enter");
+    let mut args = sys::postbox_connect {
+        size: size_of::<sys::postbox_connect>() as u32,
+        flags: sys::POSTBOX_TIMEOUT,
+        name: listener.as_ptr() as u64,
+        name_len: listener.len() as u32,
+        timeout_ns: 4_000_000,
+        ..Default::default()
+    };
+    // SAFETY: the request takes this struct and reads the name, which is borrowed.
+    let connected = unsafe { raw::ioctl(handle, sys::POSTBOX_CONNECT, &mut args) };
+    assert_eq!(connected, Err(Errno::TIMEDOUT));
+    ring.wait();
+}
+
+/// The last descriptor of an unbound handle is closed by a thread that gives way; in the middle of that, a ring that has the
+/// file binds it and acquires a unit. Whoever settles the process's entry must do so with the object that there is by then.
+#[test]
+fn binding_during_close_loses_no_unit() {
+    const HANDLES: usize = 32;
+    isolated(|| {
+        let attack = || {
+            let (units, full) = (unique("units"), unique("full"));
+            let semaphore = MakeSync::semaphore(HANDLES as u64, HANDLES as u64);
+            let semaphore = semaphore.open(&*units).expect("the name is new");
+            let listener = postbox::Link::options().backlog(1).listen(&full);
+            let _listener = listener.expect("the name is new");
+            let _waits = postbox::Link::connect(&full).expect("there is room for one");
+            let args = uring::Kept::new(sys::postbox_open {
+                size: size_of::<sys::postbox_open>() as u32,
+                kind: sys::POSTBOX_KIND_SEMAPHORE,
+                rights: BOTH,
+                name: units.as_ptr() as u64,
+                name_len: units.len() as u32,
+                ..Default::default()
+            });
+            let unit = uring::Kept::new(sys::postbox_sync {
+                size: size_of::<sys::postbox_sync>() as u32,
+                flags: sys::POSTBOX_NONBLOCK | UNDO,
+                count: 1,
+                ..Default::default()
+            });
+            let mut delay = 20_000;
+            let mut rng = Rng::from_env("binding");
+            for _ in 0..scaled(60) {
+                let handles: Vec<_> = (0..HANDLES).map(|_| Handle::unbound()).collect();
+                let full = &full;
+                scope(|scope| {
+                    for some in handles.chunks(HANDLES / 8) {
+                        scope.spawn(move || {
+                            let mut ring = uring::Ring::new(1, 0).expect("a ring");
+                            for handle in some {
+                                pause_unbound(&mut ring, handle, full);
+                            }
+                        });
+                    }
+                });
+                let fds: Vec<_> = handles.into_iter().map(|h| h.0.into_raw_fd()).collect();
+                let (begun, closed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+                let ready = Barrier::new(2);
+                scope(|scope| {
+                    scope.spawn(|| {
+                        stay_on(0);
+                        give_way();
+                        ready.wait();
+                        for (number, fd) in fds.iter().enumerate() {
+                            while begun.load(SeqCst) <= number {
+                                std::hint::spin_loop();
+                            }
+                            // SAFETY: the descriptor is this thread's.
+                            unsafe { libc::close(*fd) };
+                            closed.store(number + 1, SeqCst);
+                        }
+                    });
+                    stay_on(0);
+                    let mut ring = uring::Ring::new(2, 0).expect("a ring");
+                    ring.register_files(&fds).expect("they are open");
+                    ready.wait();
+                    for number in 0..HANDLES {
+                        let command = |request, address, flags| uring::Sqe {
+                            flags: uring::FIXED_FILE | flags,
+                            ..uring::Sqe::command(number as RawFd, request, address)
+                        };
+                        ring.push(&command(sys::POSTBOX_OPEN, args.address(), uring::LINK));
+                        ring.push(&command(sys::POSTBOX_ACQUIRE, unit.address(), 0));
+                        begun.store(number + 1, SeqCst);
+                        std::thread::sleep(Duration::from_nanos(rng.below(2 * delay)));
+                        let late = closed.load(SeqCst) > number;
+                        assert_eq!([ring.wait().res, ring.wait().res], [0, 0]);
+                        // Half of the times it is to come before the end of the close.
+                        delay = if late {
+                            delay - delay / 16
+                        } else {
+                            delay + delay / 16
+                        };
+                        while closed.load(SeqCst) <= number {
+                            std::thread::sleep(Duration::from_micros(50));
+                        }
+                    }
+                });
+                semaphore.wait_value(HANDLES as u64);
+            }
+        };
+        let ended = Attacker::User.run(attack).wait_at_most(WATCHDOG * 20);
+        assert_eq!(ended, Exit::Code(0));
     });
 }

@@ -1,13 +1,17 @@
 //! Results: what was committed reports its result, in every way in which a command can end.
 
-use std::os::fd::AsRawFd;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Barrier;
+use std::time::Duration;
 
 use io_uring::{IoUring, squeue};
-use postbox::sys;
+use postbox::{raw, sys};
 use postbox_tests::uring::{
     BUFFER_SELECT, Buffers, CMD_FIXED, DEFER_TASKRUN, FIXED_FILE, Kept, Ring, SINGLE_ISSUER, Sqe,
 };
 use postbox_tests::*;
+use rustix::event::epoll;
 
 /// The most that one operation moves.
 const MAX_RW_COUNT: i32 = i32::MAX & !4095;
@@ -309,4 +313,146 @@ fn results_multishot_at_a_rendezvous_gives_each_message_once() {
         })
         .wait_at_most(WATCHDOG * 20);
     assert_eq!(ended, Exit::Code(0));
+}
+
+/// Many entries of epoll sets for a handle, which take as long to wake as they are many.
+fn poll_slowly(handle: &Handle, events: epoll::EventFlags, sets: usize) -> Vec<OwnedFd> {
+    let copies: Vec<_> = (0..128).map(|_| handle.0.try_clone()).collect();
+    let mut polling = Vec::new();
+    for _ in 0..sets {
+        let set = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll");
+        for copy in copies.iter().flatten() {
+            epoll::add(&set, copy, epoll::EventData::new_u64(0), events).expect("an entry");
+        }
+        polling.push(set);
+    }
+    polling.extend(copies.into_iter().flatten());
+    polling
+}
+
+/// A receiver ends the wait of a batch's first message, and wakes many pollers before it kicks the command. The command has
+/// found that by itself, since its own wake-ups took long, too, and waits with the second message when the kick comes. The
+/// leases of that message stay with it. A page can be as slow by a file system of the user's own.
+#[test]
+fn results_late_kick_leaves_leases_with_their_message() {
+    isolated(|| {
+        let pool = Handle::pool(1, PAGE as u64);
+        let block = pool.borrow_one();
+        let (tx, rx) = Handle::anonymous(0).split();
+        let _receivers = poll_slowly(&rx, epoll::EventFlags::IN, scaled(240));
+        let _senders = poll_slowly(&tx, epoll::EventFlags::OUT, scaled(160));
+        // The last one is the first to be woken.
+        let mine = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll");
+        let events = epoll::EventFlags::IN;
+        epoll::add(&mine, &rx, epoll::EventData::new_u64(0), events).expect("an entry");
+        let size = size_of::<sys::postbox_leases>() as u32;
+        let entry = Kept::new(sys::postbox_lease {
+            block,
+            flags: SHARED,
+            len: 1,
+        });
+        let leases = Kept::new(sys::postbox_leases {
+            size,
+            pool: pool.as_raw_fd(),
+            entries: entry.address(),
+            count: 1,
+            ..Default::default()
+        });
+        let text = Kept::new(*b"x");
+        let message = sys::postbox_send {
+            data: text.address(),
+            len: 1,
+            flags: sys::POSTBOX_LEASES,
+            fds: leases.address(),
+            ..send_args()
+        };
+        let entries = Kept::new([message; 2]);
+        let args = sys::postbox_batch {
+            size: size_of::<sys::postbox_batch>() as u32,
+            count: 2,
+            entries: entries.address(),
+            entry_size: size_of::<sys::postbox_send>() as u32,
+            ..Default::default()
+        };
+        // The first message goes into a page that is not there before another receiver waits, the second one to that.
+        let round = || {
+            let page = SlowPage::new();
+            let fault = page.fault();
+            let (ready, waits) = (Barrier::new(4), Gate::new());
+            scope(|scope| {
+                let first = scope.spawn(|| {
+                    stay_on(1);
+                    // SAFETY: the page is this test's alone, and lives longer than this.
+                    let room = unsafe {
+                        std::slice::from_raw_parts_mut(page.address() as *mut MaybeUninit<u8>, PAGE)
+                    };
+                    let mut entries = [MaybeUninit::uninit()];
+                    let mut leases = raw::Leases::new(pool.as_fd()).room(&mut entries);
+                    let (mut args, mut files) = (recv_args(), Vec::new());
+                    ready.wait();
+                    wait_readable("the first message", &mine);
+                    let received = raw::recv_leases(&rx, room, &mut files, &mut leases, &mut args);
+                    received.map(drop).expect("it is offered");
+                    leases.args().count
+                });
+                let second = scope.spawn(|| {
+                    stay_on(1);
+                    let mut ring = Ring::new(4, SINGLE_ISSUER | DEFER_TASKRUN).expect("a ring");
+                    let (entry, text) =
+                        (Kept::new(sys::postbox_lease::default()), Kept::new([0; 8]));
+                    let leases = Kept::new(sys::postbox_leases {
+                        size,
+                        pool: pool.as_raw_fd(),
+                        entries: entry.address(),
+                        max: 1,
+                        ..Default::default()
+                    });
+                    let args = Kept::new(sys::postbox_recv {
+                        flags: sys::POSTBOX_LEASES,
+                        data: text.address(),
+                        len: 8,
+                        fds: leases.address(),
+                        ..recv_args()
+                    });
+                    ready.wait();
+                    fault.wait();
+                    waits.open(1);
+                    ring.push(&Sqe::command(
+                        rx.as_raw_fd(),
+                        sys::POSTBOX_RECV,
+                        args.address(),
+                    ));
+                    ring.submit();
+                    let first = first.join().expect("it receives");
+                    // A kick that is late comes before that.
+                    std::thread::sleep(Duration::from_millis(20));
+                    assert_eq!(ring.wait().res, 1);
+                    [first, leases.get().count]
+                });
+                scope.spawn(|| {
+                    stay_on(1);
+                    ready.wait();
+                    waits.pass();
+                    rx.wait_receivers(1);
+                    fault.resolve(&[]);
+                });
+                let sender = scope.spawn(|| {
+                    stay_on(0);
+                    let mut ring = Ring::new(4, 0).expect("io_uring is there");
+                    let args = Kept::new(args);
+                    let fd = tx.as_raw_fd();
+                    ready.wait();
+                    std::thread::sleep(Duration::from_millis(5));
+                    ring.run(&Sqe::command(fd, sys::POSTBOX_SEND_BATCH, args.address()))
+                });
+                let leases = second.join().expect("it receives");
+                assert_eq!(sender.join().expect("it sends"), 2);
+                leases
+            })
+        };
+        for _ in 0..20 {
+            assert_eq!(round(), [1, 1], "leases that came with both messages");
+            pool.give_back(&[block, block]).expect("they were received");
+        }
+    });
 }
