@@ -193,10 +193,8 @@ unsafe extern "C" fn fop_flush(file: *mut bindings::file, _: bindings::fl_owner_
         // Looking through all descriptors is worth it only for who has something to give back.
         let has = handle.state.shares.has(process);
         if has && c::postbox_closed(file) {
-            handle.process_closed(Leaving {
-                process: Some(process),
-                died: helpers::exiting(),
-            });
+            let process = Some(process);
+            handle.process_closed(Leaving { process });
         }
     }
     0

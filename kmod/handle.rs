@@ -309,10 +309,7 @@ impl Handle {
 impl PinnedDrop for Handle {
     fn drop(self: Pin<&mut Self>) {
         self.relay.stop();
-        self.process_closed(Leaving {
-            process: None,
-            died: helpers::exiting(),
-        });
+        self.process_closed(Leaving { process: None });
         if let Some(bound) = self.bound.as_ref() {
             bound.object.close(bound.side(), &self.state);
             let registry = &self.shared.registry;

@@ -1142,9 +1142,18 @@ int postbox_exit_watch(struct postbox_exit *watch)
 	return exit_watch(watch, task_tgid(current), postbox_process_exited);
 }
 
-bool postbox_exit_happened(const struct postbox_exit *watch)
+/* Whether a process exits, or has. It lives on where only a thread of it ends. */
+bool postbox_exit_begun(const struct postbox_exit *watch)
 {
-	return postbox_exited(watch->watched->process);
+	struct task_struct *task;
+	bool ret;
+
+	rcu_read_lock();
+	task = pid_task(watch->watched->process, PIDTYPE_TGID);
+	ret = !task || !atomic_read(&task->signal->live) ||
+	      READ_ONCE(task->signal->flags) & SIGNAL_GROUP_EXIT;
+	rcu_read_unlock();
+	return ret;
 }
 
 /* It is not being told when this returns, unless it is told of just here. */
@@ -1460,12 +1469,6 @@ unsigned long postbox_vma_pages(struct vm_area_struct *vma,
 unsigned long postbox_page_size(void)
 {
 	return PAGE_SIZE;
-}
-
-/* Whether the current task does what it does because it exits. */
-bool postbox_exiting(void)
-{
-	return current->flags & PF_EXITING;
 }
 
 /* Commands of io_uring: all that is inline, a macro, or whose structs Rust does not know. */

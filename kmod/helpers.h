@@ -198,7 +198,6 @@ int postbox_pages_map(struct vm_area_struct *vma, struct postbox_pages *pages,
 unsigned long postbox_vma_pages(struct vm_area_struct *vma,
 				unsigned long *count);
 unsigned long postbox_page_size(void);
-bool postbox_exiting(void);
 
 int postbox_memory(struct file *file, struct postbox_memory *memory);
 struct file *postbox_memory_open(const struct file *file);
@@ -266,7 +265,7 @@ struct postbox_exit {
 int postbox_exits_init(void);
 void postbox_exits_fini(void);
 int postbox_exit_watch(struct postbox_exit *watch);
-bool postbox_exit_happened(const struct postbox_exit *watch);
+bool postbox_exit_begun(const struct postbox_exit *watch);
 void postbox_exit_stop(struct postbox_exit *watch);
 
 /* Who tells a command that a process exits. */

@@ -169,7 +169,7 @@ pub(crate) mod c {
         pub(crate) fn postbox_exits_init() -> i32;
         pub(crate) fn postbox_exits_fini();
         pub(crate) fn postbox_exit_watch(watch: *mut RawExit) -> i32;
-        pub(crate) fn postbox_exit_happened(watch: *const RawExit) -> bool;
+        pub(crate) fn postbox_exit_begun(watch: *const RawExit) -> bool;
         pub(crate) fn postbox_exit_stop(watch: *mut RawExit);
         pub(crate) fn postbox_poll_init(head: *mut bindings::wait_queue_head);
         pub(crate) fn postbox_poll_add(
@@ -324,7 +324,6 @@ pub(crate) mod c {
         pub(crate) fn postbox_delay_stop(delay: *mut bindings::delayed_work);
 
         pub(super) fn postbox_page_size() -> usize;
-        pub(super) fn postbox_exiting() -> bool;
 
         pub(super) fn postbox_process_get(nr: u32, ino: *mut u64) -> *mut bindings::pid;
         pub(super) fn postbox_process_euid(pid: *mut bindings::pid) -> u32;
@@ -818,12 +817,6 @@ pub(crate) fn in_group(gid: u32) -> bool {
 pub(crate) fn dying() -> bool {
     // SAFETY: As above.
     unsafe { c::postbox_dying() }
-}
-
-/// Whether the current task does what it does because it exits.
-pub(crate) fn exiting() -> bool {
-    // SAFETY: As above.
-    unsafe { c::postbox_exiting() }
 }
 
 /// The bytes of a page.

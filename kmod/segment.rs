@@ -28,6 +28,8 @@ struct Inner {
     handles: Handles,
     /// The numbers of processes that are attached.
     attached: RBTree<u64, ()>,
+    /// How many numbers each process has: one for each handle.
+    processes: RBTree<u64, u64>,
     next: u64,
     /// Those who wait for a word, which is at the offset that they want.
     waiting: Words<WaiterPtr>,
@@ -57,6 +59,7 @@ impl Segment {
                 Inner {
                     handles: Handles::default(),
                     attached: RBTree::new(),
+                    processes: RBTree::new(),
                     next: 1,
                     waiting: Words::new(),
                 },
@@ -85,9 +88,21 @@ impl Segment {
                 return;
             };
             let number = inner.attached.remove_node(&share.count);
-            let mut waiting = inner.waiting.len();
+            let (mut left, mut last) = (0, None);
+            if let Some(numbers) = inner.processes.get_mut(&share.process) {
+                *numbers -= u64::from(number.is_some());
+                left = *numbers;
+            }
+            if left == 0 {
+                last = inner.processes.remove_node(&share.process);
+            }
+            // A process that exits loses all of its numbers, and with the last one all look again.
+            let mut waiting = match share.died && left != 0 {
+                true => 0,
+                false => inner.waiting.len(),
+            };
             drop(inner);
-            drop((share, number));
+            drop((share, number, last));
             // Who comes from now on knows of it.
             while waiting > 0 && self.wake_one(Words::pop) {
                 waiting -= 1;
@@ -119,6 +134,7 @@ impl Segment {
         let process = helpers::process();
         shares.enter(process)?;
         let node = RBTreeNodeReservation::new(GFP_MAYFAIL)?;
+        let first = RBTreeNodeReservation::new(GFP_MAYFAIL)?;
         let mut inner = self.inner.lock();
         let mut table = shares.lock();
         // Without an entry, another thread has closed the last descriptor.
@@ -130,8 +146,14 @@ impl Segment {
         }
         let number = inner.next;
         table.add(process, number);
+        drop(table);
         inner.next += 1;
         inner.attached.insert(node.into_node(number, ()));
+        // It is not freed under the lock where it is not used: it was made before that.
+        match inner.processes.get_mut(&process) {
+            Some(numbers) => *numbers += 1,
+            None => drop(inner.processes.insert(first.into_node(process, 1))),
+        }
         Ok(number)
     }
 

@@ -42,8 +42,6 @@ use kernel::{
 pub(crate) struct Leaving {
     /// The process, as `helpers::process` names it; `None`: every process.
     pub(crate) process: Option<u64>,
-    /// It exits, or has exited.
-    pub(crate) died: bool,
 }
 
 /// What a process has through a handle.
@@ -161,7 +159,7 @@ pub(crate) struct Share {
     pub(crate) process: u64,
     pub(crate) count: u64,
     pub(crate) bytes: u64,
-    /// The process exits, or has exited.
+    /// The process exits, or has: not a thread of it alone.
     pub(crate) died: bool,
     _node: RBTreeNode<u64, Holding>,
 }
@@ -287,10 +285,7 @@ impl Shares {
         if !is_so() {
             return None;
         }
-        let share = |holding: &Holding| {
-            let died = leaving.died || holding.watch.exited();
-            (holding.count, holding.bytes, died)
-        };
+        let share = |holding: &Holding| (holding.count, holding.bytes, holding.watch.dies());
         let (process, (count, bytes, died), node) = match leaving.process {
             Some(process) => {
                 let entry = table.processes.find_mut(&process)?;

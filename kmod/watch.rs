@@ -88,10 +88,10 @@ impl Watch {
         )
     }
 
-    /// Whether the process has exited.
-    pub(crate) fn exited(&self) -> bool {
+    /// Whether the process exits, or has.
+    pub(crate) fn dies(&self) -> bool {
         // SAFETY: It was started in `current`.
-        unsafe { c::postbox_exit_happened(self.raw.get()) }
+        unsafe { c::postbox_exit_begun(self.raw.get()) }
     }
 }
 
@@ -131,10 +131,8 @@ unsafe extern "C" fn postbox_process_exited(raw: *mut RawExit) {
             };
             // Here the watch is dropped, and the reference keeps the handle for as long as it takes.
             if let Some(handle) = chardev::as_handle(&file) {
-                handle.process_closed(Leaving {
-                    process: Some(process),
-                    died: true,
-                });
+                let process = Some(process);
+                handle.process_closed(Leaving { process });
             }
         }
     }

@@ -1,6 +1,8 @@
 //! Bounded work: no lock is held, and no process kept from dying, for as long as an attacker likes.
 
 use std::os::fd::AsFd;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
 
 use postbox::{raw, sys};
 use postbox_tests::*;
@@ -195,5 +197,94 @@ fn listener_keeps_a_bounded_number_of_connections() {
         if made == MAX {
             assert_eq!(connect(), Err(Errno::AGAIN), "the backlog is bounded");
         }
+    });
+}
+
+#[test]
+fn exit_wakes_who_waits_in_a_segment_once_whatever_handles_it_had() {
+    as_each_attacker(|_| {
+        const WAITERS: u64 = 4;
+        let segment = Handle::segment(1);
+        let me = raw::attach(&segment).expect("a number");
+        let map = segment.map(0, PAGE, RW).expect("both rights");
+        map.word(0).store(me, SeqCst);
+        let [attached, end] = [(); 2].map(|()| Gate::new());
+        let other = spawn(|| {
+            let handles: Vec<_> = (0..64).map(|_| segment.dup(SEND | RECEIVE)).collect();
+            for handle in &handles {
+                raw::attach(handle.as_ref().expect("descriptors")).expect("a number");
+            }
+            attached.open(1);
+            end.pass();
+        });
+        attached.pass();
+        let woken = AtomicU64::new(0);
+        scope(|scope| {
+            for _ in 0..WAITERS {
+                scope.spawn(|| {
+                    while map.word(0).load(SeqCst) == me {
+                        assert_eq!(segment.wait_word(0, me, FOREVER), Ok(false));
+                        woken.fetch_add(1, SeqCst);
+                    }
+                });
+            }
+            segment.wait_receivers(WAITERS as u32);
+            other.destroy();
+            // Numbers are given in order.
+            for number in me + 1..=me + 64 {
+                map.word(8).store(number, SeqCst);
+                wait_until("its death", || {
+                    segment.wait_word(8, number, NEVER) == Ok(true)
+                });
+            }
+            wait_until("they look again", || woken.load(SeqCst) >= WAITERS);
+            segment.wait_receivers(WAITERS as u32);
+            assert_eq!(woken.load(SeqCst), WAITERS);
+            map.word(0).store(0, SeqCst);
+            segment.wake_word(0, WAITERS as u32).expect("a word");
+        });
+    });
+}
+
+/// Its process has another number, and may live for ever.
+#[test]
+fn exit_of_a_thread_alone_wakes_who_waits_in_a_segment() {
+    isolated(|| {
+        let segment = Handle::segment(1);
+        let map = segment.map(0, PAGE, RW).expect("both rights");
+        let [attached, leave, end] = [(); 3].map(|()| Gate::new());
+        let other = spawn(|| {
+            let [first, second] = [(); 2].map(|()| segment.dup(SEND | RECEIVE));
+            let first = std::mem::ManuallyDrop::new(first.expect("a descriptor"));
+            raw::attach(second.as_ref().expect("a descriptor")).expect("a number");
+            let [unshared, closed] = [(); 2].map(|()| Gate::new());
+            scope(|scope| {
+                scope.spawn(|| {
+                    // SAFETY: no pointers.
+                    check("unshare", unsafe { libc::unshare(libc::CLONE_FILES) });
+                    let number = raw::attach(&*first).expect("a number");
+                    map.word(0).store(number, SeqCst);
+                    unshared.open(1);
+                    closed.pass();
+                    attached.open(1);
+                    leave.pass();
+                });
+                unshared.pass();
+                first.close_copy();
+                closed.open(1);
+            });
+            end.pass();
+        });
+        attached.pass();
+        let number = map.word(0).load(SeqCst);
+        scope(|scope| {
+            let waits = scope.spawn(|| segment.wait_word(0, number, FOREVER));
+            segment.wait_receivers(1);
+            leave.open(1);
+            assert_eq!(waits.join().expect("it is woken"), Ok(false));
+        });
+        assert_eq!(segment.wait_word(0, number, NEVER), Ok(true));
+        end.open(1);
+        other.ok();
     });
 }
