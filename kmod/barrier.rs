@@ -289,7 +289,7 @@ impl Barrier {
 
     /// Ends the waits that are over.
     fn settle(&self, inner: SpinLockGuard<'_, Inner>) {
-        if inner.barrier.settled() {
+        if inner.barrier.over() == 0 {
             drop(inner);
         } else {
             self.end(inner);
@@ -297,12 +297,13 @@ impl Barrier {
         self.pollers.wake_all();
     }
 
-    /// One at a time: each is woken outside the lock.
+    /// One at a time: each is woken outside the lock. As many as are over now: who is woken may arrive
+    /// again without end, and whoever completes another generation ends that.
     #[inline(never)]
     fn end<'a>(&'a self, mut inner: SpinLockGuard<'a, Inner>) {
-        loop {
+        for _ in 0..inner.barrier.over() {
             let wake = inner.barrier.end_one();
-            let settled = inner.barrier.settled();
+            let settled = inner.barrier.over() == 0;
             drop(inner);
             drop(wake);
             if settled {

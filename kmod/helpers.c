@@ -1666,11 +1666,6 @@ void postbox_keys_remove(struct rb_root *keys, struct postbox_key *key)
 	RB_CLEAR_NODE(&key->node);
 }
 
-struct postbox_key *postbox_keys_first(const struct rb_root *keys)
-{
-	return rb_entry_safe(rb_first(keys), struct postbox_key, node);
-}
-
 struct postbox_key *postbox_keys_find(const struct rb_root *keys,
 				      unsigned long ring, u64 user_data)
 {

@@ -179,7 +179,6 @@ struct postbox_key {
 
 void postbox_keys_add(struct rb_root *keys, struct postbox_key *key);
 void postbox_keys_remove(struct rb_root *keys, struct postbox_key *key);
-struct postbox_key *postbox_keys_first(const struct rb_root *keys);
 struct postbox_key *postbox_keys_find(const struct rb_root *keys,
 				      unsigned long ring, u64 user_data);
 

@@ -301,7 +301,6 @@ pub(crate) mod c {
         );
         pub(crate) fn postbox_keys_add(keys: *mut bindings::rb_root, key: *mut Key);
         pub(crate) fn postbox_keys_remove(keys: *mut bindings::rb_root, key: *mut Key);
-        pub(crate) fn postbox_keys_first(keys: *const bindings::rb_root) -> *mut Key;
         pub(crate) fn postbox_keys_find(
             keys: *const bindings::rb_root,
             ring: usize,

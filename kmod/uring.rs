@@ -29,7 +29,7 @@ use crate::{
     message::{Author, Message, Source},
     object::Object,
     pool::Kept,
-    queue::{Arrival, Gate, Received, RingSide, Sent, Turn},
+    queue::{self, Arrival, Gate, Linked, Links, List, Received, RingSide, Sent, Turn},
     quota::CommandCharge,
     request::{self, ensure, pipe},
     uapi,
@@ -112,9 +112,10 @@ struct Args {
 pub(crate) struct Command {
     #[pin]
     waiter: Waiter,
-    /// What it is cancelled by. Guarded by the lock of the handle's commands.
+    /// What it is cancelled by. Guarded by the lock of the handle's commands, as are the links.
     #[pin]
     key: Opaque<Key>,
+    links: Links<Command>,
     /// It is valid while the command can be kicked.
     cmd: *mut bindings::io_uring_cmd,
     task: *mut bindings::task_struct,
@@ -143,8 +144,8 @@ pub(crate) struct Command {
 
 // SAFETY: The cells, `origin` and `args` are for the one thread that has the command: until it is opened, the one
 // that issues it (its task, a worker of io-wq, or the thread of SQPOLL); then, each time, the one that
-// runs it after a kick. `kicked` hands it on: opening it and kicking it are full fences. `key` has its
-// lock, `cmd` is used by who has kicked it, once, and the rest is atomic, locked or never changed.
+// runs it after a kick. `kicked` hands it on: opening it and kicking it are full fences. `key` and `links`
+// have their lock, `cmd` is used by who has kicked it, once, and the rest is atomic, locked or never changed.
 unsafe impl Sync for Command {}
 // SAFETY: None of it is bound to a thread; `task` and `cmd` stay until the command is completed.
 unsafe impl Send for Command {}
@@ -171,6 +172,7 @@ impl Command {
                 // SAFETY: It is the field of a command here.
                 waiter: unsafe { Waiter::of_command() },
                 key: Opaque::new(Key::new(ring, user_data)),
+                links: Links::new(),
                 cmd,
                 task,
                 credentials,
@@ -462,11 +464,38 @@ pub(crate) struct Commands {
     tree: SpinLock<Tree>,
 }
 
-/// The root of a tree of keys, which are those of commands. For each it has a reference.
-struct Tree(bindings::rb_root);
+/// The keys of commands, and the commands in the order in which they came. Both have the same ones.
+struct Tree {
+    keys: bindings::rb_root,
+    all: List<Listed>,
+}
 
 // SAFETY: It is a pointer to commands, which can be sent, and used under the lock alone.
 unsafe impl Send for Tree {}
+
+/// A reference to a command on the list of its handle.
+struct Listed(Arc<Command>);
+
+// SAFETY: The content of an `Arc` stays where it is, and `from_raw` undoes `into_raw`.
+unsafe impl queue::Owner for Listed {
+    type Target = Command;
+
+    fn into_raw(self) -> NonNull<Command> {
+        // SAFETY: An `Arc` does not point to null.
+        unsafe { NonNull::new_unchecked(Arc::into_raw(self.0).cast_mut()) }
+    }
+
+    unsafe fn from_raw(raw: NonNull<Command>) -> Self {
+        // SAFETY: The caller guarantees that it comes from `into_raw`.
+        Self(unsafe { Arc::from_raw(raw.as_ptr().cast_const()) })
+    }
+}
+
+impl Linked for Command {
+    fn links(&self) -> &Links<Self> {
+        &self.links
+    }
+}
 
 /// Which commands are to be cancelled.
 enum Wanted {
@@ -480,9 +509,10 @@ impl Tree {
     ///
     /// The command is in no tree.
     unsafe fn insert(&mut self, command: Arc<Command>) {
-        let command = Arc::into_raw(command);
-        // SAFETY: The command stays, since the tree has a reference now, and its key is in no tree.
-        unsafe { c::postbox_keys_add(&mut self.0, (*command).key.get()) };
+        let key = command.key.get();
+        self.all.push_back(Listed(command));
+        // SAFETY: The command stays, since the list has a reference now, and its key is in no tree.
+        unsafe { c::postbox_keys_add(&mut self.keys, key) };
     }
 
     /// # Safety
@@ -490,25 +520,25 @@ impl Tree {
     /// The key is null, or in this tree.
     unsafe fn take(&mut self, key: *mut Key) -> Option<Arc<Command>> {
         let key = NonNull::new(key)?.as_ptr();
-        // SAFETY: It is in the tree, so that it is the key of a command of which `insert` has left a
-        // reference, which is the caller's when the key is out.
+        // SAFETY: It is in the tree, so that it is the key of a command that `insert` has put on the
+        // list, too.
         unsafe {
-            c::postbox_keys_remove(&mut self.0, key);
+            c::postbox_keys_remove(&mut self.keys, key);
             let command = kernel::container_of!(key.cast::<Opaque<Key>>(), Command, key);
-            Some(Arc::from_raw(command.cast_const()))
+            Some(self.all.remove(NonNull::new(command)?).0)
         }
     }
 
-    /// Takes out one of those that are wanted.
+    /// Takes out one of those that are wanted: of all, the first that came.
     fn take_one(&mut self, wanted: &Wanted) -> Option<Arc<Command>> {
-        // SAFETY: The keys of the tree are valid as long as they are in it.
-        let found = unsafe {
-            match *wanted {
-                Wanted::All => c::postbox_keys_first(&self.0),
-                Wanted::Of(ring, user_data) => c::postbox_keys_find(&self.0, ring, user_data),
-            }
+        let found = match *wanted {
+            Wanted::All => self.all.front().map(|command| command.key.get())?,
+            // SAFETY: The keys of the tree are valid as long as they are in it.
+            Wanted::Of(ring, user_data) => unsafe {
+                c::postbox_keys_find(&self.keys, ring, user_data)
+            },
         };
-        // SAFETY: It was found in this tree.
+        // SAFETY: It is in this tree, where it was found, or where those of the list are.
         unsafe { self.take(found) }
     }
 }
@@ -516,7 +546,13 @@ impl Tree {
 impl Commands {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            tree <- new_spinlock!(Tree(bindings::rb_root::default()), "postbox_commands"),
+            tree <- new_spinlock!(
+                Tree {
+                    keys: bindings::rb_root::default(),
+                    all: List::new(),
+                },
+                "postbox_commands"
+            ),
         })
     }
 
@@ -545,14 +581,15 @@ impl Commands {
         }
     }
 
-    /// Cancels those that are wanted, each of them once; returns how many were told. It gives up when
-    /// the task is killed.
+    /// Cancels those that are wanted, each of them once; returns how many were told. As many as there
+    /// are when it begins: others may be parked without end. It gives up when the task is killed.
     fn cancel(&self, wanted: &Wanted) -> usize {
+        let mut left = self.tree.lock().all.len();
         let mut count = 0;
         loop {
             let mut some = [const { None }; CANCELLED_AT_ONCE];
             let mut tree = self.tree.lock();
-            for slot in &mut some {
+            for slot in some.iter_mut().take(left) {
                 *slot = tree.take_one(wanted);
                 let Some(command) = slot else { break };
                 command.add_reason(reason::CANCELED);
@@ -564,6 +601,7 @@ impl Commands {
                 told += 1;
             }
             count += told;
+            left -= told;
             if told < CANCELLED_AT_ONCE || helpers::dying() {
                 return count;
             }

@@ -135,13 +135,16 @@ impl<W: GateWaiter> Barrier<W> {
         self.arrived = 0;
     }
 
-    /// Whether nobody's wait is over.
-    pub fn settled(&self) -> bool {
-        self.waiting.is_empty() || (self.released == 0 && !self.broken)
+    /// How many wait whose wait is over.
+    pub fn over(&self) -> usize {
+        match self.broken {
+            true => self.waiting.len(),
+            false => self.released,
+        }
     }
 
-    /// Ends the wait of one task if that is over. To be called until it returns `None`, after
-    /// somebody arrived or the barrier broke.
+    /// Ends the wait of one task if that is over. To be called as often as there are [such
+    /// waits](Self::over), after somebody arrived or the barrier broke.
     pub fn end_one(&mut self) -> Option<W::Wake> {
         let gate = if self.released > 0 {
             Gate::Open
