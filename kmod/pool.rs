@@ -290,20 +290,23 @@ impl<'a> Access<'a> {
                 .after(first)
                 .copy_to(bytes)?;
             let mut inner = self.pool.inner.lock();
-            let mut given = 0;
+            let (mut given, mut held) = (0, true);
             for number in bytes.chunks_exact(NUMBER).rev() {
                 let block = u32::from_ne_bytes(number.try_into().unwrap_or_default());
-                if !inner.table.give_back(self.holder, block) {
+                let shared = inner.table.is_shared(block);
+                held = inner.table.give_back(self.holder, block);
+                given += u32::from(held);
+                // Of those that are shared, one for each hold of the lock.
+                if shared || !held {
                     break;
                 }
-                given += 1;
             }
             let mut shares = self.shares.lock();
             shares.subtract_some(self.holder.process, given.into());
             drop(shares);
             self.pool.settle(inner);
             *count -= given;
-            if (given as usize) < some {
+            if !held {
                 return Err(ENOENT);
             }
         }
@@ -434,15 +437,14 @@ impl<'a> Access<'a> {
 
     /// Gives back what was borrowed and cannot be told.
     fn undo(&self, blocks: &[u32]) {
-        let mut inner = self.pool.inner.lock();
-        let mut given = 0;
         for block in blocks {
-            given += u64::from(inner.table.give_back(self.holder, *block));
+            let mut inner = self.pool.inner.lock();
+            let given = inner.table.give_back(self.holder, *block);
+            let mut shares = self.shares.lock();
+            shares.subtract_some(self.holder.process, given.into());
+            drop(shares);
+            self.pool.settle(inner);
         }
-        let mut shares = self.shares.lock();
-        shares.subtract_some(self.holder.process, given);
-        drop(shares);
-        self.pool.settle(inner);
     }
 }
 

@@ -1,12 +1,17 @@
-//! How long a mailbox's lock is held when much is in it: what an operation costs with a million messages, every priority and
-//! all leases of a handle, and with a few.
+//! How long a lock is held when much is in an object: what an operation costs on a mailbox with a million messages, every
+//! priority and all leases of a handle, on a pipe with as many readers that wait, and on a pool of all blocks that are shared
+//! as often as they can be, and with a few.
 
-use std::{os::fd::OwnedFd, sync::atomic::Ordering};
+use std::cell::RefCell;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
 
+use postbox::raw::Leases;
 use postbox::{raw, sys};
 use rustix::io::Errno;
 
 use crate::measure::now;
+use crate::uring::WaitingReaders;
 
 /// How much there is in a mailbox.
 #[derive(Clone, Copy, Debug)]
@@ -108,6 +113,8 @@ fn measure(
 /// Fails as the requests do.
 pub fn holds(filled: Filled) -> Result<Vec<Hold>> {
     let mut holds = vec![wake_word(filled.leases.min(1000))?];
+    holds.extend(pipe(filled.leases)?);
+    holds.extend(pool(filled.leases as usize)?);
     let fd = raw::device()?;
     let mut args = sys::postbox_open {
         kind: sys::POSTBOX_KIND_MAILBOX,
@@ -188,9 +195,12 @@ pub fn holds(filled: Filled) -> Result<Vec<Hold>> {
     Ok(holds)
 }
 
+fn of_error(error: postbox::Error) -> Errno {
+    error.errno.unwrap_or(Errno::IO)
+}
+
 /// Measures a wake-up of nobody beside so many threads that wait for another word.
 fn wake_word(threads: u32) -> Result<Hold> {
-    let of_error = |error: postbox::Error| error.errno.unwrap_or(Errno::IO);
     let segment = postbox::Segment::options().anonymous(4096);
     let segment = segment.map_err(of_error)?;
     let mapping = segment.attach().map_err(of_error)?;
@@ -222,4 +232,115 @@ fn wake_word(threads: u32) -> Result<Hold> {
         word.store(0, Ordering::Relaxed);
         raw::wake_word(&segment, &of_words(awaited.offset, u32::MAX)).and(hold)
     })
+}
+
+/// Measures a pipe beside so many readers that wait.
+fn pipe(readers: u32) -> Result<[Hold; 2]> {
+    let of_io = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    let (rx, tx) = postbox::Pipe::options().pair().map_err(of_error)?;
+    let mut waiting = WaitingReaders::new(&rx, readers as usize).map_err(of_io)?;
+    if raw::info(&tx)?.waiting_receivers != readers {
+        return Err(Errno::IO);
+    }
+    let mut room = [0u8; 1];
+    let mut args = sys::postbox_io {
+        size: size_of::<sys::postbox_io>() as u32,
+        flags: sys::POSTBOX_TIMEOUT,
+        data: room.as_mut_ptr() as u64,
+        len: 1,
+        timeout_ns: 1,
+        ..Default::default()
+    };
+    // SAFETY: the request takes this struct, and writes at most one byte into `room`.
+    let come = || match unsafe { raw::ioctl(&rx, sys::POSTBOX_READ, &mut args) } {
+        Err(Errno::TIMEDOUT) => Ok(0),
+        other => other.and(Err(Errno::IO)),
+    };
+    let last = measure("wait at a pipe behind its readers", come, |_| Ok(()))?;
+    let write = || rustix::io::write(&tx, b"x").map(|_| 0);
+    let first = measure("write for the first of them", write, |_| {
+        waiting.go_on().map_err(of_io)
+    })?;
+    Ok([last, first])
+}
+
+/// How many leases of a pool the module ends under one hold of its lock.
+const LEASES_AT_ONCE: usize = 32;
+
+/// The most leases of a block.
+const LEASES_OF_A_BLOCK: usize = 1024;
+
+/// Measures the end of so many leases of a pool, or of as many as end under one hold, and of one that is the last of a block's
+/// to be found.
+fn pool(leases: usize) -> Result<[Hold; 3]> {
+    let count = LEASES_AT_ONCE.min(leases);
+    let (blocks, others) = match count < LEASES_AT_ONCE {
+        true => (4 * TIMES, 0),
+        false => (sys::POSTBOX_BLOCKS_MAX as usize, LEASES_OF_A_BLOCK - 1),
+    };
+    let pool = postbox::Pool::options().anonymous(blocks as u32, 64);
+    let pool = pool.map_err(of_error)?;
+    let dup = || raw::dup(&pool, sys::POSTBOX_RIGHT_SEND | sys::POSTBOX_RIGHT_RECEIVE);
+    let borrow = |fd: &OwnedFd, count| {
+        let mut blocks = vec![0; count];
+        let mut args = sys::postbox_loan::default();
+        raw::loan(fd, &[], &mut blocks, &mut args).map(|()| blocks)
+    };
+    let holder = || {
+        let holder = dup()?;
+        borrow(&holder, count)?;
+        Ok(Some(holder))
+    };
+    let last = RefCell::new(holder()?);
+    let close = || {
+        drop(last.take());
+        Ok(0)
+    };
+    let closed = measure("close a handle with leases of a pool", close, |_| {
+        last.replace(holder()?);
+        Ok(())
+    })?;
+
+    let holder = dup()?;
+    let give = |blocks: &[u32]| {
+        let mut args = sys::postbox_loan::default();
+        raw::loan(&holder, blocks, &mut [], &mut args).map(|()| 0)
+    };
+    let held = RefCell::new(borrow(&holder, count)?);
+    let given = measure(
+        "give back as many",
+        || give(&held.borrow()),
+        |_| {
+            held.replace(borrow(&holder, count)?);
+            Ok(())
+        },
+    )?;
+
+    let mailbox = raw::device()?;
+    let mut args = sys::postbox_open {
+        kind: sys::POSTBOX_KIND_MAILBOX,
+        flags: sys::POSTBOX_O_CREATE,
+        rights: sys::POSTBOX_RIGHT_SEND | sys::POSTBOX_RIGHT_RECEIVE,
+        mode: 0o600,
+        capacity: sys::POSTBOX_UNBOUNDED,
+        ..Default::default()
+    };
+    raw::open(&mailbox, None, &mut args)?;
+    let mut shared = borrow(&holder, TIMES)?;
+    for block in &shared {
+        let lease = sys::postbox_lease {
+            block: *block,
+            flags: sys::POSTBOX_LEASE_SHARED,
+            len: 1,
+        };
+        let entries = vec![lease; others];
+        for some in entries.chunks(sys::POSTBOX_LEASES_MAX as usize) {
+            let mut leases = Leases::new(holder.as_fd()).entries(some);
+            let args = sys::postbox_send::default();
+            raw::send_leases(&mailbox, b"", &[], &mut leases, &args)?;
+        }
+    }
+    let give = || give(&[shared.pop().ok_or(Errno::IO)?]);
+    let found = measure("give back a lease of a shared block", give, |_| Ok(()))?;
+    Ok([closed, given, found])
 }

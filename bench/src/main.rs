@@ -11,7 +11,8 @@ use postbox_bench::{
 const USAGE: &str = "\
 usage: postbox-bench count --out FILE   instructions, where the emulator counts them; also to FILE as JSON
        postbox-bench all --out FILE     the same, of more cases: how costs grow
-       postbox-bench holds              instructions of operations on a mailbox with a million messages, and with a few
+       postbox-bench holds              instructions of operations on a mailbox with a million messages, and with a few; likewise
+                                        on a pipe and a pool
        postbox-bench run                time, and what matters of it here: ratios
 options: --windows N  measure N windows and print their median and minimum
          --rounds N   repetitions in a window

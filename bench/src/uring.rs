@@ -736,3 +736,33 @@ pub fn parked_by_crate(count: usize, len: usize, plan: Plan) -> io::Result<Figur
         driver.submit()
     })
 }
+
+/// Readers of a pipe that wait in a ring: a user may have more of these than threads.
+pub struct WaitingReaders {
+    ring: Ring,
+    entry: Entry,
+}
+
+impl WaitingReaders {
+    /// So many, each for one byte.
+    pub fn new(pipe: impl AsFd, count: usize) -> io::Result<Self> {
+        let mut ring = Ring::new(vec![pipe.as_fd().as_raw_fd()], count)?;
+        let place = leaked(0u8, 1).as_mut_ptr();
+        let entry = ring.entry(0, |fd| direct(fd, sys::POSTBOX_READ, place, 1).build());
+        for some in vec![entry.clone(); count].chunks(URING_BATCH) {
+            ring.push(some)?;
+            ring.ring.submit()?;
+        }
+        Ok(WaitingReaders { ring, entry })
+    }
+
+    /// Has the first one read what was written, and another one come in its place.
+    pub fn go_on(&mut self) -> io::Result<()> {
+        self.ring.ring.submit_and_wait(1)?;
+        let completion = self.ring.ring.completion().next();
+        let completion = completion.ok_or_else(|| io::Error::other("nothing came"))?;
+        ended(&completion, 1)?;
+        self.ring.push(std::slice::from_ref(&self.entry))?;
+        self.ring.ring.submit().map(drop)
+    }
+}

@@ -19,7 +19,7 @@ const NONE: u32 = u32::MAX;
 pub const SHARES_MAX: u32 = 1024;
 
 /// How many leases [`Pool::settle`] looks at in one step.
-const STEP: u32 = 256;
+const STEP: u32 = 32;
 
 /// Who holds a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +77,8 @@ pub struct Lease {
     block: u32,
     /// The next one of the block, or the next that is unused.
     next: u32,
+    /// The one before it of the block.
+    prev: u32,
     /// The next one of the flight, or of the bucket where it is held.
     after: u32,
     /// The one before it in the bucket.
@@ -103,6 +105,7 @@ impl Lease {
         copy: false,
         block: NONE,
         next: NONE,
+        prev: NONE,
         after: NONE,
         before: NONE,
         bucket: NONE,
@@ -268,6 +271,9 @@ where
             bucket: lease.bucket,
             ..Lease::NEW
         };
+        if let Some(first) = self.lease_mut(first) {
+            first.prev = number;
+        }
         self.unused_count -= 1;
         let block = self.block_mut(block)?;
         block.first = number;
@@ -326,7 +332,7 @@ where
         let Some(lease) = self.lease_mut(number) else {
             return;
         };
-        let (block, next) = (lease.block, lease.next);
+        let (block, prev, next) = (lease.block, lease.prev, lease.next);
         *lease = Lease {
             next: unused,
             bucket: lease.bucket,
@@ -348,15 +354,12 @@ where
         }
         if entry.first == number {
             entry.first = next;
-            return;
         }
-        let mut at = entry.first;
-        while let Some(lease) = self.lease_mut(at) {
-            if lease.next == number {
-                lease.next = next;
-                return;
-            }
-            at = lease.next;
+        if let Some(lease) = self.lease_mut(prev) {
+            lease.next = next;
+        }
+        if let Some(lease) = self.lease_mut(next) {
+            lease.prev = prev;
         }
     }
 
@@ -411,6 +414,12 @@ where
     /// Notes that somebody found no block.
     pub fn found_none(&mut self) {
         self.counters.empty += 1;
+    }
+
+    /// Whether there is more than one lease of a block, so that finding one may take long.
+    pub fn is_shared(&self, block: u32) -> bool {
+        let block = self.blocks.get(block as usize);
+        block.is_some_and(|block| block.leases > 1)
     }
 
     /// Takes a lease back. `false`: that holder does not have it.
