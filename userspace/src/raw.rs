@@ -102,6 +102,7 @@ mod known {
 
 /// Refuses what a newer kernel might take for something else: a flag that is not known, or a
 /// reserved field that is not zero.
+#[inline]
 fn check(flags: u32, known: u32, reserved: u32) -> Result<()> {
     if flags & !known == 0 && reserved == 0 {
         Ok(())
@@ -175,6 +176,7 @@ fn bind(fd: impl AsFd, name: Option<&[u8]>, args: &mut sys::postbox_open) -> Res
 }
 
 /// A length in 32 bits. What does not fit is too long for the kernel in any case.
+#[inline]
 fn length(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
 }
@@ -359,7 +361,7 @@ pub struct ReceivedFd {
     pub rights: u32,
 }
 
-/// Room for the files of one message. Entries are written before they are offered.
+/// Room for the files of one message.
 struct Room([MaybeUninit<sys::postbox_fd>; sys::POSTBOX_FILES_MAX as usize]);
 
 impl Room {
@@ -368,25 +370,33 @@ impl Room {
     }
 
     /// Has the kernel write here, at most what the caller asks for.
+    #[inline]
     fn offer(&mut self, args: &mut sys::postbox_recv) {
         args.fd_max = args.fd_max.min(sys::POSTBOX_FILES_MAX);
-        for entry in &mut self.0[..args.fd_max as usize] {
-            entry.write(sys::postbox_fd {
-                fd: NO_FD,
-                rights: u32::MAX,
-            });
-        }
         args.fds = self.0.as_mut_ptr() as u64;
+        // None, until the kernel says how many it has written.
         args.fd_count = 0;
     }
 
     /// # Safety
     /// `args` was offered this room, has not been changed since but by the kernel, which has
     /// received a message into it, and its files have not been taken yet.
+    #[inline]
     unsafe fn take(&self, args: &sys::postbox_recv, files: &mut Vec<ReceivedFd>) {
+        if args.fd_count != 0 {
+            // SAFETY: passed on to the caller.
+            unsafe { self.take_some(args, files) };
+        }
+    }
+
+    /// # Safety
+    /// As for [`Self::take`].
+    #[cold]
+    unsafe fn take_some(&self, args: &sys::postbox_recv, files: &mut Vec<ReceivedFd>) {
         let count = args.fd_count.min(args.fd_max) as usize;
         files.extend(self.0.iter().take(count).filter_map(|entry| {
-            // SAFETY: `offer` has written `fd_max` entries.
+            // SAFETY: `fd_count` was 0, so that the kernel has written it, and with it so many entries,
+            // as it has written the payload.
             let entry = unsafe { entry.assume_init() };
             // SAFETY: the request writes descriptors that it makes, and nothing else.
             let fd = unsafe { own(entry.fd) }.ok()?;
@@ -397,6 +407,7 @@ impl Room {
 }
 
 /// Fills in a send of what is borrowed here, and of nothing else.
+#[inline]
 fn send_args(
     data: &[u8],
     fds: &[SendFd<'_>],
@@ -479,6 +490,7 @@ pub fn recv_files<'b>(
 const UNWRITTEN: u64 = u64::MAX;
 
 /// Has the kernel receive into what is borrowed here, and nowhere else.
+#[inline]
 fn recv_args(
     buf: &mut [MaybeUninit<u8>],
     room: &mut Room,
@@ -500,6 +512,7 @@ fn recv_args(
 /// `result` is that of a request whose argument is `args`, or has it as a part. [`recv_args`] has
 /// filled it in with `buf` and `room`, only the kernel has changed it since, and its files have not
 /// been taken.
+#[inline]
 unsafe fn received<'b>(
     result: Result<()>,
     buf: &'b mut [MaybeUninit<u8>],
@@ -508,19 +521,24 @@ unsafe fn received<'b>(
     args: &mut sys::postbox_recv,
 ) -> Result<&'b mut [u8]> {
     let len = args.msg_len;
-    if len == UNWRITTEN {
-        args.msg_len = 0;
-    }
     args.flags &= !sys::POSTBOX_LEASES;
-    result?;
-    if len > buf.len() as u64 {
-        // Nothing was received: it is no handle of postbox.
-        return Err(Errno::NOTTY);
+    if result.is_err() || len > buf.len() as u64 {
+        return Err(nothing_received(result, args));
     }
     // SAFETY: passed on to the caller; a message has been received.
     unsafe { room.take(args, files) };
     // SAFETY: the kernel has written the first `msg_len` bytes of the buffer, which is no shorter.
     Ok(unsafe { core::slice::from_raw_parts_mut(buf.as_mut_ptr().cast(), len as usize) })
+}
+
+/// Why nothing was received.
+#[cold]
+fn nothing_received(result: Result<()>, args: &mut sys::postbox_recv) -> Errno {
+    if args.msg_len == UNWRITTEN {
+        args.msg_len = 0;
+    }
+    // Where the request has not failed, it is no handle of postbox.
+    result.err().unwrap_or(Errno::NOTTY)
 }
 
 /// Settles a message that was received with [`sys::POSTBOX_RECV_ACK`].
@@ -719,6 +737,7 @@ fn call_at<'b>(
 }
 
 /// Fills in a reply of what is borrowed here, and of nothing else.
+#[inline]
 fn reply_args(
     data: &[u8],
     fds: &[SendFd<'_>],
@@ -1164,6 +1183,7 @@ impl<'a> Leases<'a> {
 
     /// Returns where it is, once it says where the files are. A receive before may have left a
     /// count of entries that are not here.
+    #[inline]
     fn place(&mut self, fds: u64) -> u64 {
         self.args.count = self.args.count.min(self.entries);
         self.args.fds = fds;
@@ -1174,6 +1194,7 @@ impl<'a> Leases<'a> {
 // The flag is not left behind: it is only right beside the pointer to the leases.
 
 /// As [`send_args`], with leases.
+#[inline]
 fn send_leased(
     data: &[u8],
     fds: &[SendFd<'_>],
@@ -1187,6 +1208,7 @@ fn send_leased(
 }
 
 /// As [`recv_args`], with leases.
+#[inline]
 fn recv_leased(
     buf: &mut [MaybeUninit<u8>],
     room: &mut Room,
@@ -1201,6 +1223,7 @@ fn recv_leased(
 }
 
 /// As [`reply_args`], with leases.
+#[inline]
 fn reply_leased(
     data: &[u8],
     fds: &[SendFd<'_>],
