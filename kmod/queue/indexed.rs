@@ -50,6 +50,7 @@ impl<O: Owner, I: Index<Element = O::Target>> Indexed<O, I> {
     /// # Safety
     ///
     /// The element's key is set, and it is in no tree that uses the same branches.
+    #[inline]
     pub(super) unsafe fn push_back(&mut self, element: O) {
         let at = self.list.push_back(element);
         // SAFETY: The list keeps the element valid. The caller guarantees that its key is set and that no
@@ -77,6 +78,7 @@ impl<O: Owner, I: Index<Element = O::Target>> Indexed<O, I> {
     /// # Safety
     ///
     /// `at` is an element of this list.
+    #[inline]
     pub(super) unsafe fn remove(&mut self, at: NonNull<O::Target>) -> O {
         // SAFETY: `at` is on the list, and so in the tree.
         unsafe {

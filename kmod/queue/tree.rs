@@ -94,6 +94,21 @@ impl<I: Index> Tree<I> {
     ///
     /// It is valid until it is removed, and is in no other tree that uses the same branches.
     pub(super) unsafe fn insert(&mut self, new: At<I>) {
+        if self.root.get().is_none() {
+            let branches = I::branches(Self::element(new));
+            branches.left.set(None);
+            branches.right.set(None);
+            self.root.set(Some(new));
+            return;
+        }
+        // SAFETY: By the contract.
+        unsafe { self.insert_among(new) };
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::insert`].
+    unsafe fn insert_among(&mut self, new: At<I>) {
         let (key, weight) = (Self::key(new), hash(new));
         let mut slot = &self.root;
         while let Some(at) = slot.get().filter(|at| hash(*at) >= weight) {
