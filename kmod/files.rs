@@ -194,19 +194,30 @@ fn entry_place(array: u64, index: u32) -> Result<Place> {
     Place::of_entry(array, index, size_of::<uapi::postbox_fd>())
 }
 
-/// The file of a descriptor of the current task.
+/// The file of a descriptor of the current task, if it can be sent.
 pub(crate) fn get(fd: i32) -> Result<ARef<File>> {
     let mut refused = false;
-    // SAFETY: `refused` is valid. The file cannot have been got by fdget_pos() for this call: an
-    // ioctl has no position.
-    let file = unsafe { c::postbox_file_get(fd as u32, &mut refused) };
-    let file = NonNull::new(file).ok_or(EBADF)?;
-    // SAFETY: The reference was taken just now.
-    let file: ARef<File> = unsafe { ARef::from_raw(file.cast()) };
+    let file = find(fd, &mut refused)?;
     if refused {
         return Err(EINVAL);
     }
     Ok(file)
+}
+
+/// The file of a descriptor of the current task, which is not going to be sent.
+pub(crate) fn get_any(fd: i32) -> Result<ARef<File>> {
+    find(fd, core::ptr::null_mut())
+}
+
+/// Says in `refused`, unless that is null, whether it cannot be sent.
+#[inline]
+fn find(fd: i32, refused: *mut bool) -> Result<ARef<File>> {
+    // SAFETY: `refused` is valid or null. The file cannot have been got by fdget_pos() for this call:
+    // an ioctl has no position.
+    let file = unsafe { c::postbox_file_get(fd as u32, refused) };
+    let file = NonNull::new(file).ok_or(EBADF)?;
+    // SAFETY: The reference was taken just now.
+    Ok(unsafe { ARef::from_raw(file.cast()) })
 }
 
 /// What stands for a mailbox as long as it exists.

@@ -611,19 +611,18 @@ void postbox_relay_stop(struct postbox_relay *relay)
 }
 
 /*
- * The file of a descriptor, and whether it is one that cannot be sent. A file
- * of io_uring keeps what is registered with it, a Unix socket what is queued in
- * it, where nobody could see that it is a handle of ours: one that can only be
- * reached through its own queue would keep itself.
+ * The file of a descriptor, and, where that is asked, whether it is one that
+ * cannot be sent. A file of io_uring keeps what is registered with it, a Unix
+ * socket what is queued in it, where nobody could see that it is a handle of
+ * ours: one that can only be reached through its own queue would keep itself.
  */
 struct file *postbox_file_get(unsigned int fd, bool *refused)
 {
 	struct file *file = fget(fd);
 	struct socket *sock;
 
-	*refused = false;
-	if (!file)
-		return NULL;
+	if (!file || !refused)
+		return file;
 	sock = sock_from_file(file);
 	if (sock)
 		*refused = READ_ONCE(sock->ops)->family == PF_UNIX;

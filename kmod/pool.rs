@@ -552,8 +552,11 @@ impl<'a> Outgoing<'a> {
 }
 
 impl Drop for Outgoing<'_> {
+    #[inline]
     fn drop(&mut self) {
-        self.reclaim();
+        if self.flight.is_some() {
+            self.reclaim();
+        }
     }
 }
 

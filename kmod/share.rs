@@ -167,9 +167,9 @@ pub(crate) struct Share {
 /// A handle's table. The object's lock is taken first.
 #[pin_data]
 pub(crate) struct Shares {
-    /// The process that is known to have an entry, mostly the only one; 0: none is. Changed under
-    /// the table's lock.
-    last: Atomic<u64>,
+    /// Processes that are known to have an entry, mostly the only ones; 0: none. Changed under the
+    /// table's lock.
+    known: [Atomic<u64>; 2],
     /// Whether there was ever something in it.
     used: Atomic<u32>,
     /// The handle's file, which keeps this. Set before anybody can use the handle.
@@ -181,7 +181,7 @@ pub(crate) struct Shares {
 impl Shares {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            last: Atomic::new(0),
+            known: [Atomic::new(0), Atomic::new(0)],
             used: Atomic::new(0),
             file: Atomic::new(0),
             table <- new_spinlock!(
@@ -218,16 +218,30 @@ impl Shares {
         self.used.load(Relaxed) == 0
     }
 
+    #[inline]
+    fn knows(&self, process: u64) -> bool {
+        self.known
+            .iter()
+            .any(|known| known.load(Relaxed) == process)
+    }
+
+    /// A process has an entry. Under the table's lock.
+    fn learn(&self, process: u64) {
+        let [latest, other] = &self.known;
+        other.store(latest.load(Relaxed), Relaxed);
+        latest.store(process, Relaxed);
+    }
+
     /// Whether a process has an entry. Under the object's lock that is so until the lock is dropped.
     #[inline]
     pub(crate) fn has(&self, process: u64) -> bool {
-        self.last.load(Relaxed) == process || (!self.unused() && self.lock().get(process).is_some())
+        self.knows(process) || (!self.unused() && self.lock().get(process).is_some())
     }
 
     /// Makes an entry for the current process, if it has none yet.
     #[inline]
     pub(crate) fn enter(&self, process: u64) -> Result {
-        if self.last.load(Relaxed) == process {
+        if self.knows(process) {
             return Ok(());
         }
         self.enter_slowly(process)
@@ -238,7 +252,7 @@ impl Shares {
         self.used.store(1, Relaxed);
         let table = self.lock();
         if table.processes.get(&process).is_some() {
-            self.last.store(process, Relaxed);
+            self.learn(process);
             return Ok(());
         }
         drop(table);
@@ -261,7 +275,7 @@ impl Shares {
             // Another thread was faster.
             Entry::Occupied(_) => Some((new, node)),
         };
-        self.last.store(process, Relaxed);
+        self.learn(process);
         drop(table);
         drop(left);
         Ok(())
@@ -297,7 +311,9 @@ impl Shares {
                 (*process, share(holding), first.remove_current().1)
             }
         };
-        self.last.store(0, Relaxed);
+        for known in &self.known {
+            known.store(0, Relaxed);
+        }
         drop(table);
         Some(Share {
             process,

@@ -259,8 +259,8 @@ where
         self.blocks.get_mut(number as usize)
     }
 
-    /// A new lease of a block.
-    fn add(&mut self, block: u32, state: State) -> Option<u32> {
+    /// A new lease of a block, which nobody holds yet.
+    fn add(&mut self, block: u32) -> Option<u32> {
         let number = self.first_unused;
         let first = self.blocks.get(block as usize)?.first;
         let lease = self.leases.get_mut(number as usize)?;
@@ -278,7 +278,6 @@ where
         let block = self.block_mut(block)?;
         block.first = number;
         block.leases += 1;
-        self.set_state(number, state);
         Some(number)
     }
 
@@ -289,46 +288,52 @@ where
         (((mixed >> 32) * self.leases.len() as u64) >> 32) as u32
     }
 
-    /// Changes the state of a lease, which is in the bucket of its holder as long as it is held.
-    fn set_state(&mut self, number: u32, state: State) {
-        let Some(&lease) = self.lease(number) else {
+    /// A lease, in no bucket, is held from now on: it comes into the bucket of its holder.
+    #[inline(always)]
+    fn hold(&mut self, number: u32, holder: Holder) {
+        let bucket = self.bucket(holder);
+        let Some(first) = self.lease_mut(bucket) else {
             return;
         };
-        if let State::Held(holder) = lease.state {
-            let bucket = self.bucket(holder);
-            match self.lease_mut(lease.before) {
-                Some(before) => before.after = lease.after,
-                None => self.set_bucket(bucket, lease.after),
-            }
-            if let Some(after) = self.lease_mut(lease.after) {
-                after.before = lease.before;
-            }
-        }
-        let mut after = NONE;
-        if let State::Held(holder) = state {
-            let bucket = self.bucket(holder);
-            after = self.lease(bucket).map_or(NONE, |lease| lease.bucket);
-            if let Some(after) = self.lease_mut(after) {
-                after.before = number;
-            }
-            self.set_bucket(bucket, number);
+        let after = core::mem::replace(&mut first.bucket, number);
+        if let Some(after) = self.lease_mut(after) {
+            after.before = number;
         }
         if let Some(lease) = self.lease_mut(number) {
-            lease.state = state;
+            lease.state = State::Held(holder);
             (lease.before, lease.after) = (NONE, after);
         }
     }
 
-    fn set_bucket(&mut self, bucket: u32, first: u32) {
-        if let Some(lease) = self.lease_mut(bucket) {
-            lease.bucket = first;
+    /// A lease is in the bucket of its holder no longer, if it was held.
+    #[inline(always)]
+    fn release(&mut self, number: u32) {
+        let Some(lease) = self.lease_mut(number) else {
+            return;
+        };
+        let State::Held(holder) = lease.state else {
+            return;
+        };
+        lease.state = State::Unused;
+        let before = core::mem::replace(&mut lease.before, NONE);
+        let after = core::mem::replace(&mut lease.after, NONE);
+        if let Some(after) = self.lease_mut(after) {
+            after.before = before;
+        }
+        if let Some(before) = self.lease_mut(before) {
+            before.after = after;
+            return;
+        }
+        let bucket = self.bucket(holder);
+        if let Some(first) = self.lease_mut(bucket) {
+            first.bucket = after;
         }
     }
 
     /// Ends a lease, and with the last one of a block makes that free.
     fn remove(&mut self, number: u32) {
         let unused = self.first_unused;
-        self.set_state(number, State::Unused);
+        self.release(number);
         let Some(lease) = self.lease_mut(number) else {
             return;
         };
@@ -379,13 +384,13 @@ where
         None
     }
 
-    /// A lease of a free block.
-    fn lend(&mut self, state: State) -> Option<(u32, u32)> {
+    /// A lease of a free block, which nobody holds yet.
+    fn lend(&mut self) -> Option<(u32, u32)> {
         let number = self.first_free;
         let block = self.block_mut(number)?;
         let next = block.first;
         *block = Block::NEW;
-        let lease = self.add(number, state)?;
+        let lease = self.add(number)?;
         self.first_free = next;
         self.free_count -= 1;
         self.counters.lent += 1;
@@ -399,7 +404,9 @@ where
         if !self.available() {
             return None;
         }
-        Some(self.lend(State::Held(holder))?.0)
+        let (block, lease) = self.lend()?;
+        self.hold(lease, holder);
+        Some(block)
     }
 
     /// The same for one that is to be used later. It is refused when less than half of the blocks
@@ -462,7 +469,7 @@ where
             if leases >= SHARES_MAX || self.unused_count <= self.free_count {
                 return Err(Refusal::TooMany);
             }
-            self.add(block, State::Unused).ok_or(Refusal::TooMany)?
+            self.add(block).ok_or(Refusal::TooMany)?
         } else {
             held
         };
@@ -471,8 +478,9 @@ where
     }
 
     fn board(&mut self, flight: &mut Flight, number: u32, len: u64, copy: bool) {
-        self.set_state(number, State::Flying(flight.id));
+        self.release(number);
         if let Some(lease) = self.lease_mut(number) {
+            lease.state = State::Flying(flight.id);
             lease.phase = Phase::Sending;
             lease.copy = copy;
             lease.len = len;
@@ -530,10 +538,6 @@ where
             each(self, at);
             at = after;
         }
-    }
-
-    fn hold(&mut self, number: u32, holder: Holder) {
-        self.set_state(number, State::Held(holder));
     }
 
     /// The send succeeded.
@@ -595,7 +599,7 @@ where
         }
         let first = self.waiting.pop_front()?;
         let mut flight = self.begin();
-        if let Some((_, lease)) = self.lend(State::Unused) {
+        if let Some((_, lease)) = self.lend() {
             self.board(&mut flight, lease, 0, false);
             self.set_phase(&flight, Phase::Sent);
         }

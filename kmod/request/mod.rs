@@ -173,10 +173,14 @@ impl Place {
 
     /// Writes a lease's entry.
     pub(crate) fn write_lease(self, lease: &uapi::postbox_lease) -> Result {
-        let ([a, b, c, d], [e, f, g, h]) = (lease.block.to_ne_bytes(), lease.flags.to_ne_bytes());
-        let at = UserBytes::at(self.address);
-        at.copy_from(&[a, b, c, d, e, f, g, h])?;
-        at.after(8).copy_from(&lease.len.to_ne_bytes())
+        // SAFETY: It is made of integers, without padding.
+        let bytes = unsafe {
+            core::slice::from_raw_parts(
+                core::ptr::from_ref(lease).cast::<u8>(),
+                size_of::<uapi::postbox_lease>(),
+            )
+        };
+        UserBytes::at(self.address).copy_from(bytes)
     }
 
     /// Reads a file's entry, which has no size of its own.

@@ -62,7 +62,7 @@ pub(crate) fn gone(fds: u64) {
 pub(super) fn with_leases(fds: u64, f: impl FnOnce(&mut Leasing<'_>) -> Result) -> Result {
     with(address(fds)?, |at, args: &mut uapi::postbox_leases| {
         ensure(args.reserved == 0)?;
-        let file = files::get(args.pool)?;
+        let file = files::get_any(args.pool)?;
         let handle = chardev::as_handle(&file).ok_or_else(eopnotsupp)?;
         let access = Access::new(&handle)?;
         let mut leasing = Leasing {
