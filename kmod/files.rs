@@ -44,12 +44,8 @@ pub(crate) struct Files {
 
 /// Charges the user who uses the handle for so many files.
 fn charge(handle: &Handle, count: usize) -> Result<Option<FilesCharge>> {
-    let mut charge = None;
-    handle.with_payer(helpers::euid(), |payer| {
-        charge = Some(payer.charge_files(count)?);
-        Ok(())
-    })?;
-    Ok(charge)
+    let charge = handle.with_payer(helpers::euid(), |payer| payer.charge_files(count))?;
+    Ok(Some(charge))
 }
 
 /// What the handles among these keep: themselves, and their mailboxes.

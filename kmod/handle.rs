@@ -263,29 +263,37 @@ impl Handle {
         bound.object.map(side, area)
     }
 
-    /// The user who pays for what the current task, whose effective user is `uid`, sends. If that is not
-    /// who opened the handle, `other` keeps it.
+    /// Calls `f` with the user who pays for what the current task, whose effective user is `uid`,
+    /// sends.
     #[inline(always)]
-    pub(crate) fn payer<'a>(
-        &'a self,
+    pub(crate) fn with_payer<T>(
+        &self,
         uid: u32,
-        other: &'a mut Option<Pinned>,
-    ) -> Result<&'a Pinned> {
+        f: impl FnOnce(&Pinned) -> Result<T>,
+    ) -> Result<T> {
         if uid == self.user.uid {
-            return Ok(&self.user);
+            return f(&self.user);
         }
-        Ok(other.insert(self.other_payer()?))
+        self.with_current(f)
     }
 
-    /// Calls `f` with the user who pays.
+    /// Who pays then, unless that is who opened the handle.
     #[inline(always)]
-    pub(crate) fn with_payer(&self, uid: u32, f: impl FnOnce(&Pinned) -> Result) -> Result {
-        f(self.payer(uid, &mut None)?)
+    pub(crate) fn other_payer(&self, uid: u32) -> Result<Option<Pinned>> {
+        if uid == self.user.uid {
+            return Ok(None);
+        }
+        self.current().map(Some)
+    }
+
+    #[inline(never)]
+    fn with_current<T>(&self, f: impl FnOnce(&Pinned) -> Result<T>) -> Result<T> {
+        f(&self.current()?)
     }
 
     /// The handle was passed on, or the process changed its user.
     #[inline(never)]
-    fn other_payer(&self) -> Result<Pinned> {
+    fn current(&self) -> Result<Pinned> {
         self.shared.users.current()
     }
 

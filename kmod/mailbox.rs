@@ -14,6 +14,7 @@ use crate::{
         self, Capacity, Commit, HandleState, List, Received, Reserving, Returned, Search, Sending,
         Sent, Take, Withdrawn,
     },
+    quota::Pinned,
     share::{Leaving, Shares},
     uapi,
     uring::Parked,
@@ -179,6 +180,17 @@ pub(crate) struct Origin {
     pub(crate) number: u64,
     /// The process, if it is not gone.
     pub(crate) process: Option<Process>,
+}
+
+/// What became of a message that a receiver was to begin to copy.
+enum Begun<T> {
+    /// It is received.
+    Received(T),
+    /// It is to be copied.
+    Copy(KBox<Message>),
+    /// Its sender has withdrawn it.
+    Withdrawn(KBox<Message>),
+    Refused(KBox<Message>, Error),
 }
 
 /// How a message is to be received.
@@ -916,9 +928,9 @@ impl Mailbox {
     pub(crate) fn receive<T>(
         &self,
         how: &Receive<'_>,
-        copy: impl FnMut(&Message) -> Result<T>,
+        mut copy: impl FnMut(&Message) -> Result<T>,
     ) -> Result<T, Failure> {
-        self.receive_after(None, how, copy)
+        self.receive_after(None, how, |message, _| copy(message))
     }
 
     /// Receives a message into a buffer of `room` bytes. Mostly that takes no more than to copy a few
@@ -1025,19 +1037,20 @@ impl Mailbox {
     ) -> Result<usize, Failure> {
         // Who only reads cannot answer a request.
         let how = Receive::any(handle, room, wait);
-        self.receive_locked(Some(inner), None, &how, |message| {
+        self.receive_locked(Some(inner), None, &how, |message, _| {
             let payload = message.payload();
             to.copy_from(payload).map(|()| payload.len())
         })
     }
 
     /// The same as [`Self::receive`], for who has just answered a caller, and leaves it the CPU if there is nothing to
-    /// receive yet.
+    /// receive yet. Of a request to be answered that is small and plain, `copy` is given the bytes first,
+    /// under the lock: it must not sleep then. If it fails, it is called again without them.
     pub(crate) fn receive_after<T>(
         &self,
         answered: Option<Wake>,
         how: &Receive<'_>,
-        copy: impl FnMut(&Message) -> Result<T>,
+        copy: impl FnMut(&Message, Option<&[u8]>) -> Result<T>,
     ) -> Result<T, Failure> {
         if how.lease && how.handle.state.lock().leases() >= UNSETTLED_MAX {
             return Err(edquot().into());
@@ -1052,7 +1065,7 @@ impl Mailbox {
         mut inner: Option<Guard<'a>>,
         mut answered: Option<Wake>,
         how: &Receive<'_>,
-        mut copy: impl FnMut(&Message) -> Result<T>,
+        mut copy: impl FnMut(&Message, Option<&[u8]>) -> Result<T>,
     ) -> Result<T, Failure> {
         let mut again = false;
         loop {
@@ -1063,15 +1076,16 @@ impl Mailbox {
             let mut message = taken?;
             if self.rendezvous || message.node().is_request() {
                 // Its sender may wait, and withdraw it.
-                match self.begin(&mut message, how) {
-                    Ok(true) => {}
-                    Ok(false) => {
-                        self.put_back(message);
+                match self.begin(message, how, &mut copy) {
+                    Begun::Received(copied) => return Ok(copied),
+                    Begun::Copy(begun) => message = begun,
+                    Begun::Withdrawn(withdrawn) => {
+                        self.put_back(withdrawn);
                         again = true;
                         continue;
                     }
-                    Err(error) => {
-                        self.put_back(message);
+                    Begun::Refused(refused, error) => {
+                        self.put_back(refused);
                         return Err(error.into());
                     }
                 }
@@ -1091,7 +1105,7 @@ impl Mailbox {
                     return Err(error.into());
                 }
             }
-            let copied = match copy(&message) {
+            let copied = match copy(&message, None) {
                 Ok(_) if helpers::dying() && !message.accepted() && how.post.is_none() => {
                     Err(EINTR)
                 }
@@ -1125,24 +1139,90 @@ impl Mailbox {
         }
     }
 
-    /// Begins to copy a message whose sender may wait. `false`: that has withdrawn it.
+    /// Begins to copy a message whose sender may wait.
     #[inline(always)]
-    fn begin(&self, message: &mut KBox<Message>, how: &Receive<'_>) -> Result<bool> {
-        let owes = message.node().is_request() && how.answers;
-        let mut other = None;
-        let payer = how.handle.payer(helpers::euid(), &mut other)?;
+    fn begin<T>(
+        &self,
+        message: KBox<Message>,
+        how: &Receive<'_>,
+        copy: &mut impl FnMut(&Message, Option<&[u8]>) -> Result<T>,
+    ) -> Begun<T> {
+        let other = match how.handle.other_payer(helpers::euid()) {
+            Ok(other) => other,
+            Err(error) => return Begun::Refused(message, error),
+        };
+        let payer = other.as_ref().unwrap_or(&how.handle.user);
+        let begun = match message.node().is_request() && how.answers {
+            true => self.begin_owing(message, payer, how, copy),
+            false => self.begin_only(message, payer),
+        };
+        free_one(other);
+        begun
+    }
+
+    #[inline]
+    fn begin_only<T>(&self, mut message: KBox<Message>, payer: &Pinned) -> Begun<T> {
         let mut inner = self.inner.lock();
-        if !inner.begin(message) {
-            return Ok(false);
+        if !inner.begin(&message) {
+            return Begun::Withdrawn(message);
         }
-        if !message.node().has_sender() {
-            return Ok(true);
+        if message.node().has_sender() {
+            if let Err(error) = message.copied_by(payer, false) {
+                return Begun::Refused(message, error);
+            }
         }
-        if owes && how.handle.state.lock().owed() >= UNSETTLED_MAX {
-            return Err(edquot());
+        Begun::Copy(message)
+    }
+
+    /// The same for a request to be answered. One that is small and plain is received under the same
+    /// lock: it takes no more than to copy a few bytes to memory that is there.
+    #[inline(always)]
+    fn begin_owing<T>(
+        &self,
+        mut request: KBox<Message>,
+        payer: &Pinned,
+        how: &Receive<'_>,
+        copy: &mut impl FnMut(&Message, Option<&[u8]>) -> Result<T>,
+    ) -> Begun<T> {
+        let state = &how.handle.state;
+        let process = helpers::process();
+        // It is known from now on, so that it comes back when the process exits.
+        if let Err(error) = state.shares.enter(process) {
+            return Begun::Refused(request, error);
         }
-        message.copied_by(payer, owes)?;
-        Ok(true)
+        let mut inner = self.inner.lock();
+        if !inner.begin(&request) {
+            return Begun::Withdrawn(request);
+        }
+        let mut owing = state.lock();
+        if owing.owed() >= UNSETTLED_MAX {
+            return Begun::Refused(request, edquot());
+        }
+        if let Err(error) = request.copied_by(payer, true) {
+            return Begun::Refused(request, error);
+        }
+        let bytes = request.small(how.room);
+        let Some(Ok(copied)) = bytes.map(|bytes| copy(&request, Some(bytes))) else {
+            return Begun::Copy(request);
+        };
+        request.owed_small();
+        let commit = inner.owe(&mut owing, request, process);
+        drop(owing);
+        self.owes(inner, state, process);
+        // It was not withdrawn under this lock.
+        drop(commit);
+        Begun::Received(copied)
+    }
+
+    /// A process owes an answer through a handle from now on.
+    #[inline(always)]
+    fn owes<'a>(&'a self, inner: Guard<'a>, state: &State, process: u64) {
+        let entered = state.shares.has(process);
+        self.settle(inner);
+        if !entered {
+            // As of a lease.
+            self.reclaim(state, Some(process));
+        }
     }
 
     /// Takes a message, or waits to be given one; `again`, after the one that it had was withdrawn.
@@ -1335,14 +1415,12 @@ impl Mailbox {
             let wake = caller.map(|caller| caller.finish(Outcome::Sent(Sent::Dropped)));
             (request, wake)
         });
-        let entered = how.state().is_none_or(|state| state.shares.has(process));
-        self.settle(inner);
+        match how.state() {
+            Some(state) => self.owes(inner, state, process),
+            None => self.settle(inner),
+        }
         free_one(dropped);
         free_one(remains);
-        if let (Some(state), false) = (how.state(), entered) {
-            // As of a lease.
-            self.reclaim(state, Some(process));
-        }
         matches!(commit, Commit::Done(_))
     }
 

@@ -85,6 +85,12 @@ fn with_room(len: usize) -> Result<KVVec<u8>> {
     Ok(unsafe { KVVec::from_raw_parts(raw, 0, len) })
 }
 
+/// Charges a message to the current user, who did not open the handle.
+#[inline(never)]
+fn charge_other(charge: &mut MessageCharge, handle: &Handle, len: usize) -> Result {
+    handle.with_payer(helpers::euid(), |payer| charge.charge(payer, len))
+}
+
 /// What comes with a message.
 pub(crate) enum Cargo {
     Parcel(Option<Files>, Cell<Option<Leases>>),
@@ -195,7 +201,10 @@ impl Message {
             Author::Caller => {
                 self.sender.renew();
                 let uid = self.sender.uid();
-                charge.charge(handle.payer(uid, &mut None)?, len)?;
+                match uid == handle.user.uid {
+                    true => charge.charge(&handle.user, len)?,
+                    false => charge_other(charge, handle, len)?,
+                }
             }
             Author::Opener => {
                 self.sender.renew_as(handle.user.uid, handle.gid);
@@ -430,6 +439,13 @@ impl Message {
             _cargo: content.cargo.take(),
             ..Remains::default()
         }
+    }
+
+    /// It is a [small](Self::small) request that is received, and is kept to be answered. Under the
+    /// lock of the mailbox.
+    #[inline(always)]
+    pub(crate) fn owed_small(&mut self) {
+        self.charge.get_mut().owe();
     }
 
     /// It is a request that is received: only what is needed to answer it is kept. Under the lock of

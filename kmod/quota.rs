@@ -84,6 +84,18 @@ impl Account {
         self.0.fetch_sub(Self::amount(bytes), Relaxed);
     }
 
+    /// Charges `bytes` bytes, which are at most [`MAX_CHARGE`], of a thing that is charged already.
+    #[inline]
+    fn charge_bytes(&self, bytes: u64, bytes_max: u64) -> Result {
+        let before = self.0.fetch_add(bytes as i64, Relaxed) as u64;
+        let used = before & ((1 << BYTES) - 1);
+        if used + bytes > bytes_max.min(MAX_BYTES) {
+            self.uncharge_bytes(bytes);
+            return Err(edquot());
+        }
+        Ok(())
+    }
+
     /// Gives bytes back, and keeps the thing.
     fn uncharge_bytes(&self, bytes: u64) {
         self.0.fetch_sub(bytes as i64, Relaxed);
@@ -301,8 +313,36 @@ impl User {
             let most = (bytes_max >> user.depth).saturating_add(bytes);
             let charged = account(user).charge(bytes, things, most);
             if charged.is_err() {
-                let below = self.chain().take_while(|below| below.depth > user.depth);
-                below.for_each(|below| account(below).uncharge(bytes));
+                self.below(user)
+                    .for_each(|below| account(below).uncharge(bytes));
+                return charged;
+            }
+        }
+        Ok(())
+    }
+
+    /// Those of the chain that are below `user`.
+    fn below<'a>(&'a self, user: &'a Self) -> impl Iterator<Item = &'a Self> {
+        self.chain().take_while(|below| below.depth > user.depth)
+    }
+
+    /// Charges bytes of a message that is charged without any.
+    #[inline(always)]
+    fn charge_bytes(&self, bytes: u64) -> Result {
+        match &self.parent {
+            None => self.messages.charge_bytes(bytes, limits::user_bytes()),
+            Some(_) => self.charge_bytes_below(bytes),
+        }
+    }
+
+    #[inline(never)]
+    fn charge_bytes_below(&self, bytes: u64) -> Result {
+        let max = limits::user_bytes();
+        for user in self.chain() {
+            let charged = user.messages.charge_bytes(bytes, max >> user.depth);
+            if charged.is_err() {
+                self.below(user)
+                    .for_each(|below| below.messages.uncharge_bytes(bytes));
                 return charged;
             }
         }
@@ -310,9 +350,17 @@ impl User {
     }
 
     /// Gives bytes of a message back, and keeps the message.
+    #[inline(always)]
     fn uncharge_bytes(&self, bytes: u64) {
-        self.chain()
-            .for_each(|user| user.messages.uncharge_bytes(bytes));
+        self.messages.uncharge_bytes(bytes);
+        if let Some(parent) = &self.parent {
+            parent.uncharge_bytes_above(bytes);
+        }
+    }
+
+    #[inline(never)]
+    fn uncharge_bytes_above(&self, bytes: u64) {
+        self.uncharge_bytes(bytes);
     }
 
     /// Whether the mailboxes of an object that was just charged may keep memory for their next
@@ -623,20 +671,19 @@ impl MessageCharge {
     /// Charges a user for a message of `len` bytes, when nothing is charged.
     #[inline(always)]
     pub(crate) fn charge(&mut self, user: &Pinned, len: usize) -> Result {
-        self.charge_user(user, len).map(drop)
-    }
-
-    /// The same. Returns the user who was remembered, if that was another.
-    #[inline(always)]
-    fn charge_user(&mut self, user: &Pinned, len: usize) -> Result<Option<Pinned>> {
         // `limits::message` is at most 2^30.
         let bytes = len as u64;
         user.charge_message(bytes)?;
         self.bytes = bytes as u32;
-        Ok(match self.is(user) {
-            true => None,
-            false => self.user.replace(user.clone()),
-        })
+        if !self.is(user) {
+            self.remember(user);
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn remember(&mut self, user: &Pinned) {
+        self.user = Some(user.clone());
     }
 
     /// Gives back what was charged.
@@ -737,36 +784,67 @@ impl MessageCharge {
     }
 
     /// The request is received: its receiver keeps it without its bytes.
+    #[inline]
     pub(crate) fn owe(&mut self) {
+        if self.prepaid != Prepaid::Nothing {
+            return self.owe_prepaid();
+        }
+        if let Some((user, bytes)) = self.charged() {
+            user.uncharge_bytes(bytes);
+            self.bytes = 0;
+        }
+    }
+
+    #[inline(never)]
+    fn owe_prepaid(&mut self) {
         let prepaid = core::mem::take(&mut self.prepaid);
         let Some((user, bytes)) = self.charged() else {
             return;
         };
-        if prepaid == Prepaid::Nothing {
-            user.uncharge_bytes(bytes);
-        } else {
-            user.uncharge(|user| &user.messages, bytes);
-            if let (Prepaid::Whole, Some(other)) = (prepaid, &self.other) {
-                other.uncharge_bytes(bytes);
-            }
-            drop(self.take_files());
-            core::mem::swap(&mut self.user, &mut self.other);
+        user.uncharge(|user| &user.messages, bytes);
+        if let (Prepaid::Whole, Some(other)) = (prepaid, &self.other) {
+            other.uncharge_bytes(bytes);
         }
+        drop(self.take_files());
+        core::mem::swap(&mut self.user, &mut self.other);
         self.bytes = 0;
     }
 
-    /// Charges an answer of `len` bytes to who sent this request. Returns a user who is not needed
-    /// any more.
+    /// Charges an answer of `len` bytes, for which nothing is charged yet, to who sent this request.
+    /// Returns a user who is not needed any more.
     #[inline]
     pub(crate) fn charge_answer(
+        &mut self,
+        answer: &mut MessageCharge,
+        len: usize,
+    ) -> Result<Option<Pinned>> {
+        let (Some(user), None, 0) = (&self.user, &self.other, self.bytes) else {
+            return self.charge_answer_apart(answer, len);
+        };
+        // The sender pays for the request, which is charged without bytes and is done with: the answer
+        // takes its place.
+        user.charge_bytes(len as u64)?;
+        answer.bytes = len as u32;
+        self.bytes = Self::NOTHING;
+        core::mem::swap(&mut self.user, &mut answer.user);
+        Ok(None)
+    }
+
+    #[inline(never)]
+    fn charge_answer_apart(
         &self,
         answer: &mut MessageCharge,
         len: usize,
     ) -> Result<Option<Pinned>> {
-        match self.payer() {
-            Some(payer) => answer.charge_user(payer, len),
-            None => Ok(None),
-        }
+        let Some(payer) = self.payer() else {
+            return Ok(None);
+        };
+        payer.charge_message(len as u64)?;
+        answer.bytes = len as u32;
+        Ok(match answer.is(payer) {
+            true => None,
+            false => answer.user.replace(payer.clone()),
+        })
     }
 
     /// Who sent it.

@@ -30,7 +30,7 @@ use crate::{
     object::Object,
     pool::Kept,
     queue::{self, Arrival, Gate, Linked, Links, List, Received, RingSide, Sent, Turn},
-    quota::CommandCharge,
+    quota::{CommandCharge, Pinned},
     request::{self, ensure, pipe},
     uapi,
     wait::{Event, How, Outcome, Wait, Waiter},
@@ -162,11 +162,9 @@ impl Command {
             )
         };
         let credentials = Credentials::current()?;
-        let payer = &mut None;
         let charge = issue
             .handle
-            .payer(helpers::euid(), payer)?
-            .charge_command()?;
+            .with_payer(helpers::euid(), Pinned::charge_command)?;
         let command = Arc::pin_init(
             pin_init!(Self {
                 // SAFETY: It is the field of a command here.

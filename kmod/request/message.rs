@@ -187,12 +187,25 @@ fn recv_now(mailbox: &Mailbox, at: Place, args: &mut uapi::postbox_recv) -> bool
         return false;
     };
     let received = mailbox.receive_bytes_now(room, |message, bytes| {
-        describe(message, args);
         args.token = 0;
-        args.fd_count = 0;
-        UserBytes::at(data).copy_now(bytes) && at.write_from_now(args, OUT)
+        deliver_now(message, bytes, data, at, args)
     });
     received.is_some()
+}
+
+/// As [`deliver`], of a small and plain message, for under a spinlock. `false`: not all of it is
+/// there.
+#[inline(always)]
+fn deliver_now(
+    message: &Message,
+    bytes: &[u8],
+    data: usize,
+    at: Place,
+    args: &mut uapi::postbox_recv,
+) -> bool {
+    describe(message, args);
+    args.fd_count = 0;
+    UserBytes::at(data).copy_now(bytes) && at.write_from_now(args, OUT)
 }
 
 /// Copies a message, and all that there is to say of it but the token, to where `args` says.
@@ -293,13 +306,20 @@ fn recv_to(
         post: None,
         from,
     };
-    let received = mailbox.receive_after(answered, &receive, |message| {
+    let received = mailbox.receive_after(answered, &receive, |message, now| {
         let node = message.node();
         args.token = if lease || node.is_request() {
             node.token()
         } else {
             0
         };
+        if let Some(bytes) = now {
+            let data = address(args.data)?;
+            if leasing.is_some() || !deliver_now(message, bytes, data, at, args) {
+                return Err(EFAULT);
+            }
+            return Ok(Installed::NONE);
+        }
         deliver(message, at, args, leasing.as_deref_mut(), lease)
     });
     match received {
