@@ -760,7 +760,8 @@ impl<'a, T: FromBytes + IntoBytes + Immutable> Mutex<'a, T> {
 
     #[cold]
     fn lock_slowly(&self, me: u64, wait: Wait) -> Result<Locked> {
-        let sleeper = self.sleeper(wait.fixed());
+        let wait = wait.fixed();
+        let sleeper = self.sleeper(wait, wait.flags());
         let subject = &self.mapping.subject;
         match robust::lock(self.word, me, &sleeper, wait != Wait::Never) {
             Ok(Locked::Unrecoverable) => {
@@ -772,8 +773,9 @@ impl<'a, T: FromBytes + IntoBytes + Immutable> Mutex<'a, T> {
         }
     }
 
-    fn sleeper(&self, wait: Wait) -> Word<'a> {
-        let (flags, timeout_ns) = wait.flags();
+    /// What waits until `wait` is over, which the kernel takes as these flags and this time.
+    #[inline]
+    fn sleeper(&self, wait: Wait, (flags, timeout_ns): (u32, u64)) -> Word<'a> {
         Word {
             fd: &self.mapping.fd,
             wait,
@@ -901,7 +903,7 @@ impl<T: FromBytes + IntoBytes + Immutable> Drop for MutexGuard<'_, '_, T> {
             .get()
             .is_some_and(|page| page.load() == self.me)
         {
-            let sleeper = self.mutex.sleeper(Wait::Forever);
+            let sleeper = self.mutex.sleeper(Wait::Forever, (0, 0));
             robust::unlock(self.mutex.word, self.me, &sleeper, self.consistent);
         }
     }

@@ -192,6 +192,10 @@ impl Drop for Locked<'_> {
         let Some(mut core) = self.core.take() else {
             return;
         };
+        // Mostly there is nothing to do.
+        if core.wake.is_empty() && core.stale.is_empty() && core.drops.is_empty() && !core.notify {
+            return;
+        }
         let wake = std::mem::take(&mut core.wake);
         let stale = std::mem::take(&mut core.stale);
         let drops = std::mem::take(&mut core.drops);
