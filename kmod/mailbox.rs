@@ -281,10 +281,8 @@ fn free(message: Option<KBox<Message>>, cargo: Option<KBox<Cargo>>) {
 /// Drops something: mostly there is nothing.
 #[inline(always)]
 fn free_one<T>(rest: Option<T>) {
-    #[inline(never)]
-    fn free<T>(_: T) {}
     if let Some(rest) = rest {
-        free(rest);
+        drop(rest);
     }
 }
 

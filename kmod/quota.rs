@@ -32,7 +32,7 @@ use crate::{
     helpers::{self, limits, GFP_MAYFAIL},
     message::OBJECT_SPARE_BYTES,
 };
-use core::ops::Range;
+use core::{mem::ManuallyDrop, ops::Range};
 use kernel::{
     prelude::*,
     rbtree::{RBTree, RBTreeNode},
@@ -629,8 +629,8 @@ enum Prepaid {
 pub(crate) struct MessageCharge {
     user: Option<Pinned>,
     /// While something is prepaid: the receiver's user, which is another. While an answer is owed:
-    /// the caller's user, if that is another.
-    other: Option<Pinned>,
+    /// the caller's user, if that is another. With the charge it is taken out.
+    other: ManuallyDrop<Option<Pinned>>,
     /// The bytes that are charged, or one of the numbers below.
     bytes: u32,
     prepaid: Prepaid,
@@ -647,7 +647,7 @@ impl MessageCharge {
     pub(crate) const fn none() -> Self {
         Self {
             user: None,
-            other: None,
+            other: ManuallyDrop::new(None),
             bytes: Self::NOTHING,
             prepaid: Prepaid::Nothing,
             files: 0,
@@ -683,7 +683,9 @@ impl MessageCharge {
 
     #[inline(never)]
     fn remember(&mut self, user: &Pinned) {
-        self.user = Some(user.clone());
+        if let Some(before) = self.user.replace(user.clone()) {
+            drop(before);
+        }
     }
 
     /// Gives back what was charged.
@@ -736,7 +738,7 @@ impl MessageCharge {
                 return charged;
             }
         }
-        self.other = Some(user.clone());
+        *self.other = Some(user.clone());
         (self.prepaid, self.files) = (prepaid, files as u8);
         Ok(())
     }
@@ -758,7 +760,7 @@ impl MessageCharge {
 
     /// Takes the charge of the files out that is prepaid, if there are any.
     pub(crate) fn take_files(&mut self) -> Option<FilesCharge> {
-        match (core::mem::take(&mut self.files), &self.other) {
+        match (core::mem::take(&mut self.files), &*self.other) {
             (0, _) | (_, None) => None,
             (files, Some(other)) => Some(FilesCharge(other.clone(), files.into())),
         }
@@ -802,11 +804,11 @@ impl MessageCharge {
             return;
         };
         user.uncharge(|user| &user.messages, bytes);
-        if let (Prepaid::Whole, Some(other)) = (prepaid, &self.other) {
+        if let (Prepaid::Whole, Some(other)) = (prepaid, &*self.other) {
             other.uncharge_bytes(bytes);
         }
         drop(self.take_files());
-        core::mem::swap(&mut self.user, &mut self.other);
+        core::mem::swap(&mut self.user, &mut *self.other);
         self.bytes = 0;
     }
 
@@ -818,7 +820,7 @@ impl MessageCharge {
         answer: &mut MessageCharge,
         len: usize,
     ) -> Result<Option<Pinned>> {
-        let (Some(user), None, 0) = (&self.user, &self.other, self.bytes) else {
+        let (Some(user), None, 0) = (&self.user, &*self.other, self.bytes) else {
             return self.charge_answer_apart(answer, len);
         };
         // The sender pays for the request, which is charged without bytes and is done with: the answer
