@@ -229,27 +229,31 @@ const NOBODY: *mut bindings::task_struct = core::ptr::without_provenance_mut(1);
 unsafe impl Sync for Waiter {}
 
 impl Waiter {
-    /// The current task, which keeps this on its stack.
-    pub(crate) fn new() -> Self {
+    #[inline(always)]
+    fn of(task: *mut bindings::task_struct, wanted: u64) -> Self {
         Self {
             links: Links::new(),
             seat: Seat::new(),
             message: Cell::new(None),
-            task: Task::current_raw(),
+            task,
             done: Atomic::new(0),
             outcome: UnsafeCell::new(None),
-            wanted: Cell::new(0),
+            wanted: Cell::new(wanted),
             place: Cell::new(0),
             _pin: PhantomPinned,
         }
     }
 
+    /// The current task, which keeps this on its stack.
+    #[inline(always)]
+    pub(crate) fn new() -> Self {
+        Self::wanting(0)
+    }
+
     /// The same, with a number that says what it waits for.
+    #[inline(always)]
     pub(crate) fn wanting(wanted: u64) -> Self {
-        Self {
-            wanted: Cell::new(wanted),
-            ..Self::new()
-        }
+        Self::of(Task::current_raw(), wanted)
     }
 
     /// A command.
@@ -257,19 +261,14 @@ impl Waiter {
     /// # Safety
     ///
     /// It becomes the field of a [`Command`], which is pinned.
+    #[inline(always)]
     pub(crate) unsafe fn of_command() -> Self {
-        Self {
-            task: core::ptr::null_mut(),
-            ..Self::new()
-        }
+        Self::of(core::ptr::null_mut(), 0)
     }
 
     /// For a wait that is paused: whoever goes on with it looks for the outcome.
     pub(crate) fn of_paused() -> Self {
-        Self {
-            task: NOBODY,
-            ..Self::new()
-        }
+        Self::of(NOBODY, 0)
     }
 
     /// A command is to be put on a list, perhaps again.
