@@ -114,9 +114,9 @@ impl Pool {
     /// Ends the leases that a process, or any, holds through a handle.
     pub(crate) fn process_closed(&self, shares: &Shares, leaving: Leaving) {
         loop {
-            let share = {
-                let _inner = self.inner.lock();
-                shares.settle(leaving)
+            let (share, mut left) = {
+                let inner = self.inner.lock();
+                (shares.settle(leaving), inner.table.leases())
             };
             let Some(share) = share else {
                 return;
@@ -128,10 +128,10 @@ impl Pool {
             drop(share);
             // Whatever the share counted: a process that enters anew while its old leases are settled
             // may give some of those back against its new share.
-            let (mut at, mut done) = (None, false);
+            let mut done = false;
             while !done {
                 let mut inner = self.inner.lock();
-                done = inner.table.settle(holder, &mut at);
+                done = inner.table.settle(holder, &mut left);
                 self.settle(inner);
             }
         }
@@ -519,9 +519,10 @@ impl<'a> Outgoing<'a> {
     pub(crate) fn sent(mut self) {
         if let Some(flight) = self.flight.take() {
             let mut inner = self.access.pool.inner.lock();
-            inner.table.sent(&flight);
-            // It may be freed already.
-            self.access.pool.settle(inner);
+            // Nothing became free otherwise.
+            if inner.table.sent(&flight) {
+                self.access.pool.settle(inner);
+            }
         }
     }
 
@@ -660,7 +661,10 @@ impl Leases {
         let mut inner = self.pool.inner.lock();
         let holder = access.add(flight.count()).then_some(access.holder);
         inner.table.receive(&flight, holder);
-        self.pool.settle(inner);
+        // Nothing became free otherwise.
+        if holder.is_none() {
+            self.pool.settle(inner);
+        }
     }
 }
 

@@ -9,8 +9,17 @@
 //! that is freed ([`Pool::lose`]). A message can be freed while its sender does not know yet how
 //! the send ended, and may have to get its leases back: what was lost waits for [`Pool::sent`] or
 //! `reclaim` then.
+//!
+//! A held lease is on two lists, which are linked by the numbers of leases: that of its block, and
+//! that of its holder. The first lease of each holder is also on a hash chain. So what a holder has
+//! is found without looking at what others have, and reclaiming it ([`Pool::settle`]) takes the first
+//! lease of the holder's list again and again: there is no place in a list to lose between two holds
+//! of the lock, whatever others lend and give back meanwhile. Nothing is allocated but with the pool.
 
-use super::list::{List, Owner};
+use super::{
+    list::{List, Owner},
+    tree::mix,
+};
 use core::{ops::DerefMut, ptr::NonNull};
 
 const NONE: u32 = u32::MAX;
@@ -18,7 +27,7 @@ const NONE: u32 = u32::MAX;
 /// The most leases of one block, so that finding one takes a bounded time.
 pub const SHARES_MAX: u32 = 1024;
 
-/// How many leases [`Pool::settle`] looks at in one step.
+/// The most leases that [`Pool::settle`] reclaims in one step.
 const STEP: u32 = 32;
 
 /// Who holds a lease.
@@ -65,8 +74,8 @@ pub struct Block {
 
 /// A lease, or room for one.
 ///
-/// The array of leases is a hash table, too: as an element it is also a bucket, of those leases that are
-/// held by certain holders. So what a holder has is found without looking at what others have.
+/// The array of leases is a hash table of holders, too: as an element it is also a bucket, of the
+/// first leases of certain holders.
 #[derive(Clone, Copy, Debug)]
 pub struct Lease {
     state: State,
@@ -79,11 +88,13 @@ pub struct Lease {
     next: u32,
     /// The one before it of the block.
     prev: u32,
-    /// The next one of the flight, or of the bucket where it is held.
+    /// The next one of the flight, or of the holder.
     after: u32,
-    /// The one before it in the bucket.
+    /// The one before it of the holder.
     before: u32,
-    /// The first one of the bucket of this number.
+    /// Of the first one of a holder: that of the next holder on the chain.
+    chain: u32,
+    /// The beginning of the chain of the bucket of this number.
     bucket: u32,
     /// How many bytes of the block are meant.
     len: u64,
@@ -108,6 +119,7 @@ impl Lease {
         prev: NONE,
         after: NONE,
         before: NONE,
+        chain: NONE,
         bucket: NONE,
         len: 0,
     };
@@ -171,6 +183,9 @@ pub struct PoolCounters {
 ///
 /// A block is on the list of the free ones or has `leases > 0` leases on its own list. There are
 /// at least as many unused leases as free blocks: sharing cannot make a loan fail.
+///
+/// The held leases of a holder are one list. The first one, and no other, is on the chain of the
+/// holder's bucket.
 pub struct Pool<B, L, W: Borrower> {
     blocks: B,
     leases: L,
@@ -281,31 +296,43 @@ where
         Some(number)
     }
 
-    /// The bucket of a holder.
+    /// The bucket of a holder. No user knows the address of a handle, and distances of addresses do
+    /// not survive the hash: nobody can choose many holders of one bucket.
+    #[inline(always)]
     fn bucket(&self, holder: Holder) -> u32 {
-        let mixed = (holder.handle as u64 ^ holder.process.rotate_left(32))
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mixed = mix(holder.handle as u64 ^ holder.process.rotate_left(32));
         (((mixed >> 32) * self.leases.len() as u64) >> 32) as u32
     }
 
-    /// A lease, in no bucket, is held from now on: it comes into the bucket of its holder.
+    /// A lease, which nobody holds, is held from now on: it is the first one of its holder, and at the
+    /// beginning of the chain.
     #[inline(always)]
     fn hold(&mut self, number: u32, holder: Holder) {
         let bucket = self.bucket(holder);
-        let Some(first) = self.lease_mut(bucket) else {
+        let Some(bucket) = self.lease_mut(bucket) else {
             return;
         };
-        let after = core::mem::replace(&mut first.bucket, number);
-        if let Some(after) = self.lease_mut(after) {
-            after.before = number;
+        let first = core::mem::replace(&mut bucket.bucket, number);
+        let (mut after, mut chain) = (first, first);
+        if let Some(lease) = self.lease_mut(first) {
+            if lease.state == State::Held(holder) {
+                chain = lease.chain;
+                lease.before = number;
+            } else {
+                after = self.unchain(first, holder);
+                if let Some(lease) = self.lease_mut(after) {
+                    lease.before = number;
+                }
+            }
         }
         if let Some(lease) = self.lease_mut(number) {
             lease.state = State::Held(holder);
             (lease.before, lease.after) = (NONE, after);
+            lease.chain = chain;
         }
     }
 
-    /// A lease is in the bucket of its holder no longer, if it was held.
+    /// A lease is its holder's no longer, if it was held.
     #[inline(always)]
     fn release(&mut self, number: u32) {
         let Some(lease) = self.lease_mut(number) else {
@@ -315,19 +342,63 @@ where
             return;
         };
         lease.state = State::Unused;
+        let chain = lease.chain;
         let before = core::mem::replace(&mut lease.before, NONE);
         let after = core::mem::replace(&mut lease.after, NONE);
-        if let Some(after) = self.lease_mut(after) {
-            after.before = before;
+        let mut next = chain;
+        if let Some(lease) = self.lease_mut(after) {
+            lease.before = before;
+            lease.chain = chain;
+            next = after;
         }
-        if let Some(before) = self.lease_mut(before) {
-            before.after = after;
+        if let Some(lease) = self.lease_mut(before) {
+            lease.after = after;
             return;
         }
         let bucket = self.bucket(holder);
-        if let Some(first) = self.lease_mut(bucket) {
-            first.bucket = after;
+        let Some(bucket) = self.lease_mut(bucket) else {
+            return;
+        };
+        if bucket.bucket == number {
+            bucket.bucket = next;
+        } else {
+            let first = bucket.bucket;
+            self.rechain(first, number, next);
         }
+    }
+
+    /// Takes the first lease of a holder off the chain that begins with another holder's.
+    #[cold]
+    fn unchain(&mut self, beginning: u32, holder: Holder) -> u32 {
+        let first = self.first_of(beginning, holder);
+        if let Some(lease) = self.lease(first) {
+            self.rechain(beginning, first, lease.chain);
+        }
+        first
+    }
+
+    /// Replaces a lease on the chain that begins with another one by the next one, or by another lease.
+    #[cold]
+    fn rechain(&mut self, beginning: u32, number: u32, next: u32) {
+        let mut at = beginning;
+        while let Some(lease) = self.lease_mut(at) {
+            if lease.chain == number {
+                lease.chain = next;
+                return;
+            }
+            at = lease.chain;
+        }
+    }
+
+    /// The first lease of a holder, on the chain from `at` on; `NONE`: it has none.
+    fn first_of(&self, mut at: u32, holder: Holder) -> u32 {
+        while let Some(lease) = self.lease(at) {
+            if lease.state == State::Held(holder) {
+                return at;
+            }
+            at = lease.chain;
+        }
+        NONE
     }
 
     /// Ends a lease, and with the last one of a block makes that free.
@@ -540,13 +611,18 @@ where
         }
     }
 
-    /// The send succeeded.
-    pub fn sent(&mut self, flight: &Flight) {
-        match self.phase(flight) {
-            Some(Phase::Sending) => self.set_phase(flight, Phase::Sent),
-            Some(Phase::Lost) => self.land(flight, Self::remove),
-            Some(Phase::Sent) | None => {}
+    /// The send succeeded. Returns whether its leases ended, since the message was freed before.
+    pub fn sent(&mut self, flight: &Flight) -> bool {
+        let first = self.lease_mut(flight.first);
+        let Some(first) = first.filter(|lease| lease.state == State::Flying(flight.id)) else {
+            return false;
+        };
+        let lost = first.phase == Phase::Lost;
+        first.phase = Phase::Sent;
+        if lost {
+            self.land(flight, Self::remove);
         }
+        lost
     }
 
     /// The send failed: what the sender had is its again, or free, if it can have nothing any
@@ -630,27 +706,21 @@ where
         unsafe { self.waiting.remove(waiter) };
     }
 
-    /// Takes back what a holder has. It goes on from `at`, where the last call was, and does a part;
-    /// `false`: there is more to do. Nobody may lend to that holder meanwhile.
-    pub fn settle(&mut self, holder: Holder, at: &mut Option<u32>) -> bool {
+    /// Reclaims what a holder has, but no more than `left` leases: [`Self::leases`], when that began.
+    /// Does a part, and returns `false` if there may be more to do.
+    ///
+    /// A holder that has more was lent some meanwhile, since it entered anew: it is settled again.
+    pub fn settle(&mut self, holder: Holder, left: &mut u32) -> bool {
         let bucket = self.bucket(holder);
-        // Its place may be another's by now. From the beginning it misses nothing.
-        let mut next = at.filter(|at| {
-            let state = self.lease(*at).map(|lease| lease.state);
-            matches!(state, Some(State::Held(other)) if self.bucket(other) == bucket)
-        });
         for _ in 0..STEP {
-            let first = || self.lease(bucket).map_or(NONE, |lease| lease.bucket);
-            let number = next.unwrap_or_else(first);
-            let Some(&lease) = self.lease(number) else {
+            let beginning = self.lease(bucket).map_or(NONE, |lease| lease.bucket);
+            let first = self.first_of(beginning, holder);
+            if first == NONE || *left == 0 {
                 return true;
-            };
-            if lease.state == State::Held(holder) {
-                self.remove(number);
             }
-            next = Some(lease.after);
+            *left -= 1;
+            self.remove(first);
         }
-        *at = next;
-        next.is_some_and(|next| self.lease(next).is_none())
+        false
     }
 }

@@ -61,12 +61,17 @@ pub(super) struct Tree<I: Index> {
     index: PhantomData<I>,
 }
 
-/// A number that depends on every bit of an address.
-pub(super) fn hash<T>(at: NonNull<T>) -> u64 {
-    let mut hash = (at.as_ptr() as usize as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+/// A number that depends on every bit of another one.
+pub(super) fn mix(number: u64) -> u64 {
+    let mut hash = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     hash ^= hash >> 32;
     hash = hash.wrapping_mul(0xd6e8_feb8_6659_fd93);
     hash ^ (hash >> 32)
+}
+
+/// A number that depends on every bit of an address.
+pub(super) fn hash<T>(at: NonNull<T>) -> u64 {
+    mix(at.as_ptr() as usize as u64)
 }
 
 impl<I: Index> Tree<I> {

@@ -194,17 +194,87 @@ fn blocks_of_the_dead_are_free_and_those_of_others_are_not() {
             table.receive(&flight, Some(B));
         }
     }
-    let mut at = None;
-    let mut steps = 1;
-    while !table.settle(A, &mut at) {
-        steps += 1;
-    }
-    assert!(steps > 1, "in parts");
+    assert!(settle(&mut table, A, |_| {}) > 1, "in parts");
     assert_eq!(table.free(), 200, "what is not shared");
     assert!(kept.iter().all(|block| table.give_back(other, *block)));
-    let mut at = None;
-    while !table.settle(B, &mut at) {}
+    settle(&mut table, B, |_| {});
     assert_eq!((table.free(), table.leases()), (600, 0));
+}
+
+/// Reclaims what a holder has, with `between` after each hold of the lock. Returns how many holds
+/// there were.
+#[track_caller]
+fn settle(table: &mut Table, holder: Holder, mut between: impl FnMut(&mut Table)) -> usize {
+    let mut left = table.leases();
+    for holds in 1..=10_000 {
+        if table.settle(holder, &mut left) {
+            return holds;
+        }
+        between(table);
+    }
+    panic!("10,000 holds of the lock, and {holder:?} is not settled");
+}
+
+#[test]
+fn settle_ends_while_others_give_back_and_borrow() {
+    let mut table = table(512, 64);
+    // The leases of another holder, the newest first, of which one is given back and another one
+    // borrowed after each hold, at every distance from the newest.
+    let mut leases: Vec<u32> = (0..300).map(|_| table.loan(A).unwrap()).collect();
+    leases.reverse();
+    for at in [0, 255, 256, 257, 299] {
+        let mut churn = |table: &mut Table| {
+            assert!(table.give_back(A, leases.remove(at)));
+            leases.insert(0, table.loan(A).unwrap());
+        };
+        // So many that hold nothing that one of them is found next to the other holder in every
+        // order that depends on a hash.
+        for handle in 1..4096 {
+            let empty = holder(1 << 20 | handle << 11, 20);
+            assert_eq!(settle(&mut table, empty, &mut churn), 1);
+        }
+        let held: Vec<u32> = (0..100).map(|_| table.loan(B).unwrap()).collect();
+        assert!(settle(&mut table, B, &mut churn) <= held.len());
+        assert!(!held.iter().any(|&block| table.give_back(B, block)));
+    }
+    assert_eq!(table.leases(), 300);
+}
+
+#[test]
+fn settle_ends_while_the_same_holder_borrows() {
+    let mut table = table(512, 64);
+    let held: Vec<u32> = (0..200).map(|_| table.loan(A).unwrap()).collect();
+    let other = table.loan(B).unwrap();
+    let mut lent = Vec::new();
+    let holds = settle(&mut table, A, |table| {
+        lent.extend((0..40).map_while(|_| table.loan(A)));
+    });
+    assert!(holds > 1, "in parts");
+    assert!(lent.len() > held.len(), "more than it had");
+    // What is left is settled when the holder goes again.
+    assert!(table.leases() > 1);
+    settle(&mut table, A, |_| {});
+    assert!(!(0..512).any(|block| table.give_back(A, block)));
+    assert!(table.give_back(B, other));
+    assert_eq!((table.leases(), table.free()), (0, 512));
+}
+
+#[test]
+fn settle_ends_all_leases_of_a_shared_block() {
+    let mut table = table(2, 100);
+    let (block, other) = (table.loan(A).unwrap(), table.loan(A).unwrap());
+    for i in 0..90 {
+        let flight = send(&mut table, A, &[block], true);
+        table.receive(&flight, Some(if i % 3 == 0 { A } else { B }));
+    }
+    let flight = send(&mut table, A, &[other], false);
+    settle(&mut table, A, |_| {});
+    assert_eq!((table.leases(), table.free()), (61, 0));
+    assert!(!table.give_back(A, block));
+    settle(&mut table, B, |_| {});
+    assert_eq!((table.leases(), table.free()), (1, 1), "what is in flight");
+    table.receive(&flight, Some(A));
+    assert!(table.give_back(A, other));
 }
 
 #[test]
@@ -474,8 +544,7 @@ proptest! {
                         holder.handle == handle && (all || holder.process == process)
                     };
                     for holder in HOLDERS.iter().filter(|holder| gone(holder)) {
-                        let mut at = None;
-                        while !table.settle(*holder, &mut at) {}
+                        settle(&mut table, *holder, |_| {});
                     }
                     model.leases.retain(|lease| !matches!(&lease.1, Place::Held(h) if gone(h)));
                 }
