@@ -131,8 +131,12 @@ impl Pool {
             let mut done = false;
             while !done {
                 let mut inner = self.inner.lock();
+                let before = left;
                 done = inner.table.settle(holder, &mut left);
-                self.settle(inner);
+                // Pollers are many, and are woken only where a block may have become free.
+                if left != before {
+                    self.settle(inner);
+                }
             }
         }
     }
