@@ -6,6 +6,10 @@
 //! refused where it would close a circle of "is queued in": see [`Edges`]. The same holds for an
 //! answer that a handle keeps until it is fetched. What would hide a handle from that, a Unix socket
 //! with its own queue of files or an io_uring, is not sent.
+//!
+//! A file can keep anything: memory, a lock, a port, the IPC namespace that a persistent mailbox is to
+//! end with. So no file is queued where no process can be asked to let it go: a persistent mailbox has
+//! its files in a [`Store`], which is emptied when the last handle is closed.
 
 use crate::{
     chardev,
@@ -24,8 +28,12 @@ use kernel::{
         File,
     },
     prelude::*,
-    rbtree::{RBTree, RBTreeNode},
-    sync::{aref::ARef, new_mutex, Arc, Mutex},
+    rbtree::{RBTree, RBTreeNode, RBTreeNodeReservation},
+    sync::{
+        aref::ARef,
+        atomic::{ordering::Relaxed, Atomic},
+        new_mutex, Arc, Mutex,
+    },
 };
 
 struct Entry {
@@ -34,10 +42,84 @@ struct Entry {
     rights: u32,
 }
 
-/// The files of one message.
-pub(crate) struct Files {
+/// The files of one message, and the graph's edges for the handles among them.
+struct Parcel {
     entries: KVec<Entry>,
     edges: Option<Edges>,
+}
+
+/// The files that are queued in one persistent mailbox.
+#[pin_data]
+pub(crate) struct Store {
+    #[pin]
+    inner: Mutex<Stored>,
+    /// The number of the first parcel that is still there, or of the next one to come.
+    first: Atomic<u64>,
+}
+
+struct Stored {
+    parcels: RBTree<u64, Arc<Parcel>>,
+    next: u64,
+}
+
+impl Store {
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                inner <- new_mutex!(Stored {
+                    parcels: RBTree::new(),
+                    next: 1,
+                }),
+                first: Atomic::new(1),
+            }),
+            GFP_MAYFAIL,
+        )
+    }
+
+    fn add(&self, parcel: Arc<Parcel>) -> Result<u64> {
+        let node = RBTreeNodeReservation::new(GFP_MAYFAIL)?;
+        let mut inner = self.inner.lock();
+        let number = inner.next;
+        inner.next += 1;
+        inner.parcels.insert(node.into_node(number, parcel));
+        Ok(number)
+    }
+
+    fn get(&self, number: u64) -> Option<Arc<Parcel>> {
+        self.inner.lock().parcels.get(&number).cloned()
+    }
+
+    /// Removes a parcel. It is to be dropped without the lock.
+    fn remove(&self, number: u64) -> Option<RBTreeNode<u64, Arc<Parcel>>> {
+        self.inner.lock().parcels.remove_node(&number)
+    }
+
+    fn has(&self, number: u64) -> bool {
+        number >= self.first.load(Relaxed)
+    }
+
+    /// Drops all files: nobody has the mailbox open.
+    pub(crate) fn empty(&self) {
+        let mut inner = self.inner.lock();
+        self.first.store(inner.next, Relaxed);
+        let parcels = core::mem::replace(&mut inner.parcels, RBTree::new());
+        drop(inner);
+        drop(parcels);
+    }
+}
+
+/// The owner of a parcel.
+enum Held {
+    /// The message itself.
+    Message(Parcel),
+    /// A store, by number.
+    Store(Arc<Store>, u64),
+}
+
+/// The files of one message.
+pub(crate) struct Files {
+    held: Held,
+    count: usize,
     /// Guarded by the lock of the mailbox whose sender can withdraw the message.
     charge: Cell<Option<FilesCharge>>,
 }
@@ -101,9 +183,17 @@ impl Files {
             Some(queue) => Edges::new(&handle.shared, address(queue), reached(&entries)?)?,
             None => None,
         };
+        let parcel = Parcel { entries, edges };
+        let held = match queue.and_then(Mailbox::store) {
+            Some(store) => {
+                let number = store.add(Arc::new(parcel, GFP_MAYFAIL)?)?;
+                Held::Store(store.clone(), number)
+            }
+            None => Held::Message(parcel),
+        };
         Ok(Some(Self {
-            entries,
-            edges,
+            held,
+            count: count as usize,
             charge: Cell::new(charge),
         }))
     }
@@ -132,22 +222,46 @@ impl Files {
     /// They stay with a handle until they are fetched, at the cost of who uses it.
     pub(crate) fn keep(&mut self, handle: &Handle) -> Result {
         self.charge.set(None);
-        self.edges = None;
         self.charge.set(charge(handle, self.len())?);
-        let reached = reached(&self.entries)?;
-        self.edges = Edges::new(&handle.shared, address_of_handle(handle), reached)?;
+        // An answer was never queued: it has its files itself, and nobody else has the parcel.
+        let Held::Message(parcel) = &mut self.held else {
+            return Ok(());
+        };
+        parcel.edges = None;
+        let reached = reached(&parcel.entries)?;
+        parcel.edges = Edges::new(&handle.shared, address_of_handle(handle), reached)?;
         Ok(())
     }
 
+    /// The number of files that can be received; 0 if they are lost.
     pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+        match self.are_lost() {
+            true => 0,
+            false => self.count,
+        }
+    }
+
+    /// Returns true if nobody had the persistent mailbox open for a while.
+    pub(crate) fn are_lost(&self) -> bool {
+        matches!(&self.held, Held::Store(store, number) if !store.has(*number))
     }
 
     /// Reserves a descriptor of the current task for each, and writes their numbers to an array that
     /// has room for them. The files are there once the result is kept.
     pub(crate) fn install(&self, array: u64) -> Result<Installed> {
-        let mut fds = KVec::with_capacity(self.len(), GFP_MAYFAIL)?;
-        for (i, entry) in self.entries.iter().enumerate() {
+        let stored;
+        let parcel = match &self.held {
+            Held::Message(parcel) => parcel,
+            Held::Store(store, number) => {
+                stored = store.get(*number);
+                match &stored {
+                    Some(parcel) => parcel,
+                    None => return Ok(Installed::NONE),
+                }
+            }
+        };
+        let mut fds = KVec::with_capacity(parcel.entries.len(), GFP_MAYFAIL)?;
+        for (i, entry) in parcel.entries.iter().enumerate() {
             // SAFETY: The file is valid.
             kernel::error::to_result(unsafe { c::postbox_may_receive(entry.file.as_ptr()) })?;
             let fd = FileDescriptorReservation::get_unused_fd_flags(flags::O_CLOEXEC)?;
@@ -166,12 +280,24 @@ impl Files {
     }
 }
 
+impl Drop for Files {
+    fn drop(&mut self) {
+        if let Held::Store(store, number) = &self.held {
+            drop(store.remove(*number));
+        }
+    }
+}
+
 /// Descriptors that are reserved for files of a message. Nobody can use them, or close them, before
 /// the message is received.
 pub(crate) struct Installed(Option<KVec<(FileDescriptorReservation, ARef<File>)>>);
 
 impl Installed {
     pub(crate) const NONE: Self = Self(None);
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, KVec::len)
+    }
 
     /// The message is received, and they are the task's.
     pub(crate) fn keep(self) {

@@ -6,6 +6,7 @@
 
 use crate::{
     compat::{ecanceled, edquot, eopnotsupp, eownerdead, estale},
+    files::Store,
     handle::Handle,
     helpers::{self, Process, UserBytes},
     message::{Cargo, Message, Needs, Room, Spare, SPARE_BYTES},
@@ -28,7 +29,7 @@ use kernel::{
     bindings,
     fs::File,
     prelude::*,
-    sync::{lock::spinlock::SpinLockGuard, new_spinlock, SpinLock},
+    sync::{lock::spinlock::SpinLockGuard, new_spinlock, Arc, SpinLock},
 };
 
 type Guard<'a> = SpinLockGuard<'a, Inner>;
@@ -297,6 +298,8 @@ pub(crate) struct Mailbox {
     limit: u64,
     /// The most bytes that one can have.
     message_max: u64,
+    /// The files of queued messages, of a persistent mailbox.
+    store: Option<Arc<Store>>,
     rendezvous: bool,
     /// The first of the spares.
     spare: Spare,
@@ -316,8 +319,9 @@ impl Mailbox {
         message_max: u64,
         persistent: bool,
         keeps: bool,
-    ) -> impl PinInit<Self> {
-        pin_init!(Self {
+    ) -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            store: persistent.then(Store::new).transpose()?,
             inner <- new_spinlock!(
                 Inner {
                     queue: queue::Mailbox::new(capacity, persistent),
@@ -341,6 +345,11 @@ impl Mailbox {
             receiver_came <- Event::new(),
         })
     }
+    /// The store of queued files, of a persistent mailbox.
+    pub(crate) fn store(&self) -> Option<&Arc<Store>> {
+        self.store.as_ref()
+    }
+
 
     /// That it was opened to send for the first time.
     pub(crate) fn sender_came(&self) -> &Event {
@@ -406,6 +415,9 @@ impl Mailbox {
 
     /// Frees the memory that is kept for the next messages.
     pub(crate) fn free_spares(&self) {
+            if let Some(store) = &self.store {
+                store.empty();
+            }
         while let Some(message) = self.spare.take() {
             drop(message);
         }

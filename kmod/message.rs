@@ -529,6 +529,9 @@ impl Message {
         if self.node.is_request() {
             flags |= uapi::POSTBOX_MSG_CALL;
         }
+        if self.content().cargo.is_some() && self.files().is_some_and(Files::are_lost) {
+            flags |= uapi::POSTBOX_MSG_FILES_LOST;
+        }
         flags
     }
 

@@ -55,6 +55,7 @@ pub const POSTBOX_RECV_FROM: u32 = 512;
 pub const POSTBOX_MSG_REDELIVERED: u32 = 1;
 pub const POSTBOX_MSG_CALL: u32 = 2;
 pub const POSTBOX_MSG_LEASES: u32 = 4;
+pub const POSTBOX_MSG_FILES_LOST: u32 = 8;
 pub const POSTBOX_ACK_REQUEUE: u32 = 1;
 pub const POSTBOX_RESERVE_CANCEL: u32 = 256;
 pub const POSTBOX_CALL_FETCH: u32 = 256;

@@ -219,21 +219,23 @@ fn deliver(
 ) -> Result<Installed> {
     let node = message.node();
     UserBytes::at(address(args.data)?).copy_from(message.payload())?;
+    let fds = leasing
+        .as_ref()
+        .map_or(args.fds, |leasing| leasing.args.fds);
+    let installed = match message.files() {
+        Some(files) => files.install(fds)?,
+        None => Installed::NONE,
+    };
     describe(message, args);
-    args.fd_count = message.file_count() as u32;
-    let mut fds = args.fds;
+    args.fd_count = installed.len() as u32;
     if let Some(leasing) = leasing {
         leasing.describe(message, kept && !node.is_request())?;
         if leasing.args.count != 0 {
             args.msg_flags |= uapi::POSTBOX_MSG_LEASES;
         }
-        fds = leasing.args.fds;
     }
     at.write_from(args, OUT)?;
-    match message.files() {
-        Some(files) => files.install(fds),
-        None => Ok(Installed::NONE),
-    }
+    Ok(installed)
 }
 
 /// Receives one message, whose flags were checked, after a caller was answered.

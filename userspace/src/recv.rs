@@ -89,6 +89,8 @@ pub struct Message {
     /// The files that came with it, close-on-exec, in the order in which they were attached. A
     /// handle of this crate is made of one by `try_from`.
     pub files: Vec<OwnedFd>,
+    /// Files came with it and are lost: nobody had the persistent mailbox open for a while.
+    pub files_lost: bool,
 }
 
 impl Message {
@@ -103,6 +105,7 @@ impl Message {
             redelivered,
             call,
             files,
+            files_lost,
             ..
         } = Received::new(payload.len(), files, args);
         Message {
@@ -112,6 +115,7 @@ impl Message {
             redelivered,
             call,
             files,
+            files_lost,
         }
     }
 }
@@ -152,6 +156,8 @@ pub struct Received {
     pub call: bool,
     /// The files that came with it, close-on-exec.
     pub files: Vec<OwnedFd>,
+    /// Files came with it and are lost: nobody had the persistent mailbox open for a while.
+    pub files_lost: bool,
 }
 
 impl Received {
@@ -163,6 +169,7 @@ impl Received {
             redelivered: args.msg_flags & sys::POSTBOX_MSG_REDELIVERED != 0,
             call: is_call(args),
             files: files.into_iter().map(|file| file.fd).collect(),
+            files_lost: args.msg_flags & sys::POSTBOX_MSG_FILES_LOST != 0,
         }
     }
 }

@@ -611,6 +611,7 @@ struct postbox_send {
 #define POSTBOX_MSG_REDELIVERED	(1U << 0)	/* it was taken before, and not acknowledged */
 #define POSTBOX_MSG_CALL	(1U << 1)	/* a request: its sender waits for a reply */
 #define POSTBOX_MSG_LEASES	(1U << 2)	/* leases of blocks come with it: POSTBOX_LEASES */
+#define POSTBOX_MSG_FILES_LOST	(1U << 3)	/* files came with it: nobody had the mailbox open */
 
 /**
  * struct postbox_recv - receive one message

@@ -1,6 +1,6 @@
 //! Lifetimes: a name, port or endpoint goes with the side that serves it; nothing outlives its namespace.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use postbox::{raw, sys};
 use postbox_tests::*;
@@ -139,6 +139,11 @@ fn persistent(name: &str, kind: u32) -> Result<Handle> {
         flags: sys::POSTBOX_O_CREATE | sys::POSTBOX_O_PERSIST,
         rights: SEND | RECEIVE,
         mode: 0o600,
+        capacity: if kind == sys::POSTBOX_KIND_MAILBOX {
+            4
+        } else {
+            0
+        },
         ..Default::default()
     };
     raw::open(&handle, Some(name.as_bytes()), &mut args).map(|()| handle)
@@ -197,6 +202,32 @@ fn persistent_objects_end_with_their_ipc_namespace() {
         from_outside();
         drop(kept);
         wait_until("the last to be gone", || all_of(user.uid).is_empty());
+    });
+}
+
+/// A descriptor of the namespace in a message, or one that leads there, does not keep what ends with the namespace.
+#[test]
+fn persistent_mailbox_does_not_keep_its_ipc_namespace() {
+    isolated(|| {
+        let user = fresh_user();
+        let container = Spawn::new().user(user).user_ns().ipc_ns().run(|| {
+            let path = "/proc/self/ns/ipc";
+            let namespace = OwnedFd::from(std::fs::File::open(path).expect("it is there"));
+            let flags = rustix::fs::inotify::CreateFlags::empty();
+            let watch = rustix::fs::inotify::init(flags).expect("it can be made");
+            rustix::fs::inotify::add_watch(&watch, path, rustix::fs::inotify::WatchFlags::ATTRIB)
+                .expect("it can be watched");
+            for (name, file) in [("self/direct", namespace), ("self/watched", watch)] {
+                let mailbox = persistent(name, sys::POSTBOX_KIND_MAILBOX).expect("new");
+                let entries = [raw::SendFd::new(file.as_fd(), 0)];
+                raw::send_files(&mailbox, b"x", &entries, &send_args()).expect("there is room");
+            }
+            assert_eq!(list().len(), 2);
+        });
+        container.ok();
+        wait_until("what is persistent in it to be gone", || {
+            all_of(user.uid).is_empty()
+        });
     });
 }
 

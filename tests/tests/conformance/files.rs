@@ -423,6 +423,63 @@ fn g09_files_that_nobody_receives_are_closed_with_the_mailbox() {
 }
 
 #[test]
+fn g09_files_in_closed_persistent_mailbox_are_lost() {
+    isolated(|| {
+        let name = unique("files");
+        let open = |flags| {
+            let handle = postbox_tests::Handle::unbound();
+            let mut args = sys::postbox_open {
+                kind: sys::POSTBOX_KIND_MAILBOX,
+                flags,
+                rights: postbox_tests::SEND | postbox_tests::RECEIVE,
+                mode: 0o600,
+                capacity: 4,
+                ..Default::default()
+            };
+            raw::open(&handle, Some(name.as_bytes()), &mut args).expect("it can be opened");
+            handle
+        };
+        let sender = open(sys::POSTBOX_O_CREATE | sys::POSTBOX_O_PERSIST);
+        let other = open(0);
+        let (read, write) = pipe();
+        for _ in 0..2 {
+            raw_send(&sender, &[SendFd::new(write.as_fd(), 0)]).expect("room");
+        }
+        drop((write, sender));
+        // Another handle keeps them.
+        let (files, args) = raw_recv(&other, 8, 1);
+        assert_eq!(files.expect("sent").len(), 1);
+        assert_eq!(args.msg_flags, 0);
+        // A message that was taken and goes back loses its file like one that was never taken.
+        let mut taking = sys::postbox_recv {
+            flags: sys::POSTBOX_NONBLOCK | sys::POSTBOX_RECV_ACK,
+            fd_max: 1,
+            ..Default::default()
+        };
+        let mut files = Vec::new();
+        raw::recv_files(
+            &other,
+            &mut [MaybeUninit::uninit(); 8],
+            &mut files,
+            &mut taking,
+        )
+        .expect("sent");
+        drop((files, other));
+        assert_eq!(rustix::io::read(&read, &mut [0]), Ok(0), "nobody has it");
+        let next = open(0);
+        let (files, args) = raw_recv(&next, 8, 0);
+        assert!(files.expect("the message stays").is_empty());
+        assert_eq!((args.msg_len, args.fd_count), (1, 0));
+        assert_eq!(
+            args.msg_flags,
+            sys::POSTBOX_MSG_REDELIVERED | sys::POSTBOX_MSG_FILES_LOST
+        );
+        assert_eq!(files_in_flight(), 0);
+        postbox_tests::unlink(&name).expect("its owner may");
+    });
+}
+
+#[test]
 fn g09_a_queued_handle_keeps_its_object() {
     isolated(|| {
         let (tx, rx) = sides(Capacity::Bounded(4));

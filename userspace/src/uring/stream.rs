@@ -499,6 +499,7 @@ fn record(item: Item<Plain>, on: &Arc<dyn Hold>) -> Record {
                 redelivered: head.msg_flags & sys::POSTBOX_MSG_REDELIVERED != 0,
                 call,
                 files: Vec::new(),
+                files_lost: head.msg_flags & sys::POSTBOX_MSG_FILES_LOST != 0,
                 payload: Payload::Buffer(filled),
             }
         }
@@ -641,6 +642,8 @@ pub struct Record {
     pub call: bool,
     /// The files that came with it.
     pub files: Vec<OwnedFd>,
+    /// Files came with it and are lost: nobody had the persistent mailbox open for a while.
+    pub files_lost: bool,
     payload: Payload,
 }
 
@@ -657,6 +660,7 @@ impl Record {
             redelivered: message.redelivered,
             call: message.call,
             files: message.files,
+            files_lost: message.files_lost,
             payload: Payload::Own(message.payload),
         }
     }
@@ -675,6 +679,7 @@ impl Record {
         message.redelivered = self.redelivered;
         message.call = self.call;
         message.files = self.files;
+        message.files_lost = self.files_lost;
         message
     }
 }
