@@ -49,7 +49,6 @@ struct Inner {
 pub(crate) struct Barrier {
     #[pin]
     inner: SpinLock<Inner>,
-    #[pin]
     pollers: Pollers,
 }
 
@@ -58,6 +57,7 @@ impl Barrier {
         if parties == 0 {
             return Err(EINVAL);
         }
+        let pollers = Pollers::new()?;
         Ok(pin_init!(Self {
             inner <- new_spinlock!(
                 Inner {
@@ -66,7 +66,7 @@ impl Barrier {
                 },
                 "postbox_barrier"
             ),
-            pollers <- Pollers::new(),
+            pollers,
         }))
     }
 
@@ -96,7 +96,8 @@ impl Barrier {
                 inner.barrier.part(share.count);
                 inner.barrier.break_now();
             }
-            self.settle(inner);
+            self.end(inner);
+            self.pollers.wake_later();
         }
     }
 
@@ -289,11 +290,7 @@ impl Barrier {
 
     /// Ends the waits that are over.
     fn settle(&self, inner: SpinLockGuard<'_, Inner>) {
-        if inner.barrier.over() == 0 {
-            drop(inner);
-        } else {
-            self.end(inner);
-        }
+        self.end(inner);
         self.pollers.wake_all();
     }
 

@@ -987,6 +987,11 @@ int postbox_exits_init(void)
 	return 0;
 }
 
+struct workqueue_struct *postbox_works(void)
+{
+	return exits;
+}
+
 void postbox_exits_fini(void)
 {
 	destroy_workqueue(turns);

@@ -262,6 +262,7 @@ struct postbox_exit {
 };
 
 int postbox_exits_init(void);
+struct workqueue_struct *postbox_works(void);
 void postbox_exits_fini(void);
 int postbox_exit_watch(struct postbox_exit *watch);
 bool postbox_exit_begun(const struct postbox_exit *watch);

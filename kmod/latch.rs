@@ -60,7 +60,6 @@ struct Inner {
 pub(crate) struct Latch {
     #[pin]
     inner: SpinLock<Inner>,
-    #[pin]
     pollers: Pollers,
 }
 
@@ -69,6 +68,7 @@ impl Latch {
         if count == 0 {
             return Err(EINVAL);
         }
+        let pollers = Pollers::new()?;
         Ok(pin_init!(Self {
             inner <- new_spinlock!(
                 Inner {
@@ -77,7 +77,7 @@ impl Latch {
                 },
                 "postbox_latch"
             ),
-            pollers <- Pollers::new(),
+            pollers,
         }))
     }
 
@@ -102,7 +102,8 @@ impl Latch {
             if share.count > 0 {
                 inner.latch.broke_promise(share.count);
             }
-            self.settle(inner);
+            self.end(inner);
+            self.pollers.wake_later();
         }
     }
 
@@ -239,25 +240,16 @@ impl Latch {
 
     /// Ends the waits that are over.
     fn settle(&self, inner: SpinLockGuard<'_, Inner>) {
-        if inner.latch.settled() {
-            drop(inner);
-        } else {
-            self.end(inner);
-        }
+        self.end(inner);
         self.pollers.wake_all();
     }
 
     /// One at a time: each is woken outside the lock.
-    #[inline(never)]
     fn end<'a>(&'a self, mut inner: SpinLockGuard<'a, Inner>) {
-        loop {
+        while !inner.latch.settled() {
             let wake = inner.latch.end_one();
-            let settled = inner.latch.settled();
             drop(inner);
             drop(wake);
-            if settled {
-                return;
-            }
             inner = self.inner.lock();
         }
     }

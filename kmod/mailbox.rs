@@ -132,7 +132,7 @@ pub(crate) fn process_closed(
     if let (Some(tx), true) = (tx, count > 0) {
         let mut inner = tx.inner.lock();
         inner.unreserve_some(&mut state.lock(), count, bytes);
-        tx.settle(inner);
+        tx.settle_in_passing(inner);
     }
     forget(state, leaving.process);
 }
@@ -292,15 +292,14 @@ fn free_one<T>(rest: Option<T>) {
 pub(crate) struct Mailbox {
     #[pin]
     inner: SpinLock<Inner>,
-    #[pin]
     pollers: Pollers,
     /// What was asked for as the most bytes that a message can have.
     limit: u64,
     /// The most bytes that one can have.
     message_max: u64,
+    rendezvous: bool,
     /// The files of queued messages, of a persistent mailbox.
     store: Option<Arc<Store>>,
-    rendezvous: bool,
     /// The first of the spares.
     spare: Spare,
     /// Whether calls are answered, and repeated, at once.
@@ -330,7 +329,7 @@ impl Mailbox {
                 },
                 "postbox_mailbox"
             ),
-            pollers <- Pollers::new(),
+            pollers: Pollers::new()?,
             limit: message_max,
             message_max: message_max.min(if capacity.messages == 0 {
                 u64::MAX
@@ -345,11 +344,11 @@ impl Mailbox {
             receiver_came <- Event::new(),
         })
     }
+
     /// The store of queued files, of a persistent mailbox.
     pub(crate) fn store(&self) -> Option<&Arc<Store>> {
         self.store.as_ref()
     }
-
 
     /// That it was opened to send for the first time.
     pub(crate) fn sender_came(&self) -> &Event {
@@ -404,20 +403,27 @@ impl Mailbox {
     /// A handle was closed for the last time.
     pub(crate) fn close(&self, sends: bool, receives: bool, state: &State) {
         let mut inner = self.inner.lock();
-        inner.close(sends, receives, &mut state.lock());
+        let mut state = state.lock();
+        let gave_room = state.reservations() != 0;
+        inner.close(sends, receives, &mut state);
+        drop(state);
         let idle = inner.senders() == 0 && inner.receivers() == 0;
+        let ended = (sends && inner.senders() == 0) || (receives && inner.receivers() == 0);
+        if !ended && !gave_room {
+            return;
+        }
         self.settle(inner);
         if idle {
             self.free_spares();
+            if let Some(store) = &self.store {
+                store.empty();
+            }
         }
         self.tell(IN | OUT | bindings::POLLHUP | bindings::POLLERR);
     }
 
     /// Frees the memory that is kept for the next messages.
     pub(crate) fn free_spares(&self) {
-            if let Some(store) = &self.store {
-                store.empty();
-            }
         while let Some(message) = self.spare.take() {
             drop(message);
         }
@@ -483,16 +489,19 @@ impl Mailbox {
                 break;
             }
         }
-        let mut from = 0;
+        let (mut from, mut queued) = (0, false);
         loop {
             let mut inner = self.inner.lock();
             let returned = inner.reclaim(&mut state.lock(), holder, &mut from);
             drop(inner);
             match returned {
-                Search::Found(returned) => self.returned(returned),
+                Search::Found(returned) => queued |= self.returned(returned),
                 Search::More => {}
-                Search::None => return,
+                Search::None => break,
             }
+        }
+        if queued {
+            self.pollers.wake_later();
         }
     }
 
@@ -886,7 +895,7 @@ impl Mailbox {
         state.lock().add_reservation(len);
         let mut inner = self.inner.lock();
         inner.unreserve_some(&mut state.lock(), 1, len);
-        self.settle(inner);
+        self.settle_in_passing(inner);
     }
 
     /// Gives a reservation of `len` bytes back.
@@ -1441,7 +1450,9 @@ impl Mailbox {
         if requeue {
             let returned = inner.requeue_leased(&mut state.lock(), token, process);
             drop(inner);
-            self.returned(returned.ok_or(ENOENT)?);
+            if self.returned(returned.ok_or(ENOENT)?) {
+                self.tell(IN);
+            }
         } else {
             let message = inner.acknowledge(&mut state.lock(), token, process);
             self.settle(inner);
@@ -1456,20 +1467,25 @@ impl Mailbox {
         message.not_received();
         let returned = inner.put_back(message);
         drop(inner);
-        self.returned(returned);
+        if self.returned(returned) {
+            self.pollers.wake_later();
+        }
     }
 
-    fn returned(&self, returned: Returned<KBox<Message>, Wake, Wake>) {
+    /// Does what follows when a message went back. Returns true if it is queued, which pollers are to
+    /// be told.
+    fn returned(&self, returned: Returned<KBox<Message>, Wake, Wake>) -> bool {
         match returned {
-            Returned::Queued => self.tell(IN),
+            Returned::Queued => return true,
             Returned::Given(receiver) => drop(receiver),
             Returned::Refused(sender, message) => {
                 drop(message);
                 drop(sender);
-                self.settle(self.inner.lock());
+                self.settle_in_passing(self.inner.lock());
             }
             Returned::Withdrawn(message) => drop(message),
         }
+        false
     }
 
     /// Does what follows from a change: lets senders in for whom there is room now, and tells
@@ -1496,6 +1512,15 @@ impl Mailbox {
             drop(inner);
         }
         self.tell(news);
+    }
+
+    /// As [`Self::settle`], for one of many steps of an exit, or of the end of a ring: pollers are
+    /// woken once for many.
+    fn settle_in_passing<'a>(&'a self, inner: Guard<'a>) {
+        if !inner.settled() {
+            self.settle_waits(inner);
+        }
+        self.pollers.wake_later();
     }
 
     /// Admits or ends at most as many waiters as there are now, so that waiters which keep coming

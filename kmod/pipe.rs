@@ -164,7 +164,6 @@ impl Call {
 pub(crate) struct Pipe {
     #[pin]
     inner: SpinLock<Inner>,
-    #[pin]
     pollers: Pollers,
     #[pin]
     reader_came: Event,
@@ -218,6 +217,7 @@ impl Pipe {
             wanted => capacity_for(wanted)?,
         };
         let ring = Ring::new(capacity, user)?;
+        let pollers = Pollers::new()?;
         Ok(pin_init!(Self {
             inner <- new_spinlock!(
                 Inner {
@@ -227,7 +227,7 @@ impl Pipe {
                 },
                 "postbox_pipe"
             ),
-            pollers <- Pollers::new(),
+            pollers,
             reader_came <- Event::new(),
             writer_came <- Event::new(),
             // SAFETY: It is pinned, and initialised where it is.

@@ -54,7 +54,6 @@ pub(crate) struct Pool {
     block_bytes: u64,
     #[pin]
     inner: SpinLock<Inner>,
-    #[pin]
     pollers: Pollers,
     _charge: SharedCharge,
 }
@@ -85,6 +84,7 @@ impl Pool {
             KVVec::from_elem(Block::NEW, blocks, GFP_MAYFAIL)?,
             KVVec::from_elem(Lease::NEW, leases, GFP_MAYFAIL)?,
         );
+        let pollers = Pollers::new()?;
         Ok(pin_init!(Self {
             memory,
             block_bytes,
@@ -96,7 +96,7 @@ impl Pool {
                 },
                 "postbox_pool"
             ),
-            pollers <- Pollers::new(),
+            pollers,
             _charge: charge,
         }))
     }
@@ -128,15 +128,17 @@ impl Pool {
             drop(share);
             // Whatever the share counted: a process that enters anew while its old leases are settled
             // may give some of those back against its new share.
-            let mut done = false;
+            let (mut done, mut freed) = (false, false);
             while !done {
                 let mut inner = self.inner.lock();
                 let before = left;
                 done = inner.table.settle(holder, &mut left);
                 // Pollers are many, and are woken only where a block may have become free.
-                if left != before {
-                    self.settle(inner);
-                }
+                freed |= left != before;
+                self.grant(inner);
+            }
+            if freed {
+                self.pollers.wake_later();
             }
         }
     }
@@ -203,19 +205,17 @@ impl Pool {
 
     /// Lends what can be lent to who waits now.
     fn settle(&self, inner: SpinLockGuard<'_, Inner>) {
-        if inner.table.settled() {
-            drop(inner);
-        } else {
-            self.grant(inner);
-        }
+        self.grant(inner);
         self.pollers.wake(OUT, || self.events());
     }
 
     /// Grants one at a time: each is woken outside the lock. As many as wait now, since those who are
     /// woken may wait again without end: a waiter that comes while blocks are free grants once
     /// itself, so that nobody is passed over.
-    #[inline(never)]
     fn grant<'a>(&'a self, mut inner: SpinLockGuard<'a, Inner>) {
+        if inner.table.settled() {
+            return;
+        }
         for _ in 0..inner.table.waiting() {
             let wake = inner.table.grant();
             drop(inner);

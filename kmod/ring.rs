@@ -102,7 +102,6 @@ pub(crate) struct Ring {
     units: u32,
     #[pin]
     inner: SpinLock<Inner>,
-    #[pin]
     pollers: Pollers,
     _charge: PipeCharge,
 }
@@ -127,6 +126,7 @@ impl Ring {
         // As a pipe's: it is memory of the kernel's, which cannot be swapped.
         let charge = user.charge_pipe(pages * page)?;
         let pages = Pages::new(usize::try_from(pages)?, usize::try_from(capacity / page)?)?;
+        let pollers = Pollers::new()?;
         Ok(pin_init!(Self {
             pages,
             units: (capacity / RING_UNIT) as u32,
@@ -138,7 +138,7 @@ impl Ring {
                 },
                 "postbox_ring"
             ),
-            pollers <- Pollers::new(),
+            pollers,
             _charge: charge,
         }))
     }
@@ -257,7 +257,10 @@ impl Ring {
                 inner.parties.detach_consumer(how);
             }
             inner.parties.detach_producer(share.count as u32, how);
-            self.changed(inner);
+            self.tell(&inner.parties);
+            self.wake_side(inner, RingSide::Consumer);
+            self.wake_side(self.inner.lock(), RingSide::Producer);
+            self.pollers.wake_later();
         }
     }
 
@@ -343,10 +346,22 @@ impl Ring {
             });
     }
 
-    /// Wakes all of a side, if it has no reason to wait.
-    fn settle<'a>(&'a self, mut inner: Guard<'a>, side: RingSide) {
-        if !self.ready(&inner, side) {
+    /// Wakes all of a side, and tells its pollers, if it has no reason to wait.
+    fn settle<'a>(&'a self, inner: Guard<'a>, side: RingSide) {
+        if !self.wake_side(inner, side) {
             return;
+        }
+        let (news, sends) = match side {
+            RingSide::Consumer => (IN, false),
+            RingSide::Producer => (OUT, true),
+        };
+        self.pollers.wake(news, || self.events(sends, !sends));
+    }
+
+    /// Wakes all waiters of a side, if it has no reason to wait. Returns true if it has none.
+    fn wake_side<'a>(&'a self, mut inner: Guard<'a>, side: RingSide) -> bool {
+        if !self.ready(&inner, side) {
+            return false;
         }
         self.waiting(side).store(0, Relaxed);
         let mut left = inner.sleepers(side).waiting.len();
@@ -359,12 +374,7 @@ impl Ring {
             inner = self.inner.lock();
             left -= 1;
         }
-        drop(inner);
-        let (news, sends) = match side {
-            RingSide::Consumer => (IN, false),
-            RingSide::Producer => (OUT, true),
-        };
-        self.pollers.wake(news, || self.events(sends, !sends));
+        true
     }
 
     /// Sets the word that makes the other side ring the doorbell, and looks once more.

@@ -57,7 +57,6 @@ struct Inner {
 pub(crate) struct Semaphore {
     #[pin]
     inner: SpinLock<Inner>,
-    #[pin]
     pollers: Pollers,
     maximum: u64,
 }
@@ -67,6 +66,7 @@ impl Semaphore {
         if maximum == 0 || value > maximum {
             return Err(EINVAL);
         }
+        let pollers = Pollers::new()?;
         Ok(pin_init!(Self {
             inner <- new_spinlock!(
                 Inner {
@@ -75,7 +75,7 @@ impl Semaphore {
                 },
                 "postbox_semaphore"
             ),
-            pollers <- Pollers::new(),
+            pollers,
             maximum,
         }))
     }
@@ -100,8 +100,8 @@ impl Semaphore {
             };
             if share.count > 0 {
                 inner.units.give_back(share.count, share.count);
+                self.settle_in_passing(inner);
             }
-            self.settle(inner);
         }
     }
 
@@ -210,7 +210,7 @@ impl Semaphore {
     pub(crate) fn give_back(&self, count: u64, orphans: u64) {
         let mut inner = self.inner.lock();
         inner.units.give_back(count, orphans);
-        self.settle(inner);
+        self.settle_in_passing(inner);
     }
 
     fn take_or_wait(&self, count: u64, wait: &Wait<'_>) -> Result<u64> {
@@ -292,21 +292,26 @@ impl Semaphore {
         Ok(())
     }
 
+    /// As [`Self::settle`], for one of many steps of an exit, or of the end of a ring: pollers are
+    /// woken once for many.
+    fn settle_in_passing(&self, inner: SpinLockGuard<'_, Inner>) {
+        self.grant(inner);
+        self.pollers.wake_later();
+    }
+
     /// Grants what can be granted now.
     fn settle(&self, inner: SpinLockGuard<'_, Inner>) {
-        if inner.units.settled() {
-            drop(inner);
-        } else {
-            self.grant(inner);
-        }
+        self.grant(inner);
         self.tell(IN);
     }
 
     /// Grants one at a time: each is woken outside the lock. As many as wait now, since those who are
     /// woken may wait again without end: a waiter that comes while units are there grants once
     /// itself, so that nobody is passed over.
-    #[inline(never)]
     fn grant<'a>(&'a self, mut inner: SpinLockGuard<'a, Inner>) {
+        if inner.units.settled() {
+            return;
+        }
         for _ in 0..inner.units.waiting() {
             let wake = inner.units.grant();
             let settled = inner.units.settled();

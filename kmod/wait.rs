@@ -12,7 +12,7 @@
 
 use crate::{
     compat::eiocbqueued,
-    helpers::{self, c, Process},
+    helpers::{self, c, Process, GFP_MAYFAIL},
     message::Message,
     pause::Caller,
     queue::{self, Branches, Flight, Gate, Linked, Links, List, Received, Seat, Sent, Turn},
@@ -38,6 +38,7 @@ use kernel::{
     },
     task::Task,
     types::Opaque,
+    workqueue::{new_work, Queue, Work, WorkItem},
 };
 
 /// How a request comes, as far as waiting goes.
@@ -671,29 +672,65 @@ fn happened(outcome: Option<Outcome>) -> Result {
     }
 }
 
-/// Those who poll an object: as who receives, and as who sends. It must live as long as every file
-/// that polls it.
+/// The wait queues of an object's pollers.
 #[pin_data]
-pub(crate) struct Pollers {
+struct Heads {
     #[pin]
     receivers: Opaque<bindings::wait_queue_head>,
     #[pin]
     senders: Opaque<bindings::wait_queue_head>,
+    #[pin]
+    later: Work<Heads>,
 }
 
-// SAFETY: A wait queue has a lock of its own.
-unsafe impl Send for Pollers {}
-// SAFETY: As above.
-unsafe impl Sync for Pollers {}
+// SAFETY: A wait queue has a lock of its own, and a work item is the workqueue's.
+unsafe impl Send for Heads {}
+// SAFETY: A wait queue has a lock of its own, and a work item is the workqueue's.
+unsafe impl Sync for Heads {}
+
+kernel::impl_has_work! {
+    impl HasWork<Heads> for Heads { self.later }
+}
+
+impl WorkItem for Heads {
+    type Pointer = Arc<Self>;
+
+    fn run(this: Arc<Self>) {
+        for head in [&this.receivers, &this.senders] {
+            if somebody(head.get()) {
+                // SAFETY: The head was initialised.
+                unsafe { c::postbox_poll_wake(head.get(), 0, true) };
+            }
+        }
+    }
+}
+
+/// The pollers of an object, as receivers and as senders. It must live as long as every file that
+/// polls it.
+pub(crate) struct Pollers(Arc<Heads>);
 
 impl Pollers {
-    pub(crate) fn new() -> impl PinInit<Self> {
-        pin_init!(Self {
+    pub(crate) fn new() -> Result<Self> {
+        let heads = pin_init!(Heads {
             // SAFETY: The head is pinned, and initialised where it is.
             receivers <- Opaque::ffi_init(|head| unsafe { c::postbox_poll_init(head) }),
-            // SAFETY: As above.
+            // SAFETY: The head is pinned, and initialised where it is.
             senders <- Opaque::ffi_init(|head| unsafe { c::postbox_poll_init(head) }),
-        })
+            later <- new_work!("postbox_pollers"),
+        });
+        Ok(Self(Arc::pin_init(heads, GFP_MAYFAIL)?))
+    }
+
+    /// Has a work item wake all pollers, each of which looks for itself. For what follows from an
+    /// exit, or from the end of a ring: how many poll does not matter to who goes on, and many
+    /// such reports wake them once.
+    pub(crate) fn wake_later(&self) {
+        if somebody(self.0.receivers.get()) || somebody(self.0.senders.get()) {
+            // SAFETY: The workqueue is there as long as the module's objects are.
+            let works = unsafe { Queue::from_raw(c::postbox_works()) };
+            // It may be on its way already.
+            let _ = works.enqueue(self.0.clone());
+        }
     }
 
     /// Adds whoever `table` stands for, to be woken as a sender, as a receiver, or as both. The state
@@ -713,10 +750,10 @@ impl Pollers {
         unsafe {
             // io_uring does not poll what never wakes anybody.
             if receives || !sends {
-                c::postbox_poll_add(file.as_ptr(), self.receivers.get(), table);
+                c::postbox_poll_add(file.as_ptr(), self.0.receivers.get(), table);
             }
             if sends {
-                c::postbox_poll_add(file.as_ptr(), self.senders.get(), table);
+                c::postbox_poll_add(file.as_ptr(), self.0.senders.get(), table);
             }
         }
     }
@@ -729,8 +766,8 @@ impl Pollers {
     /// so that it saw the new state, or is seen here.
     #[inline]
     pub(crate) fn wake(&self, news: u32, state: impl FnOnce() -> u32) {
-        let receivers = news & RECEIVERS != 0 && somebody(self.receivers.get());
-        let senders = news & SENDERS != 0 && somebody(self.senders.get());
+        let receivers = news & RECEIVERS != 0 && somebody(self.0.receivers.get());
+        let senders = news & SENDERS != 0 && somebody(self.0.senders.get());
         if receivers || senders {
             self.tell(news, state());
         }
@@ -738,7 +775,7 @@ impl Pollers {
 
     #[inline(never)]
     fn tell(&self, news: u32, state: u32) {
-        for (head, events) in [(&self.receivers, RECEIVERS), (&self.senders, SENDERS)] {
+        for (head, events) in [(&self.0.receivers, RECEIVERS), (&self.0.senders, SENDERS)] {
             if news & state & events != 0 {
                 let mask = state & events;
                 let end = mask & (bindings::POLLHUP | bindings::POLLERR) != 0;
@@ -750,9 +787,9 @@ impl Pollers {
 
     /// Wakes all receivers, each of which looks for itself.
     pub(crate) fn wake_all(&self) {
-        if somebody(self.receivers.get()) {
+        if somebody(self.0.receivers.get()) {
             // SAFETY: The head was initialised.
-            unsafe { c::postbox_poll_wake(self.receivers.get(), 0, true) };
+            unsafe { c::postbox_poll_wake(self.0.receivers.get(), 0, true) };
         }
     }
 }

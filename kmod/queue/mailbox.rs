@@ -488,6 +488,11 @@ impl<M: Message> HandleState<M> {
         }
     }
 
+    /// Reservations of the handle.
+    pub fn reservations(&self) -> u64 {
+        self.reserved_messages
+    }
+
     /// A reservation of `len` bytes came through.
     pub fn add_reservation(&mut self, len: u64) {
         self.reserved_messages += 1;

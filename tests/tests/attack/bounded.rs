@@ -288,3 +288,52 @@ fn exit_of_a_thread_alone_wakes_who_waits_in_a_segment() {
         other.ok();
     });
 }
+
+/// How many poll is the choice of others: who dies, or closes, does not wake all of them for each message.
+#[test]
+fn exit_of_receiver_wakes_pollers_once_for_all_messages() {
+    use rustix::event::{EventfdFlags, epoll, eventfd};
+    const MESSAGES: u64 = 1000;
+    as_each_attacker(|_| {
+        let mailbox = Handle::anonymous(UNBOUNDED);
+        (0..MESSAGES).for_each(|_| mailbox.put("x"));
+        let [taken, end] = [(); 2].map(|()| Gate::new());
+        let other = spawn(|| {
+            (0..MESSAGES).for_each(|_| drop(mailbox.take(NEVER).expect("it is there")));
+            taken.open(1);
+            end.pass();
+        });
+        taken.pass();
+        let ended = eventfd(0, EventfdFlags::empty()).expect("an eventfd");
+        let events = epoll::create(epoll::CreateFlags::empty()).expect("an epoll");
+        let add = |fd: &dyn AsFd, data, flags| {
+            epoll::add(&events, fd.as_fd(), epoll::EventData::new_u64(data), flags)
+                .expect("it can be polled");
+        };
+        add(&mailbox, 0, epoll::EventFlags::IN | epoll::EventFlags::ET);
+        add(&ended, 1, epoll::EventFlags::IN);
+        let woken = AtomicU64::new(0);
+        scope(|scope| {
+            scope.spawn(|| {
+                loop {
+                    let mut event = [epoll::Event {
+                        flags: epoll::EventFlags::empty(),
+                        data: epoll::EventData::new_u64(0),
+                    }];
+                    epoll::wait(&events, &mut event, None).expect("it is an epoll");
+                    if event[0].data.u64() == 1 {
+                        return;
+                    }
+                    woken.fetch_add(1, SeqCst);
+                }
+            });
+            other.destroy();
+            wait_until("them to be back", || mailbox.info().messages == MESSAGES);
+            wait_until("the poller to be told", || woken.load(SeqCst) > 0);
+            assert_eq!(rustix::io::write(&ended, &1_u64.to_ne_bytes()), Ok(8));
+        });
+        // The second one may be of the close.
+        let woken = woken.load(SeqCst);
+        assert!(woken <= 2, "woken {woken} times");
+    });
+}
