@@ -945,8 +945,27 @@ bool postbox_closed(struct file *file)
 }
 
 /*
+ * The watches that one user has notified, one after the other: how long that
+ * takes is of no concern to other users. A user is one of the host, with the
+ * containers that it made, or a container of root: nobody makes more of them.
+ */
+struct postbox_line {
+	struct rb_node node;
+	/* The container, and the user; with that, whether all in it is brief. */
+	u64 key[2];
+	struct work_struct work;
+	struct list_head watches;
+	/* It is being notified, and must stay until it is let go. */
+	const struct postbox_exit *notified;
+	wait_queue_head_t let_go;
+	/* Watches, and the work item while it is queued or runs. */
+	unsigned int users;
+};
+
+/*
  * A process that is watched. However many watch it, its exit, which wakes under
- * the lock of the task list, finds one entry here, and one work item tells them.
+ * the lock of the task list, finds one entry here, and one work item moves them
+ * to the lines in which they are notified.
  */
 struct postbox_watched {
 	struct rb_node node;
@@ -954,18 +973,17 @@ struct postbox_watched {
 	struct work_struct work;
 	struct pid *process;
 	struct list_head watches;
-	/* It is being told. */
-	const struct postbox_exit *told;
+	/* Watches. */
 	unsigned int users;
-	/* The last user has gone while it was being told. */
-	bool over;
+	/* One for all users, and one for the work item while it is queued or runs. */
+	refcount_t refs;
 };
 
 static struct workqueue_struct *exits;
-/* Guards the tree, and of what is in it all that is not set once. */
+/* Guards the trees, and of what is in them all that is not set once. */
 static DEFINE_SPINLOCK(watched_lock);
 static struct rb_root watched_tree = RB_ROOT;
-static DECLARE_WAIT_QUEUE_HEAD(told);
+static struct rb_root lines_tree = RB_ROOT;
 
 /* Of turns at pipes that are to be taken back. */
 static struct workqueue_struct *turns;
@@ -975,8 +993,8 @@ static struct workqueue_struct *turns;
 
 int postbox_exits_init(void)
 {
-	/* Many at once: one takes as long as what its process had is much. */
-	exits = alloc_workqueue("postbox", WQ_UNBOUND, 0);
+	/* A place for each of many users: an item takes as long as its user likes. */
+	exits = alloc_workqueue("postbox", WQ_UNBOUND, WQ_MAX_ACTIVE);
 	if (!exits)
 		return -ENOMEM;
 	turns = alloc_workqueue("postbox_turns", WQ_UNBOUND, TURNS_MAX);
@@ -1013,51 +1031,144 @@ static int watched_order(struct rb_node *new, const struct rb_node *node)
 	return watched_find(rb_entry(new, struct postbox_watched, node)->process, node);
 }
 
-static void watched_free(struct postbox_watched *watched)
+static void watched_drop(struct postbox_watched *watched)
 {
+	if (!refcount_dec_and_test(&watched->refs))
+		return;
 	put_pid(watched->process);
 	kfree(watched);
+}
+
+static int line_find(const void *key, const struct rb_node *node)
+{
+	const struct postbox_line *line = rb_entry(node, struct postbox_line, node);
+
+	return memcmp(key, line->key, sizeof(line->key));
+}
+
+static int line_order(struct rb_node *new, const struct rb_node *node)
+{
+	return line_find(rb_entry(new, struct postbox_line, node)->key, node);
+}
+
+static void line_put(struct postbox_line *line)
+{
+	bool last;
+
+	spin_lock(&watched_lock);
+	last = !--line->users;
+	if (last)
+		rb_erase(&line->node, &lines_tree);
+	spin_unlock(&watched_lock);
+	if (last)
+		kfree(line);
+}
+
+static void line_work(struct work_struct *work)
+{
+	struct postbox_line *line = container_of(work, struct postbox_line, work);
+	struct postbox_exit *watch;
+
+	for (;;) {
+		spin_lock(&watched_lock);
+		watch = list_first_entry_or_null(&line->watches, struct postbox_exit, node);
+		if (watch) {
+			list_del_init(&watch->node);
+			WRITE_ONCE(line->notified, watch);
+		}
+		spin_unlock(&watched_lock);
+		if (!watch)
+			break;
+		watch->notify(watch);
+		cond_resched();
+	}
+	line_put(line);
+}
+
+/* The current user's line of what is notified briefly, or of what is not. */
+static struct postbox_line *line_get(bool brief)
+{
+	struct postbox_line *new, *line;
+	struct rb_node *node;
+	u64 key[2];
+	u32 owner;
+
+	key[0] = postbox_container(&owner);
+	if (!key[0])
+		owner = __kuid_val(current_euid());
+	else if (owner != __kuid_val(GLOBAL_ROOT_UID))
+		key[0] = 0;
+	key[1] = (u64)owner << 1 | brief;
+	spin_lock(&watched_lock);
+	node = rb_find(key, &lines_tree, line_find);
+	if (node) {
+		line = rb_entry(node, struct postbox_line, node);
+		line->users++;
+	}
+	spin_unlock(&watched_lock);
+	if (node)
+		return line;
+	new = kzalloc_obj(*new, GFP_KERNEL_ACCOUNT | __GFP_NOWARN);
+	if (!new)
+		return NULL;
+	memcpy(new->key, key, sizeof(key));
+	INIT_WORK(&new->work, line_work);
+	INIT_LIST_HEAD(&new->watches);
+	init_waitqueue_head(&new->let_go);
+	new->users = 1;
+	spin_lock(&watched_lock);
+	node = rb_find_add(&new->node, &lines_tree, line_order);
+	if (node) {
+		line = rb_entry(node, struct postbox_line, node);
+		line->users++;
+	}
+	spin_unlock(&watched_lock);
+	if (!node)
+		return new;
+	kfree(new);
+	return line;
 }
 
 static void exit_work(struct work_struct *work)
 {
 	struct postbox_watched *watched = container_of(work, struct postbox_watched, work);
-	struct postbox_exit *watch;
 
 	/* A leader that is traced wakes its pidfds while its threads live. */
-	if (!postbox_exited(watched->process))
-		return;
-	for (;;) {
+	while (postbox_exited(watched->process)) {
+		struct postbox_line *line = NULL;
+		struct postbox_exit *watch;
+
 		spin_lock(&watched_lock);
 		watch = list_first_entry_or_null(&watched->watches, struct postbox_exit, node);
-		if (watch)
-			list_del_init(&watch->node);
-		watched->told = watch;
-		spin_unlock(&watched_lock);
-		if (!watch)
-			return;
-		watch->tell(watch);
-		if (watched->over) {
-			/* It can have been queued again before. */
-			cancel_work(work);
-			watched_free(watched);
-			return;
+		if (watch) {
+			line = watch->line;
+			list_move_tail(&watch->node, &line->watches);
+			line->users++;
 		}
-		spin_lock(&watched_lock);
-		watched->told = NULL;
 		spin_unlock(&watched_lock);
-		wake_up_all(&told);
+		if (!line)
+			break;
+		/* What is queued already will find it. */
+		if (!queue_work(exits, &line->work))
+			line_put(line);
 		cond_resched();
 	}
+	watched_drop(watched);
+}
+
+/* By a user, or under the lock of the wait queue: the users' reference stays. */
+static void watched_queue(struct postbox_watched *watched)
+{
+	refcount_inc(&watched->refs);
+	if (!queue_work(exits, &watched->work))
+		refcount_dec(&watched->refs);
 }
 
 static int exit_wake(struct wait_queue_entry *entry, unsigned int mode,
 		     int flags, void *key)
 {
-	struct postbox_watched *watched = container_of(entry, struct postbox_watched, entry);
-
 	/* Under locks of the exiting task: nothing more can be done here. */
-	queue_work(exits, &watched->work);
+	watched_queue(container_of(entry, struct postbox_watched, entry));
 	return 0;
 }
 
@@ -1083,6 +1194,7 @@ static struct postbox_watched *watched_get(struct pid *process)
 	INIT_LIST_HEAD(&new->watches);
 	new->process = get_pid(process);
 	new->users = 1;
+	refcount_set(&new->refs, 1);
 	spin_lock(&watched_lock);
 	node = rb_find_add(&new->node, &watched_tree, watched_order);
 	if (node) {
@@ -1091,7 +1203,7 @@ static struct postbox_watched *watched_get(struct pid *process)
 	}
 	spin_unlock(&watched_lock);
 	if (node) {
-		watched_free(new);
+		watched_drop(new);
 		return watched;
 	}
 	add_wait_queue(&process->wait_pidfd, &new->entry);
@@ -1110,40 +1222,43 @@ static void watched_put(struct postbox_watched *watched)
 	if (!last)
 		return;
 	remove_wait_queue(&watched->process->wait_pidfd, &watched->entry);
-	/* Nobody queues the work any more. */
-	if (current_work() == &watched->work) {
-		watched->over = true;
-		return;
-	}
-	cancel_work_sync(&watched->work);
-	watched_free(watched);
+	watched_drop(watched);
 }
 
 /*
- * Has @tell called, once and from the module's workqueue, when @process has
- * exited, unless postbox_exit_stop() comes first.
+ * Has @notify called, once and from the module's workqueue, when @process has
+ * exited, unless postbox_exit_stop() comes first. It must take the references
+ * that it needs, and then call postbox_exit_let_go(), before what takes long.
+ * @brief: nothing does.
  */
-static int exit_watch(struct postbox_exit *watch, struct pid *process,
-		      void (*tell)(struct postbox_exit *watch))
+static int exit_watch(struct postbox_exit *watch, struct pid *process, bool brief,
+		      void (*notify)(struct postbox_exit *watch))
 {
-	struct postbox_watched *watched = watched_get(process);
+	struct postbox_watched *watched;
+	struct postbox_line *line = line_get(brief);
 
-	if (!watched)
+	if (!line)
 		return -ENOMEM;
+	watched = watched_get(process);
+	if (!watched) {
+		line_put(line);
+		return -ENOMEM;
+	}
 	watch->watched = watched;
-	watch->tell = tell;
+	watch->line = line;
+	watch->notify = notify;
 	spin_lock(&watched_lock);
 	list_add_tail(&watch->node, &watched->watches);
 	spin_unlock(&watched_lock);
 	/* Its exit may have woken before there was anybody. */
 	if (postbox_exited(process))
-		queue_work(exits, &watched->work);
+		watched_queue(watched);
 	return 0;
 }
 
-int postbox_exit_watch(struct postbox_exit *watch)
+int postbox_exit_watch(struct postbox_exit *watch, bool brief)
 {
-	return exit_watch(watch, task_tgid(current), postbox_process_exited);
+	return exit_watch(watch, task_tgid(current), brief, postbox_process_exited);
 }
 
 /* Whether a process exits, or has. It lives on where only a thread of it ends. */
@@ -1160,16 +1275,31 @@ bool postbox_exit_begun(const struct postbox_exit *watch)
 	return ret;
 }
 
-/* It is not being told when this returns, unless it is told of just here. */
+/* From here on postbox_exit_stop() does not wait, and @watch may be gone. */
+void postbox_exit_let_go(struct postbox_exit *watch)
+{
+	struct postbox_line *line = watch->line;
+
+	/* Pairs with the acquire in postbox_exit_stop(). */
+	smp_store_release(&line->notified, NULL);
+	wake_up_all(&line->let_go);
+}
+
+/*
+ * @watch is not used any more when this returns. That waits for nobody but who
+ * takes the references of this very watch, in postbox_process_exited() or in
+ * command_exited(), and never for what is done with them.
+ */
 void postbox_exit_stop(struct postbox_exit *watch)
 {
 	struct postbox_watched *watched = watch->watched;
+	struct postbox_line *line = watch->line;
 
 	spin_lock(&watched_lock);
 	list_del_init(&watch->node);
 	spin_unlock(&watched_lock);
-	if (current_work() != &watched->work)
-		wait_event(told, READ_ONCE(watched->told) != watch);
+	wait_event(line->let_go, smp_load_acquire(&line->notified) != watch);
+	line_put(line);
 	watched_put(watched);
 }
 
@@ -1695,12 +1825,13 @@ void postbox_timer_start(struct hrtimer *timer, s64 until)
 	hrtimer_start(timer, ns_to_ktime(until), HRTIMER_MODE_ABS);
 }
 
-static void command_told(struct postbox_exit *exit)
+static void command_exited(struct postbox_exit *exit)
 {
 	struct postbox_watch *watch = container_of(exit, struct postbox_watch, exit);
 
 	WRITE_ONCE(watch->exited, true);
 	postbox_uring_time_up(watch->timer);
+	postbox_exit_let_go(exit);
 }
 
 /* Until postbox_watch_stop(), the time of @timer is up when @process exits. */
@@ -1709,7 +1840,7 @@ int postbox_watch_start(struct postbox_watch *watch, struct pid *process,
 {
 	watch->timer = timer;
 	watch->exited = false;
-	return exit_watch(&watch->exit, process, command_told);
+	return exit_watch(&watch->exit, process, true, command_exited);
 }
 
 bool postbox_watch_exited(const struct postbox_watch *watch)

@@ -254,18 +254,20 @@ void postbox_timer_init(struct hrtimer *timer, bool realtime);
 void postbox_timer_start(struct hrtimer *timer, s64 until);
 void postbox_timer_stop(struct hrtimer *timer);
 
-/* A watcher that is told of the exit of a process. */
+/* A watch of the exit of a process. */
 struct postbox_exit {
 	struct list_head node;
 	struct postbox_watched *watched;
-	void (*tell)(struct postbox_exit *watch);
+	struct postbox_line *line;
+	void (*notify)(struct postbox_exit *watch);
 };
 
 int postbox_exits_init(void);
 struct workqueue_struct *postbox_works(void);
 void postbox_exits_fini(void);
-int postbox_exit_watch(struct postbox_exit *watch);
+int postbox_exit_watch(struct postbox_exit *watch, bool brief);
 bool postbox_exit_begun(const struct postbox_exit *watch);
+void postbox_exit_let_go(struct postbox_exit *watch);
 void postbox_exit_stop(struct postbox_exit *watch);
 
 /* Who tells a command that a process exits. */

@@ -92,12 +92,13 @@ pub(crate) struct RawWatch {
     exited: bool,
 }
 
-/// A watcher that is told of the exit of a process.
+/// A watch of the exit of a process.
 #[repr(C)]
 pub(crate) struct RawExit {
     node: bindings::list_head,
     watched: *mut c_void,
-    tell: *const c_void,
+    line: *mut c_void,
+    notify: *const c_void,
 }
 
 /// An io_uring command as it was submitted.
@@ -169,8 +170,9 @@ pub(crate) mod c {
         pub(crate) fn postbox_exits_init() -> i32;
         pub(crate) fn postbox_exits_fini();
         pub(crate) fn postbox_works() -> *mut bindings::workqueue_struct;
-        pub(crate) fn postbox_exit_watch(watch: *mut RawExit) -> i32;
+        pub(crate) fn postbox_exit_watch(watch: *mut RawExit, brief: bool) -> i32;
         pub(crate) fn postbox_exit_begun(watch: *const RawExit) -> bool;
+        pub(crate) fn postbox_exit_let_go(watch: *mut RawExit);
         pub(crate) fn postbox_exit_stop(watch: *mut RawExit);
         pub(crate) fn postbox_poll_init(head: *mut bindings::wait_queue_head);
         pub(crate) fn postbox_poll_add(

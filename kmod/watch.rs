@@ -3,13 +3,27 @@
 //!
 //! The wake-up comes from the exiting task, under the lock of the process's pidfds and that of the task
 //! list. So there is one entry for each process on the wait queue that its pidfds are polled by, however
-//! many watches there are, and the wake-up only queues a work item, which tells one after the other. Wake-ups
-//! for other reasons are passed over: the work item looks whether the process has exited. The last one comes
-//! when the process is reaped, so that none is missed.
+//! many watches there are, and the wake-up only queues a work item. Wake-ups for other reasons are passed
+//! over: the work item looks whether the process has exited. The last one comes when the process is reaped,
+//! so that none is missed.
 //!
-//! Dropping a watch waits for the work item if that is just telling it, unless it is the work item itself
-//! that drops it. So a watch outlives what it is told. The workqueue is the module's own and goes last, so
-//! that no work item is in the module's code when that goes.
+//! ```text
+//!   watched ----------> in a line ----------> notified ----------> let go
+//!           process's               line's              notify,
+//!           work item               work item           references taken
+//! ```
+//!
+//! Settling takes as long as what the process had is much. So each user has a line of its own, whose work
+//! item settles one handle after the other, and the process's work item only moves its watches to the lines
+//! of those who made them: the process itself for what it took, the submitter for a command. A user waits
+//! for what it has itself made long, and has one place of the workqueue, however many processes, handles and
+//! namespaces it makes. What is brief (endpoints, commands) has a second line, and waits for none of it.
+//!
+//! A watch may be dropped at any time, and from anywhere that sleeps. That takes it off its list, and waits only
+//! while this very watch is notified, until the references are taken that the rest needs: [`postbox_process_exited`]
+//! lets it go before it settles. Entries of processes and lines are kept by their watches and by their
+//! work items, so that dropping the last watch waits for no work. The workqueue is the module's own and
+//! goes last, which waits for all of it, so that none is in the module's code when that goes.
 
 use crate::{
     chardev,
@@ -45,12 +59,38 @@ impl Drop for Works {
     }
 }
 
-/// What is told of the exit.
+/// The target of a watch, which is notified of the exit.
 pub(crate) enum Target {
     /// The handle of this file, which keeps the watch. No reference: its release drops the watch.
     Handle(NonNull<bindings::file>),
     /// The endpoint of the process.
     Endpoint(Arc<Mailbox>),
+}
+
+/// A target with the references that notifying it needs.
+enum Kept {
+    Handle(ARef<File>),
+    Endpoint(Arc<Mailbox>),
+}
+
+impl Target {
+    /// Takes the references; `None`: the handle is being released, which settles everything.
+    ///
+    /// # Safety
+    ///
+    /// The watch is not dropped before this returns.
+    unsafe fn keep(&self) -> Option<Kept> {
+        match self {
+            Target::Endpoint(mailbox) => Some(Kept::Endpoint(mailbox.clone())),
+            // SAFETY: The file is not freed before the watch is dropped: it was made with that promise,
+            // and the caller guarantees that it is not dropped. The reference, if there is one, is
+            // given to the `ARef`.
+            Target::Handle(file) => unsafe {
+                c::postbox_file_try_get(file.as_ptr())
+                    .then(|| Kept::Handle(ARef::from_raw(file.cast())))
+            },
+        }
+    }
 }
 
 /// A watch of a process.
@@ -76,13 +116,16 @@ impl Watch {
     ///
     /// The file of a target is not freed before the watch is dropped.
     pub(crate) unsafe fn current(target: Target) -> Result<Pin<KBox<Self>>> {
+        let brief = matches!(target, Target::Endpoint(_));
         KBox::pin_init(
             pin_init!(Self {
                 process: crate::helpers::process(),
                 target,
-                // SAFETY: The slot is pinned, and what is started is stopped in `drop`. `process`
-                // and `target` were set before, so that the work item finds them.
-                raw <- Opaque::try_ffi_init(|raw| to_result(unsafe { c::postbox_exit_watch(raw) })),
+                raw <- Opaque::try_ffi_init(move |raw| {
+                    // SAFETY: The slot is pinned, and what is started is stopped in `drop`. `process`
+                    // and `target` were set before, so that the work item finds them.
+                    to_result(unsafe { c::postbox_exit_watch(raw, brief) })
+                }),
             }? Error),
             GFP_MAYFAIL,
         )
@@ -104,36 +147,30 @@ impl PinnedDrop for Watch {
     }
 }
 
-/// The work item: a process that is watched has exited.
+/// Notifies the target of a watch, from a work item: the process has exited.
 ///
 /// # Safety
 ///
-/// `raw` is that of a watch, which is not dropped but by this call.
+/// `raw` is that of a watch, which is not dropped before `postbox_exit_let_go`.
 #[no_mangle]
 unsafe extern "C" fn postbox_process_exited(raw: *mut RawExit) {
-    // SAFETY: By the contract; the watch is pinned.
-    let watch = unsafe {
-        let raw = raw.cast::<Opaque<RawExit>>();
-        &*kernel::container_of!(raw, Watch, raw)
+    // SAFETY: The watch is pinned, and the caller guarantees that it is not dropped. It is not used
+    // after it is let go.
+    let (process, target) = unsafe {
+        let watch = kernel::container_of!(raw.cast::<Opaque<RawExit>>(), Watch, raw);
+        let parts = ((*watch).process, (*watch).target.keep());
+        c::postbox_exit_let_go(raw);
+        parts
     };
-    let process = watch.process;
-    match &watch.target {
-        Target::Endpoint(mailbox) => mailbox.clone().shut(false, true),
-        Target::Handle(file) => {
-            // SAFETY: The file is not freed before the watch is dropped. It may be being released: then
-            // there is no reference to be had, and its release settles everything.
-            let file = unsafe {
-                let file = *file;
-                if !c::postbox_file_try_get(file.as_ptr()) {
-                    return;
-                }
-                ARef::<File>::from_raw(file.cast())
-            };
-            // Here the watch is dropped, and the reference keeps the handle for as long as it takes.
+    match target {
+        Some(Kept::Endpoint(mailbox)) => mailbox.shut(false, true),
+        // The reference keeps the handle for as long as it takes.
+        Some(Kept::Handle(file)) => {
             if let Some(handle) = chardev::as_handle(&file) {
                 let process = Some(process);
                 handle.process_closed(Leaving { process });
             }
         }
+        None => {}
     }
 }
