@@ -5,10 +5,10 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::Ordering;
 
 use postbox::{Endpoint, ErrorKind, raw, sys};
-use postbox_tests::uring::{FIXED_FILE, Ring, Sqe};
+use postbox_tests::uring::{FIXED_FILE, Kept, Ring, Sqe};
 use postbox_tests::{
-    Attacker, Child, Errno, FOREVER, Gate, Handle, NEVER, PAGE, RW, UNDO, as_each_attacker, check,
-    isolated, scope, spawn, wait_until,
+    Attacker, Child, Errno, FOREVER, Gate, Handle, NEVER, PAGE, RW, UNBOUNDED, UNDO,
+    as_each_attacker, check, isolated, recv_args, scope, spawn, wait_until,
 };
 
 /// How a process reaches a handle.
@@ -226,8 +226,8 @@ pub(super) fn stay() -> ! {
     }
 }
 
-/// Runs in a child, which shares the table of descriptors with this process, until it exits.
-fn with_shared_descriptors(f: impl FnOnce()) {
+/// Runs in a child, which shares the table of descriptors with this process; its number.
+fn sharing_descriptors(f: impl FnOnce()) -> i32 {
     let flags = libc::CLONE_FILES | libc::SIGCHLD;
     // SAFETY: without CLONE_VM this is a fork; the child ends below.
     let pid = check("clone", unsafe {
@@ -238,6 +238,12 @@ fn with_shared_descriptors(f: impl FnOnce()) {
         // SAFETY: the child ends without running what is its parent's.
         unsafe { libc::_exit(i32::from(done.is_err())) };
     }
+    pid
+}
+
+/// The same, until it exits.
+fn with_shared_descriptors(f: impl FnOnce()) {
+    let pid = sharing_descriptors(f);
     let mut status = 0;
     // SAFETY: `status` is writable.
     check("waitpid", unsafe { libc::waitpid(pid, &mut status, 0) });
@@ -542,16 +548,7 @@ fn request(handle: &Handle) -> u64 {
 
 /// Has a process that shares its descriptors with this one call, and kills it while it is paused.
 fn die_paused(handle: &Handle, before: impl FnOnce()) {
-    let flags = libc::CLONE_FILES | libc::SIGCHLD;
-    // SAFETY: without CLONE_VM this is a fork; the child ends below.
-    let pid = check("clone", unsafe {
-        libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) as i32
-    });
-    if pid == 0 {
-        call(handle);
-        // SAFETY: the child ends without running what is its parent's.
-        unsafe { libc::_exit(0) };
-    }
+    let pid = sharing_descriptors(|| call(handle));
     wait_until("the request", || handle.info().messages == 1);
     before();
     for (signal, until) in [(libc::SIGSTOP, libc::WUNTRACED), (libc::SIGKILL, 0)] {
@@ -699,5 +696,128 @@ fn call_of_a_paused_thread_that_never_goes_on_ends() {
                 handle.info().messages == 0
             });
         });
+    }
+}
+
+/// A process of the attacker that has much to be settled.
+struct Laden {
+    _attack: Child,
+    process: u32,
+    pidfd_ino: u64,
+    /// What it took messages of.
+    long: Handle,
+    messages: u64,
+    /// The victim's, which it took one message of; the victim alone has it open.
+    own: Option<Handle>,
+}
+
+impl Laden {
+    fn new(attacker: Attacker) -> Self {
+        // A process may have so many messages through a handle, and few more.
+        const BATCH: usize = 1000;
+        let batches = 4;
+        let [long, own, ready] = [(); 3].map(|()| Handle::anonymous(UNBOUNDED));
+        let [taken, closed] = [(); 2].map(|()| Gate::new());
+        own.put("job");
+        let attack = attacker.run(|| {
+            let batch = vec![raw::SendEntry::new(b"", 0); BATCH];
+            for _ in 0..batches {
+                assert_eq!(raw::send_batch(&long, &batch, NEVER.0, 0), Ok(BATCH));
+            }
+            // Its exit closes no descriptor: what it has is left to the module.
+            sharing_descriptors(|| {
+                let mut batch: Vec<_> = (0..BATCH).map(|_| raw::RecvEntry::new(&mut [])).collect();
+                let flags = sys::POSTBOX_RECV_ACK | NEVER.0;
+                let mut left = batches * BATCH;
+                while left > 0 {
+                    left -= raw::recv_batch(&long, &mut batch, flags, 0).expect("they are there");
+                }
+                own.take(NEVER).expect("it is there");
+                taken.open(1);
+                closed.pass();
+                ready.put("");
+                stay();
+            });
+            taken.pass();
+            own.close_copy();
+            closed.open(1);
+            stay();
+        });
+        let sent = ready.recv(FOREVER).expect("it comes");
+        Self {
+            _attack: attack,
+            process: sent.pid,
+            pidfd_ino: sent.pidfd_ino,
+            long,
+            messages: (batches * BATCH) as u64,
+            own: Some(own),
+        }
+    }
+
+    fn unsettled(&self) -> u64 {
+        self.long.info().unacknowledged
+    }
+
+    /// Kills it; returns when it is being settled.
+    fn kill(&self) {
+        // SAFETY: nobody reaps it, so that the number is still its own.
+        check("kill", unsafe {
+            libc::kill(self.process as i32, libc::SIGKILL)
+        });
+        while self.unsettled() == self.messages {
+            std::hint::spin_loop();
+        }
+    }
+
+    /// A ring with a command, of a handle, that receives from it.
+    fn received_from(&self, handle: &Handle) -> (Ring, Kept<sys::postbox_recv>) {
+        let mut ring = Ring::new(4, 0).expect("io_uring");
+        let args = Kept::new(sys::postbox_recv {
+            flags: sys::POSTBOX_RECV_FROM,
+            pid: self.process,
+            pidfd_ino: self.pidfd_ino,
+            ..recv_args()
+        });
+        let fd = handle.as_raw_fd();
+        ring.push(&Sqe::command(fd, sys::POSTBOX_RECV, args.address()).tag(1));
+        ring.park();
+        (ring, args)
+    }
+}
+
+#[test]
+fn long_settling_of_one_user_delays_no_other_user() {
+    let ways: [(&str, fn(&mut Laden)); 3] = [
+        ("a command that receives from it ends", |laden| {
+            let handle = Handle::anonymous(1);
+            let (mut ring, _args) = laden.received_from(&handle);
+            laden.kill();
+            let cqe = ring.wait();
+            assert_eq!((cqe.user_data, cqe.res), (1, -libc::EPIPE));
+        }),
+        ("such a command is cancelled", |laden| {
+            let handle = Handle::anonymous(1);
+            let (mut ring, _args) = laden.received_from(&handle);
+            laden.kill();
+            ring.push(&Sqe::cancel(handle.as_raw_fd(), 1).tag(2));
+            while ring.wait().user_data != 1 {}
+        }),
+        ("a handle that it used is closed", |laden| {
+            laden.kill();
+            drop(laden.own.take());
+        }),
+    ];
+    for attacker in Attacker::ALL {
+        for (what, way) in ways {
+            isolated(|| {
+                // The settling may end first where the victim is not scheduled in time.
+                let before = (0..30).any(|_| {
+                    let mut laden = Laden::new(attacker);
+                    way(&mut laden);
+                    laden.unsettled() > 0
+                });
+                assert!(before, "{what} only when {attacker:?} is settled");
+            });
+        }
     }
 }
