@@ -798,6 +798,8 @@ fn long_settling_of_one_user_delays_no_other_user() {
         ("such a command is cancelled", |laden| {
             let handle = Handle::anonymous(1);
             let (mut ring, _args) = laden.received_from(&handle);
+            // The command's is the last watch of the process.
+            drop(laden.own.take());
             laden.kill();
             ring.push(&Sqe::cancel(handle.as_raw_fd(), 1).tag(2));
             while ring.wait().user_data != 1 {}
