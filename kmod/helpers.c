@@ -1424,56 +1424,84 @@ unsigned long postbox_unmapped_area(struct file *file, unsigned long addr,
 }
 
 /*
- * The folio of a byte of a memfd, with a reference. It is allocated if need be,
- * which fails rather than have somebody killed.
+ * Has hugetlbfs allocate all pages, by a file that can be written. Only its own
+ * functions keep its reservations, and charge the cgroups of the current task.
  */
-static struct folio *folio_at(struct file *file, loff_t offset)
+static int reserve_huge(const struct file *file, loff_t size)
 {
-	struct folio *folio;
-	pgoff_t within;
-	long ret;
+	struct file *writable;
+	int ret;
 
-	if (!is_file_hugepages(file))
-		return shmem_read_folio_gfp(file->f_mapping, offset >> PAGE_SHIFT,
-					    mapping_gfp_mask(file->f_mapping) |
-					    __GFP_RETRY_MAYFAIL | __GFP_NOWARN);
-	ret = memfd_pin_folios(file, offset, offset, &folio, 1, &within);
-	if (ret < 1)
-		return ERR_PTR(ret ?: -ENOMEM);
-	folio_get(folio);
-	unpin_folio(folio);
-	return folio;
+	writable = dentry_open(&file->f_path, O_RDWR | O_LARGEFILE | O_NONBLOCK,
+			       current_cred());
+	if (IS_ERR(writable))
+		return PTR_ERR(writable);
+	ret = vfs_fallocate(writable, 0, 0, size);
+	fput(writable);
+	/* Any signal interrupts it, and it resumes with the pages that are missing. */
+	if (ret == -EINTR && !fatal_signal_pending(current))
+		return -ERESTARTNOINTR;
+	return ret == -ENOSPC ? -ENOMEM : ret;
 }
 
 /*
- * Allocates all pages of a memfd, charged to the memory cgroup of the current
- * task. Where that fails, those that are there stay.
+ * Allocates all pages of a memfd, charged to the cgroups of the current task.
+ * Where that fails, those that are there stay.
  */
 int postbox_memory_reserve(struct file *file, const struct postbox_memory *memory)
 {
-	u64 at;
+	struct address_space *mapping = file->f_mapping;
+	/* Unlike fallocate(), it fails rather than have a task killed. */
+	const gfp_t gfp = mapping_gfp_mask(mapping) | __GFP_RETRY_MAYFAIL |
+			  __GFP_NOWARN;
+	pgoff_t index;
 
-	for (at = 0; at < memory->size; at += memory->page_size) {
+	if (is_file_hugepages(file))
+		return reserve_huge(file, memory->size);
+	for (index = 0; index < memory->size >> PAGE_SHIFT; index++) {
 		struct folio *folio;
 
 		if (fatal_signal_pending(current))
 			return -EINTR;
-		folio = folio_at(file, at);
+		folio = shmem_read_folio_gfp(mapping, index, gfp);
 		if (IS_ERR(folio))
 			return -ENOMEM;
+		/* Reclaim frees clean pages, as if they had never been reserved. */
+		folio_mark_dirty(folio);
 		folio_put(folio);
 		cond_resched();
 	}
 	return 0;
 }
 
-/* Where a byte of a memfd is in the kernel, until it is unpinned. */
+/*
+ * Returns the kernel's address of a byte of a memfd, which is valid until it is
+ * unpinned; NULL where there is no page, so that the byte is 0. Allocates none.
+ */
 void *postbox_memory_pin(struct file *file, loff_t offset, void **pinned)
 {
-	struct folio *folio = folio_at(file, offset);
+	pgoff_t index = offset >> PAGE_SHIFT;
+	struct folio *folio;
 
-	if (IS_ERR(folio))
-		return ERR_CAST(folio);
+	if (is_file_hugepages(file)) {
+		folio = filemap_get_folio(file->f_mapping, index);
+		if (IS_ERR(folio))
+			return NULL;
+	} else {
+		int ret = shmem_get_folio(file_inode(file), index, 0, &folio,
+					  SGP_READ);
+
+		if (ret)
+			return ERR_PTR(ret);
+		if (!folio)
+			return NULL;
+		folio_unlock(folio);
+	}
+	/* A load from broken memory would be a machine check. */
+	if (folio_contain_hwpoisoned_page(folio)) {
+		folio_put(folio);
+		return ERR_PTR(-EIO);
+	}
 	*pinned = folio;
 	return kmap_local_folio(folio, offset_in_folio(folio, offset));
 }

@@ -68,7 +68,8 @@ impl Memory {
         Ok(Self { file, raw })
     }
 
-    /// Allocates every page of it, which the memory cgroup of the current task pays for.
+    /// Allocates every page of it, which the cgroups of the current task pay for. The system call
+    /// that it is part of may have to be restarted.
     pub(crate) fn reserve(&self) -> Result {
         // SAFETY: `self` holds the file, which is a memfd, and `raw` is what it is like.
         kernel::error::to_result(unsafe {
@@ -113,8 +114,9 @@ impl Memory {
         unsafe { c::postbox_unmapped_area(self.file.as_ptr(), addr, len, offset, flags) }
     }
 
-    /// The word of 64 bits at `offset`, which is aligned. May sleep.
-    pub(crate) fn word(&self, offset: u64) -> Result<Word> {
+    /// The word of 64 bits at `offset`, which is aligned; `None` where there is no page, so that it
+    /// is 0. May sleep.
+    pub(crate) fn word(&self, offset: u64) -> Result<Option<Word>> {
         if offset % 8 != 0 || offset >= self.raw.size {
             return Err(EINVAL);
         }
@@ -123,10 +125,10 @@ impl Memory {
         let address =
             unsafe { c::postbox_memory_pin(self.file.as_ptr(), offset as i64, &mut pinned) };
         let address = kernel::error::from_err_ptr(address)?;
-        Ok(Word {
+        Ok((!address.is_null()).then(|| Word {
             address: address.cast(),
             pinned,
-        })
+        }))
     }
 }
 

@@ -9,7 +9,7 @@
 
 use crate::{
     helpers::{self, GFP_MAYFAIL},
-    mapping::{Area, Memory},
+    mapping::{Area, Memory, Word},
     queue::Words,
     quota::{Pinned, SharedCharge},
     share::{Handles, Leaving, Shares},
@@ -166,8 +166,9 @@ impl Segment {
         let waiter = waiter.as_ref();
         {
             let mut inner = self.inner.lock();
-            // Whoever changes the word wakes afterwards, and has to take the lock for that.
-            if word.load() != value {
+            // Whoever changes the word wakes afterwards, and has to take the lock for that. Where
+            // there was no page, nobody sleeps: 0 names no process.
+            if word.as_ref().map_or(0, Word::load) != value {
                 return Ok(false);
             }
             if inner.attached.get(&owner).is_none() {

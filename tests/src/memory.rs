@@ -97,6 +97,11 @@ impl HugePages {
         Self::number("free_hugepages")
     }
 
+    /// How many somebody has mapped, and not touched yet.
+    pub fn reserved(&self) -> usize {
+        Self::number("resv_hugepages")
+    }
+
     fn path(name: &str) -> String {
         format!("{}/{name}", Self::AT)
     }

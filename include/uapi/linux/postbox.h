@@ -239,8 +239,8 @@ struct postbox_version {
  * @memfd: a new segment or pool: a descriptor of its memory, which is a memfd of
  *	whole pages with the seals SHRINK, GROW and SEAL, for a pool writable and
  *	large enough. Otherwise zero. With POSTBOX_O_RESERVE each of its pages is
- *	allocated now, and charged to the caller's memory cgroup; ENOMEM where
- *	they do not fit, and no object is made
+ *	allocated now, and charged to the caller's memory and hugetlb cgroups;
+ *	ENOMEM where they do not fit, and no object is made
  *
  * What is persistent goes with its IPC namespace: when no process is in it, and
  * no descriptor and no mount of it is left, its names are taken away, within a

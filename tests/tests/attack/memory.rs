@@ -3,8 +3,11 @@
 //! A table of system calls, each tried in a process of its own on memory of each kind, in each role, under each identity.
 //! Afterwards every page must be there and be what its owner wrote, and no mapping may allow what the role does not.
 
+use std::fs::File;
+use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use libc::{MAP_FIXED, MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, PROT_EXEC, PROT_WRITE};
 use postbox::{raw, sys};
@@ -733,14 +736,10 @@ fn ring_handle_without_rights_maps_nothing() {
 fn reserved_memory_is_there_or_is_refused() {
     const MIB: usize = 1 << 20;
     isolated(|| {
-        let cgroup = format!("/sys/fs/cgroup/{}", unique("reserve").replace('/', "-"));
-        std::fs::create_dir(&cgroup).expect("cgroup2 is mounted");
-        let write = |file: &str, text: &str| {
-            std::fs::write(format!("{cgroup}/{file}"), text).expect("root may");
-        };
-        write("memory.max", &(24 * MIB).to_string());
+        let cgroup = Cgroup::new();
+        cgroup.write("memory.max", 24 * MIB);
         spawn(|| {
-            write("cgroup.procs", "0");
+            cgroup.write("cgroup.procs", 0);
             let reserve = sys::POSTBOX_O_CREATE | sys::POSTBOX_O_RESERVE;
             let segment = |flags, size: usize| {
                 let make = MakeSegment {
@@ -790,9 +789,6 @@ fn reserved_memory_is_there_or_is_refused() {
             assert_eq!(make(sys::POSTBOX_KIND_SEGMENT, only), bad);
         })
         .ok();
-        wait_until("the cgroup to be empty", || {
-            std::fs::remove_dir(&cgroup).is_ok()
-        });
     });
 }
 
@@ -817,5 +813,278 @@ fn reserved_huge_pages_are_there_or_are_refused() {
         assert_eq!(pages.free(), 0);
         drop(segment);
         wait_until("they to be given back", || pages.free() == 2);
+    });
+}
+
+/// A cgroup, which is removed when this is dropped.
+struct Cgroup(String);
+
+impl Cgroup {
+    const ROOT: &str = "/sys/fs/cgroup";
+
+    fn new() -> Self {
+        let path = format!("{}/{}", Self::ROOT, unique("memory").replace('/', "-"));
+        std::fs::create_dir(&path).expect("cgroup2 is mounted");
+        Cgroup(path)
+    }
+
+    fn open(&self, file: &str) -> File {
+        let path = format!("{}/{file}", self.0);
+        File::options().write(true).open(path).expect("root may")
+    }
+
+    fn write(&self, file: &str, text: impl ToString) {
+        let text = text.to_string();
+        let written = self.open(file).write_all(text.as_bytes());
+        written.unwrap_or_else(|e| panic!("{file}: {text}: {e}"));
+    }
+
+    fn number(&self, file: &str) -> usize {
+        let text = std::fs::read_to_string(format!("{}/{file}", self.0)).expect("root may");
+        text.trim().parse().expect("a number")
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        wait_until("the cgroup to be empty", || {
+            std::fs::remove_dir(&self.0).is_ok()
+        });
+    }
+}
+
+const HUGE_2M: u32 = libc::MFD_HUGETLB | libc::MFD_HUGE_2MB;
+
+/// Makes a segment of which every page is allocated.
+fn reserved(memfd: &OwnedFd) -> Result<Handle> {
+    let make = MakeSegment {
+        flags: sys::POSTBOX_O_CREATE | sys::POSTBOX_O_RESERVE,
+        ..MakeSegment::default()
+    };
+    make.open(None, Some(memfd))
+}
+
+/// Bytes of a memfd that are allocated.
+fn allocated(memfd: &OwnedFd) -> u64 {
+    let stat = rustix::fs::fstat(memfd).expect("it is open");
+    stat.st_blocks as u64 * 512
+}
+
+/// Sends this process a SIGALRM every so many microseconds; 0: no more.
+fn interrupt_every(micros: i64) {
+    let time = libc::timeval {
+        tv_sec: 0,
+        tv_usec: micros,
+    };
+    let timer = libc::itimerval {
+        it_interval: time,
+        it_value: time,
+    };
+    let none = std::ptr::null_mut::<libc::itimerval>() as usize;
+    let args = [libc::ITIMER_REAL as usize, &raw const timer as usize, none];
+    call(libc::SYS_setitimer, args).expect("a valid time");
+}
+
+/// Frees all pages of a memfd.
+fn punch(memfd: &OwnedFd, len: usize) {
+    let hole = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    let fd = memfd.as_raw_fd() as usize;
+    call(libc::SYS_fallocate, [fd, hole as usize, 0, len]).expect("it is not frozen");
+}
+
+/// A word where no page is reads as 0, and looking at it allocates no page.
+#[test]
+fn waiting_for_a_word_of_a_hole_allocates_nothing() {
+    isolated(|| {
+        let pages = HugePages::reserve(2);
+        let huge = pages.as_ref().map(|_| (HugePages::SIZE, HUGE_2M));
+        for (page, flags) in [Some((PAGE, 0)), huge].into_iter().flatten() {
+            as_each_attacker(|attacker| {
+                let what = format!("{attacker:?}, pages of {page}");
+                let memfd = memory(2 * page, flags, SEALS);
+                let make = MakeSegment::default();
+                let segment = make.open(None, Some(&memfd)).expect("sparse");
+                let me = raw::attach(&segment).expect("attach");
+                let at = page as u64 + 8;
+                let mapped = segment.map(0, 2 * page, RW).expect("both rights");
+                let look = |word: u64| {
+                    assert_eq!(segment.wait_word(at, 0, FOREVER), Ok(true), "{what}");
+                    let same = segment.wait_word(at, me, NEVER);
+                    let expected = if word == me {
+                        Err(Errno::AGAIN)
+                    } else {
+                        Ok(false)
+                    };
+                    assert_eq!(same, expected, "{what}: {word}");
+                };
+                look(0);
+                assert_eq!(allocated(&memfd), 0, "{what}");
+                // SAFETY: it is mapped to be written, and aligned.
+                let word = unsafe { mapped.as_ptr().add(at as usize).cast::<u64>() };
+                // SAFETY: as above.
+                unsafe { word.write_volatile(me) };
+                assert_eq!(allocated(&memfd), page as u64, "{what}");
+                assert_eq!(
+                    segment.wait_word(at, me, NEVER),
+                    Err(Errno::AGAIN),
+                    "{what}"
+                );
+                punch(&memfd, 2 * page);
+                assert_eq!(segment.wait_word(at, me, NEVER), Ok(false), "{what}");
+                assert_eq!(allocated(&memfd), 0, "{what}");
+            });
+        }
+    });
+}
+
+/// The kernel reads no word of memory that is known to be broken: that would be a machine check.
+#[test]
+fn waiting_for_a_word_of_broken_memory_is_refused() {
+    isolated(|| {
+        let segment = Handle::segment(2);
+        let me = raw::attach(&segment).expect("attach");
+        let mapped = segment.map(0, 2 * PAGE, RW).expect("both rights");
+        (0..2).for_each(|page| mapped.set(page * PAGE, 1));
+        let broken = [mapped.as_ptr() as usize, PAGE, libc::MADV_HWPOISON as usize];
+        match call(libc::SYS_madvise, broken) {
+            Err(libc::EINVAL) => tell("this kernel does not handle broken memory"),
+            tried => {
+                tried.expect("root may");
+                let look = |at: usize| segment.wait_word(at as u64 + 8, me, NEVER);
+                assert_eq!((look(0), look(PAGE)), (Err(Errno::IO), Ok(false)));
+            }
+        }
+    });
+}
+
+/// A user who waits for words of huge pages that come and go takes no page that another has reserved.
+#[test]
+fn huge_pages_of_others_stay_reserved_beside_waiters() {
+    const OTHERS: usize = 4;
+    isolated(|| {
+        let Some(pages) = HugePages::reserve(OTHERS + 2) else {
+            return;
+        };
+        let len = OTHERS * HugePages::SIZE;
+        let memfd = memory(len, HUGE_2M, SEALS);
+        let victim = Mapped::new(&memfd, 0, len, RW, MAP_SHARED).expect("there are enough");
+        assert_eq!(pages.reserved(), OTHERS);
+        as_each_attacker(|_| {
+            let memfd = memory(HugePages::SIZE, HUGE_2M, SEALS);
+            let make = MakeSegment::default();
+            let segment = make.open(None, Some(&memfd)).expect("there is a page");
+            let mapped = segment.map(0, HugePages::SIZE, RW).expect("both rights");
+            let (round, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            let rounds = scaled(150);
+            scope(|scope| {
+                scope.spawn(|| {
+                    for now in 1..=rounds {
+                        while round.load(SeqCst) < now {
+                            std::hint::spin_loop();
+                        }
+                        // Between the moments at which the other looks for a page and adds its own.
+                        (0..now % 64 * 256).for_each(|_| std::hint::spin_loop());
+                        assert_eq!(segment.wait_word(8, 5, NEVER), Ok(false));
+                        done.store(now, SeqCst);
+                    }
+                });
+                for now in 1..=rounds {
+                    punch(&memfd, HugePages::SIZE);
+                    round.store(now, SeqCst);
+                    mapped.set(0, 1);
+                    while done.load(SeqCst) < now {
+                        std::hint::spin_loop();
+                    }
+                }
+            });
+        });
+        wait_until("the attackers' pages to be given back", || {
+            pages.free() == OTHERS + 2
+        });
+        assert_eq!(pages.reserved(), OTHERS, "what the victim has reserved");
+        // Somebody takes all that is said to be free.
+        let free = memory(2 * HugePages::SIZE, HUGE_2M, SEALS);
+        let rest = Mapped::new(&free, 0, 2 * HugePages::SIZE, RW, MAP_SHARED).expect("two pages");
+        (0..2).for_each(|page| rest.set(page * HugePages::SIZE, 1));
+        (0..OTHERS).for_each(|page| victim.set(page * HugePages::SIZE, 1));
+        drop((victim, memfd, rest, free));
+        wait_until("all pages to be given back", || {
+            (pages.free(), pages.reserved()) == (OTHERS + 2, 0)
+        });
+    });
+}
+
+/// Huge pages that are reserved count in the hugetlb cgroup of the maker, and fit into it or are refused.
+#[test]
+fn reserved_huge_pages_fit_into_the_hugetlb_cgroup() {
+    isolated(|| {
+        let Some(pages) = HugePages::reserve(4) else {
+            return;
+        };
+        let control = format!("{}/cgroup.subtree_control", Cgroup::ROOT);
+        let before = std::fs::read_to_string(&control).expect("cgroup2 is mounted");
+        if std::fs::write(&control, "+hugetlb").is_err() {
+            tell("this kernel has no hugetlb cgroup");
+            return;
+        }
+        let cgroup = Cgroup::new();
+        let used = || cgroup.number("hugetlb.2MB.current") / HugePages::SIZE;
+        cgroup.write("hugetlb.2MB.max", HugePages::SIZE);
+        spawn(|| {
+            cgroup.write("cgroup.procs", 0);
+            as_each_attacker(|attacker| {
+                let memfd = |count| memory(count * HugePages::SIZE, HUGE_2M, SEALS);
+                let refused = reserved(&memfd(3)).map(drop);
+                assert_eq!(refused, Err(Errno::NOMEM), "{attacker:?}");
+                wait_until("its pages to be given back", || pages.free() == 4);
+                assert_eq!(used(), 0, "{attacker:?}");
+                let fits = reserved(&memfd(1)).expect("one page fits");
+                assert_eq!((used(), pages.free()), (1, 3), "{attacker:?}");
+                drop(fits);
+                wait_until("its page to be given back", || pages.free() == 4);
+            });
+        })
+        .ok();
+        drop(cgroup);
+        if !before.split_whitespace().any(|name| name == "hugetlb") {
+            std::fs::write(&control, "-hugetlb").expect("no other cgroup has limits");
+        }
+    });
+}
+
+/// Signals interrupt neither the reservation of huge pages for a time, nor for good.
+#[test]
+fn reserved_huge_pages_are_there_in_spite_of_signals() {
+    isolated(|| {
+        let Some(pages) = HugePages::reserve(8) else {
+            return;
+        };
+        let memfd = || memory(8 * HugePages::SIZE, HUGE_2M, SEALS);
+        handle_signal(libc::SIGALRM, 0);
+        interrupt_every(200);
+        for _ in 0..scaled(50) {
+            drop(reserved(&memfd()).expect("there are enough"));
+            wait_until("its pages to be given back", || pages.free() == 8);
+        }
+        interrupt_every(0);
+    });
+}
+
+/// Pages that are reserved, and that nobody has written yet, are not taken back when memory is short.
+#[test]
+fn reserved_pages_survive_reclaim() {
+    const LEN: usize = 4 << 20;
+    isolated(|| {
+        as_each_attacker(|attacker| {
+            let memfd = memory(LEN, 0, SEALS);
+            let segment = reserved(&memfd).expect("there is memory");
+            assert_eq!(allocated(&memfd), LEN as u64, "{attacker:?}");
+            let mapped = segment.map(0, LEN, R).expect("to read");
+            (0..LEN).step_by(PAGE).for_each(|at| _ = mapped.get(at));
+            let out = [mapped.as_ptr() as usize, LEN, libc::MADV_PAGEOUT as usize];
+            call(libc::SYS_madvise, out).expect("it is mapped");
+            // This machine has no swap.
+            assert_eq!(allocated(&memfd), LEN as u64, "{attacker:?}");
+        });
     });
 }
