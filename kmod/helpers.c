@@ -991,6 +991,9 @@ static struct workqueue_struct *turns;
 /* How many pipes are dealt with at once: a user may have thousands. */
 #define TURNS_MAX	4
 
+/* Of pollers that are woken for many reports at once. Exits queue onto it. */
+static struct workqueue_struct *reports;
+
 int postbox_exits_init(void)
 {
 	/* A place for each of many users: an item takes as long as its user likes. */
@@ -998,22 +1001,30 @@ int postbox_exits_init(void)
 	if (!exits)
 		return -ENOMEM;
 	turns = alloc_workqueue("postbox_turns", WQ_UNBOUND, TURNS_MAX);
-	if (!turns) {
-		destroy_workqueue(exits);
-		return -ENOMEM;
-	}
+	if (!turns)
+		goto no_turns;
+	reports = alloc_workqueue("postbox_reports", WQ_UNBOUND, 0);
+	if (!reports)
+		goto no_reports;
 	return 0;
+
+no_reports:
+	destroy_workqueue(turns);
+no_turns:
+	destroy_workqueue(exits);
+	return -ENOMEM;
 }
 
-struct workqueue_struct *postbox_works(void)
+struct workqueue_struct *postbox_reports(void)
 {
-	return exits;
+	return reports;
 }
 
 void postbox_exits_fini(void)
 {
 	destroy_workqueue(turns);
 	destroy_workqueue(exits);
+	destroy_workqueue(reports);
 }
 
 static int watched_cmp(const struct pid *process, const struct postbox_watched *of)

@@ -263,7 +263,7 @@ struct postbox_exit {
 };
 
 int postbox_exits_init(void);
-struct workqueue_struct *postbox_works(void);
+struct workqueue_struct *postbox_reports(void);
 void postbox_exits_fini(void);
 int postbox_exit_watch(struct postbox_exit *watch, bool brief);
 bool postbox_exit_begun(const struct postbox_exit *watch);

@@ -169,7 +169,7 @@ pub(crate) mod c {
         pub(crate) fn postbox_file_try_get(file: *mut bindings::file) -> bool;
         pub(crate) fn postbox_exits_init() -> i32;
         pub(crate) fn postbox_exits_fini();
-        pub(crate) fn postbox_works() -> *mut bindings::workqueue_struct;
+        pub(crate) fn postbox_reports() -> *mut bindings::workqueue_struct;
         pub(crate) fn postbox_exit_watch(watch: *mut RawExit, brief: bool) -> i32;
         pub(crate) fn postbox_exit_begun(watch: *const RawExit) -> bool;
         pub(crate) fn postbox_exit_let_go(watch: *mut RawExit);

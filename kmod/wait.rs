@@ -727,9 +727,9 @@ impl Pollers {
     pub(crate) fn wake_later(&self) {
         if somebody(self.0.receivers.get()) || somebody(self.0.senders.get()) {
             // SAFETY: The workqueue is there as long as the module's objects are.
-            let works = unsafe { Queue::from_raw(c::postbox_works()) };
+            let reports = unsafe { Queue::from_raw(c::postbox_reports()) };
             // It may be on its way already.
-            let _ = works.enqueue(self.0.clone());
+            let _ = reports.enqueue(self.0.clone());
         }
     }
 
