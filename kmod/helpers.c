@@ -1309,6 +1309,7 @@ void postbox_exit_stop(struct postbox_exit *watch)
 	spin_lock(&watched_lock);
 	list_del_init(&watch->node);
 	spin_unlock(&watched_lock);
+	/* Pairs with the release in postbox_exit_let_go(). */
 	wait_event(line->let_go, smp_load_acquire(&line->notified) != watch);
 	line_put(line);
 	watched_put(watched);

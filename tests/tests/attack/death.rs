@@ -787,7 +787,8 @@ impl Laden {
 
 #[test]
 fn long_settling_of_one_user_delays_no_other_user() {
-    let ways: [(&str, fn(&mut Laden)); 3] = [
+    type End = fn(&mut Laden);
+    let ways: [(&str, End); 3] = [
         ("a command that receives from it ends", |laden| {
             let handle = Handle::anonymous(1);
             let (mut ring, _args) = laden.received_from(&handle);
