@@ -949,7 +949,11 @@ impl Mailbox {
         how: &Receive<'_>,
         mut copy: impl FnMut(&Message) -> Result<T>,
     ) -> Result<T, Failure> {
-        self.receive_after(None, how, |message, _| copy(message))
+        // It may sleep, and so copies nothing under the lock.
+        self.receive_after(None, how, |message, bytes| match bytes {
+            Some(_) => Err(EAGAIN),
+            None => copy(message),
+        })
     }
 
     /// Receives a message into a buffer of `room` bytes. Mostly that takes no more than to copy a few
@@ -1056,7 +1060,11 @@ impl Mailbox {
     ) -> Result<usize, Failure> {
         // Who only reads cannot answer a request.
         let how = Receive::any(handle, room, wait);
-        self.receive_locked(Some(inner), None, &how, |message, _| {
+        self.receive_locked(Some(inner), None, &how, |message, bytes| {
+            if bytes.is_some() {
+                // It may sleep.
+                return Err(EAGAIN);
+            }
             let payload = message.payload();
             to.copy_from(payload).map(|()| payload.len())
         })
@@ -1220,7 +1228,11 @@ impl Mailbox {
         if let Err(error) = request.copied_by(payer, true) {
             return Begun::Refused(request, error);
         }
-        let bytes = request.small(how.room);
+        // What is posted is posted before it is received.
+        let bytes = match how.post {
+            Some(_) => None,
+            None => request.small(how.room),
+        };
         let Some(Ok(copied)) = bytes.map(|bytes| copy(&request, Some(bytes))) else {
             return Begun::Copy(request);
         };
