@@ -52,24 +52,19 @@ struct Parcel {
 #[pin_data]
 pub(crate) struct Store {
     #[pin]
-    inner: Mutex<Stored>,
-    /// The number of the first parcel that is still there, or of the next one to come.
+    parcels: Mutex<RBTree<u64, Arc<Parcel>>>,
+    /// The number of the next parcel. Changed under the lock.
+    next: Atomic<u64>,
+    /// Parcels with smaller numbers are lost. Changed under the lock.
     first: Atomic<u64>,
-}
-
-struct Stored {
-    parcels: RBTree<u64, Arc<Parcel>>,
-    next: u64,
 }
 
 impl Store {
     pub(crate) fn new() -> Result<Arc<Self>> {
         Arc::pin_init(
             pin_init!(Self {
-                inner <- new_mutex!(Stored {
-                    parcels: RBTree::new(),
-                    next: 1,
-                }),
+                parcels <- new_mutex!(RBTree::new()),
+                next: Atomic::new(1),
                 first: Atomic::new(1),
             }),
             GFP_MAYFAIL,
@@ -78,33 +73,49 @@ impl Store {
 
     fn add(&self, parcel: Arc<Parcel>) -> Result<u64> {
         let node = RBTreeNodeReservation::new(GFP_MAYFAIL)?;
-        let mut inner = self.inner.lock();
-        let number = inner.next;
-        inner.next += 1;
-        inner.parcels.insert(node.into_node(number, parcel));
+        let mut parcels = self.parcels.lock();
+        let number = self.next();
+        self.next.store(number + 1, Relaxed);
+        parcels.insert(node.into_node(number, parcel));
         Ok(number)
     }
 
     fn get(&self, number: u64) -> Option<Arc<Parcel>> {
-        self.inner.lock().parcels.get(&number).cloned()
+        self.parcels.lock().get(&number).cloned()
     }
 
     /// Removes a parcel. It is to be dropped without the lock.
     fn remove(&self, number: u64) -> Option<RBTreeNode<u64, Arc<Parcel>>> {
-        self.inner.lock().parcels.remove_node(&number)
+        self.parcels.lock().remove_node(&number)
     }
 
     fn has(&self, number: u64) -> bool {
         number >= self.first.load(Relaxed)
     }
 
-    /// Drops all files: nobody has the mailbox open.
-    pub(crate) fn empty(&self) {
-        let mut inner = self.inner.lock();
-        self.first.store(inner.next, Relaxed);
-        let parcels = core::mem::replace(&mut inner.parcels, RBTree::new());
-        drop(inner);
-        drop(parcels);
+    /// The number of the next parcel. While nobody has the mailbox open, all that there are have
+    /// smaller ones.
+    pub(crate) fn next(&self) -> u64 {
+        self.next.load(Relaxed)
+    }
+
+    /// Drops the files of parcels with numbers below `end`: nobody had the mailbox open when that
+    /// was the next one.
+    pub(crate) fn empty(&self, end: u64) {
+        loop {
+            let mut parcels = self.parcels.lock();
+            if self.first.load(Relaxed) < end {
+                self.first.store(end, Relaxed);
+            }
+            let first = parcels.cursor_lower_bound(&0);
+            let number = first.map_or(end, |cursor| *cursor.current().0);
+            if number >= end {
+                return;
+            }
+            let parcel = parcels.remove_node(&number);
+            drop(parcels);
+            drop(parcel);
+        }
     }
 }
 

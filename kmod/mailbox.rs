@@ -412,11 +412,13 @@ impl Mailbox {
         if !ended && !gave_room {
             return;
         }
+        // Who opens it from now on, and sends files, is not meant.
+        let stored = self.store.as_ref().map(|store| (store, store.next()));
         self.settle(inner);
         if idle {
             self.free_spares();
-            if let Some(store) = &self.store {
-                store.empty();
+            if let Some((store, end)) = stored {
+                store.empty(end);
             }
         }
         self.tell(IN | OUT | bindings::POLLHUP | bindings::POLLERR);

@@ -465,8 +465,9 @@ impl Message {
     #[inline]
     pub(crate) fn charge_to_caller(&mut self, request: &mut Self, remains: &mut Option<Remains>) {
         let (len, asked) = (self.len(), request.charge.get_mut());
-        match asked.charge_answer(self.charge.get_mut(), len) {
-            Ok(None) if self.files().is_none() => {}
+        let plain = self.files().is_none();
+        match asked.charge_answer(self.charge.get_mut(), len, plain) {
+            Ok(None) if plain => {}
             charged => *remains = Some(self.pass_on(charged, asked)),
         }
     }

@@ -813,14 +813,16 @@ impl MessageCharge {
     }
 
     /// Charges an answer of `len` bytes, for which nothing is charged yet, to who sent this request.
-    /// Returns a user who is not needed any more.
+    /// Returns a user who is not needed any more. If the answer is not `plain`, its files are to be
+    /// charged, too, and the request still says to whom.
     #[inline]
     pub(crate) fn charge_answer(
         &mut self,
         answer: &mut MessageCharge,
         len: usize,
+        plain: bool,
     ) -> Result<Option<Pinned>> {
-        let (Some(user), None, 0) = (&self.user, &*self.other, self.bytes) else {
+        let (true, Some(user), None, 0) = (plain, &self.user, &*self.other, self.bytes) else {
             return self.charge_answer_apart(answer, len);
         };
         // The sender pays for the request, which is charged without bytes and is done with: the answer

@@ -101,7 +101,11 @@ impl Semaphore {
             if share.count > 0 {
                 inner.units.give_back(share.count, share.count);
                 self.settle_in_passing(inner);
+            } else {
+                drop(inner);
             }
+            // It has a watch, whose end sleeps.
+            drop(share);
         }
     }
 

@@ -456,3 +456,99 @@ fn results_late_kick_leaves_leases_with_their_message() {
         }
     });
 }
+
+/// An answer is made of memory that another user's message had before. Its files are the caller's all the same.
+#[test]
+fn results_files_of_an_answer_are_not_charged_to_a_third() {
+    let files_of = || raw::usage(Handle::unbound()).expect("it tells").files;
+    isolated(|| {
+        let mailbox = Handle::anonymous(8);
+        spawn_as(BOB, || mailbox.put_all(["a", "b", "c"])).ok();
+        let [answered, seen] = [(); 2].map(|()| Gate::new());
+        let alice = spawn_as(ALICE, || {
+            (0..3).for_each(|_| drop(mailbox.get()));
+            let caller = spawn(|| {
+                let mut args = sys::postbox_call::default();
+                args.reply.fd_max = 64;
+                let mut room = [MaybeUninit::uninit(); 10];
+                let answer = raw::call(&mailbox, b"?", &[], &mut room, &mut Vec::new(), &mut args);
+                assert_eq!(answer.expect("an answer"), b"!");
+            });
+            let mut args = sys::postbox_recv::default();
+            raw::recv(&mailbox, &mut [0; 10], &mut args).expect("it calls");
+            caller.kill(libc::SIGSTOP);
+            wait_until("it to be stopped", || caller.state() == 'T');
+            let (read, _write) = std::io::pipe().expect("a pipe");
+            let files: Vec<_> = (0..64).map(|_| raw::SendFd::new(read.as_fd(), 0)).collect();
+            let answer = sys::postbox_reply {
+                token: args.token,
+                ..Default::default()
+            };
+            assert_eq!(raw::reply(&mailbox, b"!", &files, &answer), Ok(()));
+            assert_eq!(files_of(), 64);
+            answered.open(1);
+            seen.pass();
+            caller.kill(libc::SIGCONT);
+            caller.ok();
+        });
+        answered.pass();
+        spawn_as(BOB, || assert_eq!(files_of(), 0)).ok();
+        seen.open(1);
+        alice.ok();
+    });
+}
+
+/// An entry that has nothing any more goes with its watch, whose end sleeps: not under a lock, as the debug kernel sees.
+#[test]
+fn results_entry_without_units_goes_outside_of_the_lock() {
+    as_each_attacker(|_| {
+        let semaphore = Handle::semaphore(3, 10);
+        assert_eq!(semaphore.acquire(1, UNDO, NEVER), Ok(false));
+        assert_eq!(semaphore.release(1, UNDO), Ok(()));
+        drop(semaphore);
+    });
+}
+
+/// A small request for a multishot command, whose buffer's page is there: it is posted before it is received.
+#[test]
+fn results_multishot_request_is_posted() {
+    const GROUP: u16 = 1;
+    as_each_attacker(|_| {
+        let (tx, rx) = Handle::anonymous(8).split();
+        let mut ring = Ring::new(8, 0).expect("io_uring is there");
+        let mut buffers = Buffers::new(&ring, GROUP, 4, 500).expect("a group");
+        ring.push(&Sqe::multishot(rx.as_raw_fd(), sys::POSTBOX_RECV, GROUP, 0, FOREVER).tag(1));
+        ring.park();
+        let touched = Gate::new();
+        let caller = spawn(|| {
+            touched.pass();
+            let mut args = sys::postbox_call::default();
+            let mut room = [MaybeUninit::uninit(); 10];
+            let answer = raw::call(&tx, b"?", &[], &mut room, &mut Vec::new(), &mut args);
+            assert_eq!(answer.expect("an answer"), b"!");
+        });
+        for number in 0..4 {
+            // SAFETY: the group has so many buffers, and the kernel uses none of them before the call. The page is there from
+            // now on, after the fork.
+            unsafe { (buffers.address(number) as *mut u8).write_volatile(0) };
+        }
+        touched.open(1);
+        let cqe = ring.wait();
+        let buffer = cqe.buffer().expect("it has a buffer");
+        let bytes = buffers.bytes(buffer, cqe.res as usize);
+        // SAFETY: the kernel has put a record there.
+        let record = unsafe {
+            bytes
+                .as_ptr()
+                .cast::<sys::postbox_record>()
+                .read_unaligned()
+        };
+        buffers.give(buffer);
+        let answer = sys::postbox_reply {
+            token: record.token,
+            ..Default::default()
+        };
+        assert_eq!(raw::reply(&rx, b"!", &[], &answer), Ok(()));
+        caller.ok();
+    });
+}
