@@ -426,14 +426,14 @@ impl Mailbox {
 
     /// Frees the memory that is kept for the next messages.
     pub(crate) fn free_spares(&self) {
-        while let Some(message) = self.spare.take() {
-            drop(message);
+        // As many as there are: receives may put more there meanwhile.
+        for _ in 0..Spare::SLOTS {
+            drop(self.spare.take());
         }
-        loop {
+        let kept = self.inner.lock().spares.len();
+        for _ in 0..kept {
             let spare = self.inner.lock().spare();
-            if spare.is_none() {
-                return;
-            }
+            drop(spare);
         }
     }
 

@@ -555,7 +555,7 @@ impl Message {
 /// The memory of two messages, a request and its answer, for the next ones. It is taken and put
 /// back without a lock.
 pub(crate) struct Spare {
-    slots: [Atomic<usize>; 2],
+    slots: [Atomic<usize>; Self::SLOTS],
     /// The largest that is kept, in bytes.
     most: usize,
 }
@@ -567,6 +567,8 @@ pub(crate) const SPARE_BYTES: usize = 8192;
 pub(crate) const OBJECT_SPARE_BYTES: u64 = 2 * 3 * SPARE_BYTES as u64;
 
 impl Spare {
+    pub(crate) const SLOTS: usize = 2;
+
     /// With nothing in it, and if not `keeps`, for good.
     pub(crate) const fn new(keeps: bool) -> Self {
         Self {
