@@ -277,7 +277,7 @@ impl Handle {
         self.with_current(f)
     }
 
-    /// Who pays then, unless that is who opened the handle.
+    /// Returns the account that pays then, unless it is that of the handle's opener.
     #[inline(always)]
     pub(crate) fn other_payer(&self, uid: u32) -> Result<Option<Pinned>> {
         if uid == self.user.uid {

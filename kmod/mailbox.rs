@@ -183,11 +183,11 @@ pub(crate) struct Origin {
     pub(crate) process: Option<Process>,
 }
 
-/// What became of a message that a receiver was to begin to copy.
+/// The outcome of beginning to copy a message.
 enum Begun<T> {
-    /// It is received.
+    /// Received, under the same lock.
     Received(T),
-    /// It is to be copied.
+    /// Begun: to be copied without the lock.
     Copy(KBox<Message>),
     /// Its sender has withdrawn it.
     Withdrawn(KBox<Message>),
@@ -412,7 +412,7 @@ impl Mailbox {
         if !ended && !gave_room {
             return;
         }
-        // Who opens it from now on, and sends files, is not meant.
+        // Files sent through a handle that is opened from now on have higher numbers, and stay.
         let stored = self.store.as_ref().map(|store| (store, store.next()));
         self.settle(inner);
         if idle {
@@ -951,7 +951,7 @@ impl Mailbox {
         how: &Receive<'_>,
         mut copy: impl FnMut(&Message) -> Result<T>,
     ) -> Result<T, Failure> {
-        // It may sleep, and so copies nothing under the lock.
+        // `copy` may sleep: nothing is copied under the lock.
         self.receive_after(None, how, |message, bytes| match bytes {
             Some(_) => Err(EAGAIN),
             None => copy(message),
@@ -1064,7 +1064,7 @@ impl Mailbox {
         let how = Receive::any(handle, room, wait);
         self.receive_locked(Some(inner), None, &how, |message, bytes| {
             if bytes.is_some() {
-                // It may sleep.
+                // The copy may sleep.
                 return Err(EAGAIN);
             }
             let payload = message.payload();
@@ -1203,8 +1203,8 @@ impl Mailbox {
         Begun::Copy(message)
     }
 
-    /// The same for a request to be answered. One that is small and plain is received under the same
-    /// lock: it takes no more than to copy a few bytes to memory that is there.
+    /// Begins to copy a request to be answered. One that is small and plain is received under the same
+    /// lock: that takes no more than to copy a few bytes to memory that is there.
     #[inline(always)]
     fn begin_owing<T>(
         &self,
